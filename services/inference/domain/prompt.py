@@ -10,10 +10,13 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final
 
+from services.inference.domain.errors import MediaInvalid
+from services.inference.domain.media import MAX_MEDIA_BYTES, as_law_left, check_picture, shown_to_law
 from services.inference.domain.output_format import OutputFormat, OutputKind, checked_output_format
 from services.meshkit.content import (
     BlobPart,
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Label,
     Message,
@@ -145,6 +148,14 @@ class Prompt:
         messages = tuple(replace(message, parts=tuple(next(rest) for _ in message.parts)) for message in self.messages)
         return replace(self, messages=messages)
 
+    def shown_to_law(self) -> tuple[Part, ...]:
+        """Gives all parts as the law is shown them: pictures as lines that say which ones they are."""
+        return shown_to_law(self.parts)
+
+    def as_law_left(self, judged: tuple[Part, ...]) -> "Prompt":
+        """Gives the same prompt as the law left what it was shown; no parts: it changed nothing."""
+        return self.with_parts(as_law_left(self.parts, judged)) if judged else self
+
     def arguments_hash(self, model: str) -> bytes:
         """Gives SHA-256 over everything that makes this intent this intent, labels included.
 
@@ -205,6 +216,11 @@ def checked_prompt(prompt: Prompt) -> Prompt:
             f"must be at most {MAX_PROMPT_BYTES} bytes in all, tools included; these are {size}",
             bytes=size,
             most=MAX_PROMPT_BYTES,
+        )
+    media = sum(len(part.content.data) for part in prompt.parts if isinstance(part.content, ImagePart))
+    if media > MAX_MEDIA_BYTES:
+        raise MediaInvalid(
+            "messages", f"must hold at most {MAX_MEDIA_BYTES} bytes of pictures in all; these are {media}"
         )
     return prompt
 
@@ -300,14 +316,18 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
         case ImagePart() | DocumentPart() | BlobPart():
             if role is not MessageRole.USER:
                 raise Invalid(place, "pictures, documents and blobs stand in messages of the role USER only")
+            if isinstance(part.content, ImagePart):
+                check_picture(part.content, place)
 
 
 def _size(part: Part) -> int:
     match part.content:
         case TextPart(text) | ToolResultPart(text=text):
             return len(text.encode())
-        case ImagePart(data=data) | DocumentPart(data=data):
+        case DocumentPart(data=data):
             return len(data)
+        case ImagePart():
+            return 0  # Counted apart: a picture is no text.
         case ToolCallPart(name=name, arguments=arguments):
             return len(name) + len(_compact(arguments))
         case BlobPart(size_bytes=size):
@@ -319,8 +339,9 @@ def _part_identity(part: Part) -> list[object]:
     match part.content:
         case TextPart(text):
             return ["text", text, label]
-        case ImagePart(media_type=media_type, data=data):
-            return ["image", media_type, hashlib.sha256(data).hexdigest(), label]
+        case ImagePart(media_type=media_type, data=data, detail=detail):
+            asked = [] if detail is ImageDetail.AUTO else [str(detail)]
+            return ["image", media_type, hashlib.sha256(data).hexdigest(), label, *asked]
         case DocumentPart(media_type=media_type, data=data, title=title):
             return ["document", media_type, hashlib.sha256(data).hexdigest(), title, label]
         case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from io import BytesIO
 from typing import Final
 
 import aiohttp
@@ -20,6 +21,8 @@ MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
 #: What an error says beside its status is not worth a longer wait.
 _ERROR_SECONDS: Final = 1.0
+#: A longer body, such as one with pictures, is written piece by piece, so that other calls go on meanwhile.
+_MOST_AT_ONCE: Final = 512 * 1024
 _CONNECT_SECONDS: Final = 10.0
 _KEEP_ALIVE_SECONDS: Final = 60.0
 
@@ -104,7 +107,8 @@ class ProviderHttp:
         self, url: str, headers: Mapping[str, str], body: bytes, clearance: Clearance
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         ours = {"content-type": "application/json", "user-agent": "comitia-inference", HOLD_HEADER: clearance.hold.id}
-        return self._session.post(url, data=body, headers={**headers, **ours}, allow_redirects=False)
+        data = BytesIO(body) if len(body) > _MOST_AT_ONCE else body
+        return self._session.post(url, data=data, headers={**headers, **ours}, allow_redirects=False)
 
 
 @asynccontextmanager

@@ -63,7 +63,7 @@ async def judged_before(
     bound = bound_of(sent, deployment)
     subject = Subject(
         stage=Stage.BEFORE,
-        parts=sent.parts,
+        parts=sent.shown_to_law(),
         measures={"input_tokens_bound": bound.input, "max_output_tokens": bound.output},
         context=asked.context,
         target=deployment.model,
@@ -143,7 +143,7 @@ class Attempt:
         before = self._before or judged_before(self._asked, self._deployment, law=self._law, prompt=self._prompt)
         verdict = await before
         raise_if_blocked(verdict, Stage.BEFORE)
-        prompt = self._prompt.with_parts(verdict.parts) if verdict.parts else self._prompt
+        prompt = self._prompt.as_law_left(verdict.parts)
         hold = await self._hold(bound_of(prompt, self._deployment))
         sent = False
         try:

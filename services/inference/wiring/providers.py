@@ -5,7 +5,7 @@ from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
-from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP
+from services.inference.providers.servers.manners import COMPATIBLE, LOCAL
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
@@ -23,7 +23,7 @@ def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[str, Mode
             base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
         )
         made[Adapter.ANTHROPIC] = AnthropicProvider(http, endpoint)
-    for adapter, manners in ((Adapter.OPENAI_COMPATIBLE, COMPATIBLE), (Adapter.LOCAL, LLAMA_CPP)):
+    for adapter, manners in ((Adapter.OPENAI_COMPATIBLE, COMPATIBLE), (Adapter.LOCAL, LOCAL)):
         if adapter in endpoints:
             made[adapter] = ChatProvider(http, endpoints[adapter], manners)
     if settings.stub_enabled:

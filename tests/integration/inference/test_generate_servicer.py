@@ -1,6 +1,7 @@
 """Generate and StreamGenerate from the wire to the provider and back: reply, status, reason, record, money."""
 
 import asyncio
+import base64
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,7 @@ from tests.integration.inference.conftest import (
     a_message,
     a_request,
 )
+from tests.support.pictures import a_png
 from tests.support.providers.fake import KEY, Behaviour
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -124,6 +126,28 @@ async def test_an_answer_keeps_its_schema_or_is_repaired_and_every_attempt_is_pa
     assert len(mesh.provider.meter.calls) == 2
     assert len(await mesh.charges()) == 2
     assert not mesh.provider.meter.unheld
+
+
+def showing(data: bytes, media_type: str = "image/png") -> list[content_pb2.Message]:
+    picture = content_pb2.ImagePart(media_type=media_type, data=data, detail=content_pb2.IMAGE_DETAIL_LOW)
+    return [content_pb2.Message(role=content_pb2.MESSAGE_ROLE_USER, parts=[content_pb2.Part(image=picture)])]
+
+
+async def test_a_picture_reaches_the_model_while_the_law_reads_which_one_it_is(mesh: InferenceMesh) -> None:
+    picture = a_png(padding=3_000_000)
+    await mesh.generate(messages=showing(picture))
+    (shown,) = mesh.provider.meter.calls[0].body["messages"][0]["content"]
+    assert shown["image_url"]["detail"] == "low"
+    assert base64.b64decode(shown["image_url"]["url"].removeprefix("data:image/png;base64,")) == picture
+
+
+async def test_a_picture_that_lies_or_weighs_too_much_is_refused_before_anything_is_spent(mesh: InferenceMesh) -> None:
+    lie = a_request(messages=showing(a_png(), "image/jpeg"))
+    refused = await mesh.refused("Generate", lie)
+    assert refused == "invalid/MEDIA_INVALID/messages[0].parts[0].image.media_type"
+    heavy = a_request(messages=showing(a_png(padding=5_000_000)))
+    assert await mesh.refused("Generate", heavy) == "invalid/REQUEST_TOO_LARGE"
+    assert not mesh.provider.meter.calls
 
 
 async def test_a_schema_that_no_model_keeps_is_said_with_the_place(mesh: InferenceMesh) -> None:

@@ -23,7 +23,7 @@ from services.inference.local.settings import LocalModelSettings
 from services.inference.providers.http import provider_http
 from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
-from services.inference.providers.servers.manners import LLAMA_CPP
+from services.inference.providers.servers.manners import LOCAL
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
 from tests.integration.conftest import free_port
@@ -59,7 +59,7 @@ async def address() -> AsyncIterator[str]:
 @pytest_asyncio.fixture(loop_scope="module")
 async def chat(address: str) -> AsyncIterator[ChatProvider]:
     async with provider_http(connections=8) as http:
-        yield ChatProvider(http, Endpoint(base_url=f"{address}/v1"), LLAMA_CPP)
+        yield ChatProvider(http, Endpoint(base_url=f"{address}/v1"), LOCAL)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -116,19 +116,12 @@ async def test_a_schema_becomes_a_grammar_that_even_a_small_model_keeps(chat: Ch
     assert isinstance(conform(answer.text, wanted), Conformed), answer.text
 
 
-async def test_a_tool_that_is_asked_for_by_name_is_called(chat: ChatProvider) -> None:
-    tools = tuple(
-        ToolDefinition(name=name, input_schema={"type": "object", "properties": {"n": {"type": "integer"}}})
-        for name in ("count", "search")
-    )
-    prompt = a_prompt(
-        "Count to three.",
-        tools=tools,
-        max_output_tokens=300,
-        tool_choice=ToolChoice(mode=ToolChoiceMode.TOOL, name="count"),
-    )
-    answer = await chat.whole(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))
-    assert {call.name for call in answer.finished.tool_calls} == {"count"}
+async def test_a_model_that_cannot_be_made_to_call_a_tool_is_not_asked_to(chat: ChatProvider) -> None:
+    tool = ToolDefinition(name="count", input_schema={"type": "object"})
+    prompt = a_prompt(tools=(tool,), tool_choice=ToolChoice(mode=ToolChoiceMode.REQUIRED))
+    with pytest.raises(ProviderRefused) as refused:
+        await chat.whole(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))
+    assert refused.value.metadata["field"] == "tool_choice"
 
 
 async def test_a_prompt_beyond_its_context_is_refused(chat: ChatProvider) -> None:

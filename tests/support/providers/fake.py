@@ -296,12 +296,19 @@ class FakeProvider:
     async def _whole(
         self, request: web.Request, served: Served, behaviour: Behaviour, answer: dict[str, Any]
     ) -> web.Response:
-        await self._waited(behaviour)
-        served.confirmed = behaviour.raw is None
-        await self._tell()
-        return web.Response(
-            text=json.dumps(answer) if behaviour.raw is None else behaviour.raw, content_type="application/json"
-        )
+        text = json.dumps(answer) if behaviour.raw is None else behaviour.raw
+        try:
+            await self._waited(behaviour)
+            if behaviour.cut_after is not None:
+                assert request.transport is not None
+                request.transport.abort()
+            served.confirmed = behaviour.raw is None and behaviour.cut_after is None
+        except asyncio.CancelledError:
+            served.abandoned = True
+            raise
+        finally:
+            await asyncio.shield(self._tell())
+        return web.Response(text=text, content_type="application/json")
 
     async def _stream(
         self, request: web.Request, served: Served, behaviour: Behaviour, events: list[str]

@@ -27,11 +27,12 @@ from services.meshkit.content import (
 )
 from services.meshkit.core.errors import Invalid
 from tests.support.inference import USER, a_message, a_prompt
+from tests.support.pictures import a_png
 
 CALL = Part(ToolCallPart(tool_call_id="c1", name="search", arguments={"q": "x"}), USER)
 NAMELESS = Part(ToolCallPart(tool_call_id="", name="search", arguments={}), USER)
 RESULT = Part(ToolResultPart(tool_call_id="c1", name="search", text="found"), USER)
-PICTURE = Part(ImagePart(media_type="image/png", data=b"png"), USER)
+PICTURE = Part(ImagePart(media_type="image/png", data=a_png()), USER)
 
 
 def said(role: MessageRole, *parts: Part) -> Message:

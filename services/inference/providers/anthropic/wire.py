@@ -14,6 +14,7 @@ from services.inference.domain.prompt import Prompt, ReasoningEffort, ToolChoice
 from services.inference.providers.instruction import CannotBeTold, in_words
 from services.meshkit.content import (
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Message,
     MessageRole,
@@ -239,6 +240,8 @@ def _block(part: Part, prefix: str) -> dict[str, object] | None:
         case TextPart(text):
             # An empty text block is refused by the provider.
             return {"type": "text", "text": f"{prefix}{text}"} if text.strip() else None
+        case ImagePart(detail=ImageDetail.LOW):
+            raise CannotBeTold("image.detail")
         case ImagePart(media_type=media_type, data=data):
             encoded = base64.b64encode(data).decode()
             return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": encoded}}

@@ -18,6 +18,7 @@ from services.inference.domain.prompt import Prompt, ToolChoice, ToolChoiceMode,
 from services.inference.providers.instruction import CannotBeTold, in_words
 from services.meshkit.content import (
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Message,
     MessageRole,
@@ -287,9 +288,11 @@ def _content(message: Message, prefix: str) -> str | list[dict[str, object]]:
         match part.content:
             case TextPart(text):
                 items.append({"type": "text", "text": text})
-            case ImagePart(media_type=media_type, data=data):
-                url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-                items.append({"type": "image_url", "image_url": {"url": url}})
+            case ImagePart(media_type=media_type, data=data, detail=detail):
+                shown = {"url": f"data:{media_type};base64,{base64.b64encode(data).decode()}"}
+                if detail is not ImageDetail.AUTO:
+                    shown["detail"] = str(detail)
+                items.append({"type": "image_url", "image_url": shown})
             case DocumentPart(data=data, title=title):
                 # Only plain text passes the money bound.
                 heading = f"{title}\n\n" if title else ""

@@ -4,6 +4,7 @@ They take the older name of the limit, and their templates drop the names of spe
 unknown and the hold is charged at its bound: an estimate of ours would be a price that nobody can check.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from services.inference.providers.openai.chat_wire import JsonForm, Manners, ToolChoices
@@ -47,7 +48,7 @@ OLLAMA: Final = Manners(
     sampling=_PENALTIES | {"reasoning_effort"},
 )
 #: https://github.com/ggml-org/llama.cpp/tree/master/tools/server: a schema becomes a grammar; of a choice of tools it
-#: knows the modes. The local model process is one.
+#: knows the modes.
 LLAMA_CPP: Final = Manners(
     limit_field="max_tokens",
     names=False,
@@ -56,3 +57,5 @@ LLAMA_CPP: Final = Manners(
     tool_choices=ToolChoices.MODES,
     sampling=_PENALTIES | {"top_k"},
 )
+#: The local model process: llama.cpp with a model whose template knows no tools, so that none can be asked for.
+LOCAL: Final = replace(LLAMA_CPP, tool_choices=ToolChoices.NOTHING, parallel_tool_calls=False)
