@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import Final
 
-from services.inference.domain.errors import ProviderRateLimited, ProviderRefused, ProviderUnavailable
+from services.inference.domain.errors import OutputInvalid, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 
 #: The first pause before a repeat is up to this long, seconds; each further one up to twice as long as the one before.
 _FIRST_PAUSE: Final = 0.2
@@ -30,6 +30,7 @@ _MOVES: Final = {
     ProviderUnavailable.reason: Move.AGAIN,
     ProviderRateLimited.reason: Move.AGAIN,
     ProviderRefused.reason: Move.ON,
+    OutputInvalid.reason: Move.ON,
     PRICE_UNKNOWN: Move.ON,
 }
 
