@@ -4,7 +4,7 @@ from collections import OrderedDict
 from random import Random
 from typing import Final
 
-from services.inference.domain.errors import ProviderRateLimited, ProviderRefused, ProviderUnavailable
+from services.inference.domain.errors import OutputInvalid, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from services.inference.domain.reliability.breaker import Breaker, BreakerState
 from services.inference.domain.reliability.cooldown import Cooldown
 from services.inference.domain.reliability.retry_budget import RetryBudget
@@ -22,7 +22,7 @@ RETRIES_SPENT: Final = "RETRIES_SPENT"
 #: Versions that are remembered; of more, those asked the longest ago begin anew.
 _MOST: Final = 4096
 #: What shows that a deployment is there, whatever it thinks of the call.
-_ALIVE: Final = ("", ProviderRefused.reason, ProviderRateLimited.reason)
+_ALIVE: Final = ("", ProviderRefused.reason, ProviderRateLimited.reason, OutputInvalid.reason)
 
 
 class _Gate:
