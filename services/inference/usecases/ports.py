@@ -16,6 +16,7 @@ from services.inference.domain.prompt import Prompt
 from services.inference.domain.rollout.rollout import Rollout
 from services.inference.domain.route import AttemptOutcome, Candidate, Plan, Route
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.calls_in_flight import Release
 from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, SettlementStore
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.core.identity import Principal, TenantId
@@ -244,6 +245,18 @@ class Router(Protocol):
 
     def told(self, candidate: Candidate, outcome: AttemptOutcome) -> None:
         """Hears what came of asking a candidate."""
+        ...
+
+
+class MakesCalls(Protocol):
+    """Makes calls of models, from their ids to their settlement."""
+
+    async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
+        """Gives the answer; a repeat of a recorded call gets the recorded one.
+
+        Args:
+            release: shows what of the answer may be shown while it comes, if it is streamed.
+        """
         ...
 
 

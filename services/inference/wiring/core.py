@@ -9,6 +9,7 @@ from services.inference.domain.vector_cache import VectorCache
 from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
 from services.inference.transport.inference_servicer import InferenceServicer
+from services.inference.usecases.admit import SeatedCalls
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
@@ -21,6 +22,7 @@ from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders, providers
+from services.inference.wiring.routing import scheduler
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.core.clock import Clock
@@ -81,6 +83,7 @@ def core(
         calls=calls,
         tenants=tenants,
     )
+    calls_with_seats = SeatedCalls(model_call, scheduler=scheduler(settings, clock=clock))
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(
@@ -94,8 +97,8 @@ def core(
         most_calls=settings.max_embedding_calls,
     )
     servicer = InferenceServicer(
-        generate=Generate(model_call=model_call, in_flight=in_flight),
-        stream_generate=StreamGenerate(model_call=model_call, in_flight=in_flight),
+        generate=Generate(model_call=calls_with_seats, in_flight=in_flight),
+        stream_generate=StreamGenerate(model_call=calls_with_seats, in_flight=in_flight),
         embed=EmbedOnce(embed=embed, answers=answers),
         deployments=deployments,
         clock=clock,

@@ -11,7 +11,9 @@ import pytest
 
 from services.inference.domain.answer import Answer, StreamEvent
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion
+from services.inference.domain.fairness.fair_queue import FairQueue
 from services.inference.domain.route import HopLimits
+from services.inference.usecases.admit import FairScheduler, SeatedCalls
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
@@ -50,6 +52,7 @@ class Room:
     notes: SettledNotes
     providers: dict[str, ScriptedProvider]
     in_flight: CallsInFlight
+    queue: FairQueue
     generate: Generate
     stream_generate: StreamGenerate
 
@@ -75,6 +78,8 @@ def make_room(
     deployments: Sequence[DeploymentVersion] = (OPENAI, ANTHROPIC, LOCAL, STUB),
     *,
     most: int = 8,
+    seats: int = 8,
+    waiting: int = 8,
     tries: int = 1,
     known: KnownTenants | None = None,
     prices: Mapping[str, int] = MappingProxyType({OPENAI.name: 50, ANTHROPIC.name: 2, LOCAL.name: 3}),
@@ -106,6 +111,8 @@ def make_room(
         tenants=known,
     )
     in_flight = CallsInFlight(most=most)
+    queue = FairQueue(seats=seats, most_waiting=waiting, most_waiting_each=waiting)
+    calls_with_seats = SeatedCalls(core, scheduler=FairScheduler(queue, wait_seconds=2.0, clock=clock))
     return Room(
         clock=clock,
         law=law,
@@ -114,8 +121,9 @@ def make_room(
         notes=notes,
         providers=providers,
         in_flight=in_flight,
-        generate=Generate(model_call=core, in_flight=in_flight),
-        stream_generate=StreamGenerate(model_call=core, in_flight=in_flight),
+        queue=queue,
+        generate=Generate(model_call=calls_with_seats, in_flight=in_flight),
+        stream_generate=StreamGenerate(model_call=calls_with_seats, in_flight=in_flight),
     )
 
 
