@@ -8,7 +8,7 @@ from math import inf
 from typing import NewType, Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
-from services.inference.domain.call import RecordedCall
+from services.inference.domain.call import Claimed, RecordedCall
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task
 from services.inference.domain.money_bound import Overhead
@@ -132,11 +132,17 @@ class Embedded:
 class CallStore(SettlementStore, Protocol):
     """Remembers calls by id. Every method sees one tenant's calls, but for `pending` and `forget_expired`."""
 
-    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
-        """Records the intent of a call, or gives the outcome that it has already; None: make it.
+    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
+        """Records the intent of a call, or gives the outcome that it has already.
+
+        A call that was claimed before, not given back, and has no outcome, was lost: what became of it is unknown.
 
         Raises: CallArgumentsDiffer: the id came before with another hash.
         """
+        ...
+
+    async def give_back(self, key: CallKey) -> None:
+        """Says that a claimed call has failed and that its caller was told: it was not lost."""
         ...
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
