@@ -20,7 +20,7 @@ class ProviderLimits(BaseModel):
 
 
 class RoutingSettings(ServiceSettings):
-    """How far prompts may go, and how many calls are made and wait at once."""
+    """How far prompts may go, how many calls are made and wait at once, and which are answered from memory."""
 
     egress: Literal["mesh", "listed", "any"] = Field(
         default="any",
@@ -54,6 +54,16 @@ class RoutingSettings(ServiceSettings):
         gt=0,
         le=60,
         description="Longest wait of an interactive call; then it is refused with a retry hint.",
+    )
+
+    answer_cache_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="How long an answer is given to equal calls of the same tenant that no route decides on; 0: never.",
+    )
+    answer_cache_bytes: int = Field(
+        default=64 * 1024 * 1024, ge=0, le=2**36, description="Most bytes of kept answers in memory."
     )
 
     @field_validator("mesh_networks", "egress_hosts", mode="before")

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
-from typing import NewType, Protocol
+from typing import Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
 from services.inference.domain.call import Claimed, RecordedCall
@@ -318,20 +318,4 @@ class Gatekeeper(Protocol):
 
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:
         """Takes a permit back."""
-        ...
-
-
-#: HMAC of all that makes an answer what it is, under a key of its tenant.
-CacheKey = NewType("CacheKey", bytes)
-
-
-class AnswerCache(Protocol):
-    """Keeps answers in memory, for equal calls of the same tenant."""
-
-    def look(self, key: CacheKey, *, now: float) -> Answer | None:
-        """Gives a kept answer that is not too old."""
-        ...
-
-    def keep(self, key: CacheKey, answer: Answer, *, until: float) -> None:
-        """Keeps an answer."""
         ...

@@ -22,7 +22,7 @@ from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders, providers
-from services.inference.wiring.routing import scheduler
+from services.inference.wiring.routing import cached_answers, scheduler
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.core.clock import Clock
@@ -77,6 +77,7 @@ def core(
     )
     model_call = ModelCall(
         router=router,
+        cached=cached_answers(settings, clock=clock),
         chain=chain,
         conclude=Conclude(law=law, holds=holds, calls=calls, notes=notes),
         law=law,

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from services.inference.domain.answer import Answer, StreamEvent
+from services.inference.domain.answer_cache import KeptAnswers
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion
 from services.inference.domain.fairness.fair_queue import FairQueue
 from services.inference.domain.route import HopLimits
 from services.inference.usecases.admit import FairScheduler, SeatedCalls
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
@@ -80,6 +82,8 @@ def make_room(
     most: int = 8,
     seats: int = 8,
     waiting: int = 8,
+    cache_seconds: float = 0.0,
+    cache_bytes: int = 1_000_000,
     tries: int = 1,
     known: KnownTenants | None = None,
     prices: Mapping[str, int] = MappingProxyType({OPENAI.name: 50, ANTHROPIC.name: 2, LOCAL.name: 3}),
@@ -104,6 +108,7 @@ def make_room(
     )
     core = ModelCall(
         router=router,
+        cached=CachedAnswers(KeptAnswers(most_bytes=cache_bytes), seconds=cache_seconds, clock=clock),
         chain=chain,
         conclude=Conclude(law=law, holds=holds, calls=calls, notes=notes),
         law=law,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from comitia.inference.v1 import generation_pb2
-from services.inference.domain.call_policy import USUAL, CallPolicy, MidStream, OnDisconnect, WorkClass
+from services.inference.domain.call_policy import USUAL, CacheUse, CallPolicy, MidStream, OnDisconnect, WorkClass
 from services.inference.transport.call_policy import policy_of
 from services.meshkit.core.errors import Invalid
 
@@ -20,9 +20,13 @@ def test_what_is_said_is_read() -> None:
         mid_stream=generation_pb2.MID_STREAM_CONTINUE,
         on_disconnect=generation_pb2.ON_DISCONNECT_DRAIN,
         work_class=generation_pb2.WORK_CLASS_BATCH,
+        cache=generation_pb2.CACHE_USE_REFRESH,
     )
     assert policy_of(said) == CallPolicy(
-        mid_stream=MidStream.CONTINUE, on_disconnect=OnDisconnect.DRAIN, work_class=WorkClass.BATCH
+        mid_stream=MidStream.CONTINUE,
+        on_disconnect=OnDisconnect.DRAIN,
+        work_class=WorkClass.BATCH,
+        cache=CacheUse.REFRESH,
     )
 
 
@@ -31,7 +35,7 @@ def test_what_is_said_is_read() -> None:
     [
         {"work_class": 99},
         {"hedge_after": {"seconds": 1}},
-        {"cache": generation_pb2.CACHE_USE_NO},
+        {"cache": 99},
         {"sticky_key": "x"},
         {"mid_stream": 99},
         {"on_disconnect": 99},
