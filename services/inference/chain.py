@@ -21,6 +21,7 @@ def configured(settings: InferenceSettings) -> Deployments:
             settings.compatible_model,
             settings.compatible_embedding_model,
             region=settings.compatible_region,
+            image_tokens=settings.compatible_image_tokens,
         )
     if settings.local_model_url is not None:
         found += _pair(Adapter.LOCAL, settings.local_model, settings.local_embedding_model)
@@ -30,8 +31,14 @@ def configured(settings: InferenceSettings) -> Deployments:
     return Deployments([replace(one, **limits.get(one.adapter, {})) for one in found])
 
 
-def _pair(adapter: Adapter, model: str, embedding_model: str | None, *, region: str = "") -> list[DeploymentVersion]:
-    pair = [DeploymentVersion(name=f"{adapter}/{model}", adapter=adapter, model=model, region=region)]
+def _pair(
+    adapter: Adapter, model: str, embedding_model: str | None, *, region: str = "", image_tokens: int = 0
+) -> list[DeploymentVersion]:
+    pair = [
+        DeploymentVersion(
+            name=f"{adapter}/{model}", adapter=adapter, model=model, region=region, image_tokens=image_tokens
+        )
+    ]
     if embedding_model is not None:
         name = f"{adapter}/{embedding_model}"
         pair.append(

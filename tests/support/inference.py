@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.answer import Finished, StopReason, TextDelta, Whole
 from services.inference.domain.call import Claimed, RecordedCall, SettleState, Unjudged
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
-from services.inference.domain.errors import CallArgumentsDiffer, Charge
+from services.inference.domain.errors import CallArgumentsDiffer, Charge, ProviderUnavailable
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.ports import ProviderCall
@@ -336,6 +336,14 @@ class ScriptedProvider:
         finally:
             if not ended:
                 self.closed += 1
+
+    async def whole(self, call: ProviderCall) -> Whole:
+        text = ""
+        async for piece in self.stream(call):
+            if isinstance(piece, Finished):
+                return Whole(text=text, finished=piece)
+            text += piece.text
+        raise ProviderUnavailable("it broke off", deployment="test", charge=Charge.UNKNOWN)
 
 
 def failing(error: type[Any], charge: Charge | Usage = Charge.NOTHING, *texts: str) -> Script:

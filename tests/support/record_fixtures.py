@@ -15,16 +15,20 @@ from typing import Any
 
 import aiohttp
 
+from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import Prompt, ToolDefinition
 from services.inference.providers.anthropic import wire as anthropic_wire
 from services.inference.providers.openai import chat_wire as openai_wire
+from services.inference.providers.openai.chat import OPENAI
 from tests.support.inference import a_message, a_prompt
 from tests.support.providers.fake import (
     Behaviour,
     Dialect,
     Served,
     anthropic_events,
+    anthropic_message,
     openai_chunks,
+    openai_completion,
 )
 
 FIXTURES = Path(__file__).parents[1] / "contract" / "wire" / "fixtures" / "inference"
@@ -36,6 +40,20 @@ SEARCH = ToolDefinition(
 )
 ASK = a_prompt(messages=(a_message("Name one argument for trams, in one sentence."),), temperature=0.0)
 ASK_TOOL = a_prompt(messages=(a_message("Search for the history of trams."),), tools=(SEARCH,))
+ASK_SCHEMA = a_prompt(
+    messages=(a_message("Name one argument for trams."),),
+    output_format=OutputFormat(
+        kind=OutputKind.JSON_SCHEMA,
+        name="argument",
+        schema={
+            "type": "object",
+            "properties": {"argument": {"type": "string"}},
+            "required": ["argument"],
+            "additionalProperties": False,
+        },
+        strict=True,
+    ),
+)
 ASK_SHORT = a_prompt(messages=(a_message("Tell a long story."),), max_output_tokens=16)
 
 #: Case by name: what is asked, and what the synthetic provider does.
@@ -77,6 +95,20 @@ CASES: dict[str, tuple[Prompt, dict[Dialect, Behaviour]]] = {
             "anthropic": Behaviour(text="", finish="refusal"),
         },
     ),
+    "refusal": (
+        ASK,
+        {
+            "openai": Behaviour(text="", refusal="I cannot help with that."),
+            "anthropic": Behaviour(text="I cannot help with that.", finish="refusal"),
+        },
+    ),
+    "schema": (
+        ASK_SCHEMA,
+        {
+            "openai": Behaviour(text='{"argument": "They carry many."}'),
+            "anthropic": Behaviour(text='{"argument": "They carry many."}'),
+        },
+    ),
 }
 MODELS: dict[Dialect, str] = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
 URLS: dict[Dialect, str] = {
@@ -88,9 +120,9 @@ URLS: dict[Dialect, str] = {
 def request_of(dialect: Dialect, prompt: Prompt) -> dict[str, Any]:
     """Gives the request as our adapter sends it."""
     if dialect == "openai":
-        body = openai_wire.request_body(prompt, model=MODELS[dialect], limit_field="max_completion_tokens", names=True)
+        body = openai_wire.request_body(prompt, model=MODELS[dialect], manners=OPENAI, stream=True)
     else:
-        body = anthropic_wire.request_body(prompt, model=MODELS[dialect])
+        body = anthropic_wire.request_body(prompt, model=MODELS[dialect], schemas=True, stream=True)
     return json.loads(body)
 
 
@@ -103,6 +135,7 @@ def synthetic(dialect: Dialect, case: str) -> dict[str, Any]:
     served.prompt_tokens = behaviour.prompt_tokens or 20
     served.completion_tokens = max(1, len(behaviour.text) // 4) + behaviour.reasoning_tokens
     stream = _validated(dialect, served, behaviour)
+    whole = _validated_whole(dialect, served, behaviour)
     return {
         "synthetic": True,
         "dialect": dialect,
@@ -110,7 +143,21 @@ def synthetic(dialect: Dialect, case: str) -> dict[str, Any]:
         "sdk": f"{dialect} {version(dialect)}",
         "request": request,
         "stream": stream,
+        "whole": whole,
     }
+
+
+def _validated_whole(dialect: Dialect, served: Served, behaviour: Behaviour) -> dict[str, Any]:
+    # The SDKs take a second to import, which only this needs.
+    if dialect == "openai":
+        from openai.types.chat import ChatCompletion
+
+        written = openai_completion(served, behaviour)
+        return ChatCompletion.model_validate(written, strict=True).model_dump(exclude_unset=True)
+    from anthropic.types import Message
+
+    written = anthropic_message(served, behaviour)
+    return Message.model_validate(written, strict=True).model_dump(exclude_unset=True)
 
 
 def _validated(dialect: Dialect, served: Served, behaviour: Behaviour) -> str:
@@ -140,17 +187,28 @@ def _openai_stream(chunks: Iterable[dict[str, Any]]) -> str:
 
 
 async def recorded(dialect: Dialect, case: str, key: str) -> dict[str, Any]:
-    """Asks the provider itself and keeps its stream as it came."""
+    """Asks the provider itself and keeps what it answers as it came."""
     request = request_of(dialect, CASES[case][0])
     headers = (
         {"authorization": f"Bearer {key}"}
         if dialect == "openai"
         else {"x-api-key": key, "anthropic-version": "2023-06-01"}
     )
-    async with aiohttp.ClientSession() as session, session.post(URLS[dialect], json=request, headers=headers) as answer:
-        answer.raise_for_status()
-        stream = await answer.text()
-    return {"synthetic": False, "dialect": dialect, "case": case, "request": request, "stream": stream}
+    asked = {"whole": {name: request[name] for name in request if not name.startswith("stream")}, "stream": request}
+    answers: dict[str, str] = {}
+    async with aiohttp.ClientSession() as session:
+        for form, body in asked.items():
+            async with session.post(URLS[dialect], json=body, headers=headers) as answer:
+                answer.raise_for_status()
+                answers[form] = await answer.text()
+    return {
+        "synthetic": False,
+        "dialect": dialect,
+        "case": case,
+        "request": request,
+        "stream": answers["stream"],
+        "whole": json.loads(answers["whole"]),
+    }
 
 
 async def main() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from services.meshkit.content import Part, ToolCallPart, Usage
 from services.meshkit.content.law import RuleOutcome
@@ -17,6 +18,10 @@ class StopReason(StrEnum):
     CONTENT_FILTER = "content_filter"
     #: The model refuses to answer.
     REFUSAL = "refusal"
+
+
+#: Why an answer may say nothing.
+WITHHELD: Final = frozenset({StopReason.CONTENT_FILTER, StopReason.REFUSAL})
 
 
 @dataclass(frozen=True, slots=True)

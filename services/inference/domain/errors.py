@@ -7,9 +7,9 @@ MeshError
 ├── Precondition ─┬───── NoModelConfigured         NO_MODEL_CONFIGURED
 │                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
-│                 ├───── OutputInvalid             OUTPUT_INVALID
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
-│                 ├───── EgressRefused             EGRESS_REFUSED         ┐
+│                 ├───── OutputInvalid             OUTPUT_INVALID         ┐
+│                 ├───── EgressRefused             EGRESS_REFUSED         │
 │                 └───── ProviderRefused           PROVIDER_REFUSED       │
 ├── Exhausted ─────────┬ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
@@ -98,17 +98,6 @@ class MediaInvalid(Invalid):
     """A picture or a document is not what it says it is, or more than a model may be shown."""
 
     reason = "MEDIA_INVALID"
-
-
-class OutputInvalid(Precondition):
-    """Models answered, and none of them in the form that was asked for. Ask a model that keeps to schemas itself."""
-
-    reason = "OUTPUT_INVALID"
-
-    def __init__(self, *, place: str, rule: str) -> None:
-        super().__init__(
-            f"no model answered in the wanted form; the last answer broke {rule!r} at {place!r}", place=place, rule=rule
-        )
 
 
 class ModelIncompatible(Precondition):
@@ -224,6 +213,25 @@ class EgressRefused(ProviderFailure):
         super().__init__(f"this installation sends nothing to {host!r}", deployment=deployment, said={"host": host})
 
 
+class OutputInvalid(ProviderFailure):
+    """A model answered, and not in the form that was asked for. Ask one that its provider keeps to schemas."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "OUTPUT_INVALID"
+
+    def __init__(self, deployment: str, *, place: str, rule: str, answer: str, charge: Charge | Usage) -> None:
+        super().__init__(
+            f"{deployment} did not answer in the wanted form; the last answer broke it at {place}: {rule}",
+            deployment=deployment,
+            charge=charge,
+            said={"place": place, "rule": rule},
+        )
+        self.place = place
+        self.rule = rule
+        #: What the model said, as nobody has judged it: it goes back to a model, under the law, and to nobody else.
+        self.answer = answer
+
+
 class ProviderRateLimited(ProviderFailure):
     """The provider asks to wait."""
 
@@ -249,7 +257,7 @@ class AnswerBrokeOff(MeshError):
 
 
 #: How promising a repeat is, best first: decides which of several failures of a chain the caller is told.
-_HOPE: Final = (ProviderRateLimited, ProviderUnavailable, ProviderRefused)
+_HOPE: Final = (ProviderRateLimited, ProviderUnavailable, OutputInvalid, ProviderRefused)
 
 
 def most_hopeful(failures: list[MeshError]) -> MeshError:

@@ -12,11 +12,14 @@ Source: DESIGN section 4; the overheads are generous readings of OpenAI's and An
 
 import json
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 from services.inference.domain.deployment import Adapter, DeploymentVersion
 from services.inference.domain.errors import CallNotBounded
+from services.inference.domain.media import Size, size_of
+from services.inference.domain.output_format import IN_WORDS, OutputFormat, OutputKind
 from services.inference.domain.prompt import Prompt, ToolDefinition
 from services.meshkit.content import (
     BlobPart,
@@ -29,8 +32,31 @@ from services.meshkit.content import (
     Usage,
 )
 
-#: Media that can be shown to a model, each with the most tokens one picture takes, is in `Overhead.media`.
-_PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+class PictureCount(Enum):
+    """How a provider counts the tokens of a picture."""
+
+    #: Nobody can say, unless the deployment says how many it takes.
+    UNKNOWN = "unknown"
+    #: OpenAI: by tiles of 512 pixels, once it is scaled into 2048 x 2048 and to 768 pixels at its shorter side.
+    TILES = "tiles"
+    #: Anthropic: by area, up to a limit to which it is scaled.
+    AREA = "area"
+
+
+#: What gpt-4o-mini takes for a picture, the most of all models that are counted by tiles; those that are counted by
+#: patches take less. Source: OpenAI, "Images and vision", calculating costs.
+_TILES_BASE: Final = 2_833
+_TILE: Final = 5_667
+_MOST_TILES: Final = 8
+_FIT: Final = 2_048
+_SHORT_SIDE: Final = 768
+_TILE_SIDE: Final = 512
+#: The largest picture of the models with high resolution takes 4,784. Source: Anthropic, "Vision", image costs.
+_MOST_AREA: Final = 5_000
+_AREA_BASE: Final = 16
+#: What introduces a schema that is told in words, bytes.
+_SAID_OF_A_SCHEMA: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +71,13 @@ class Overhead:
     tool: int
     #: For each key of a tool's schema: providers rewrite schemas in a syntax of their own.
     schema_key: int = 4
-    #: Most tokens of one picture by media type; what is missing cannot be bounded.
-    media: dict[str, int] = field(default_factory=dict[str, int])
+    pictures: PictureCount = PictureCount.UNKNOWN
 
 
-#: OpenAI: 2833 + 8 * 5667 is gpt-4o-mini's price of the largest picture (2048 x 768 after scaling, 8 tiles).
-#: Anthropic: the largest picture of the models with high resolution takes 4,784 tokens.
 #: Compatible servers: templates such as Harmony write a page of their own; pictures depend on the model.
 OVERHEADS: Final[dict[str, Overhead]] = {
-    Adapter.OPENAI: Overhead(request=64, message=16, tools=256, tool=64, media=dict.fromkeys(_PICTURES, 48_169)),
-    Adapter.ANTHROPIC: Overhead(request=64, message=16, tools=1_024, tool=64, media=dict.fromkeys(_PICTURES, 5_000)),
+    Adapter.OPENAI: Overhead(request=64, message=16, tools=256, tool=64, pictures=PictureCount.TILES),
+    Adapter.ANTHROPIC: Overhead(request=64, message=16, tools=1_024, tool=64, pictures=PictureCount.AREA),
     Adapter.OPENAI_COMPATIBLE: Overhead(request=1_024, message=32, tools=1_024, tool=128, schema_key=8),
     Adapter.LOCAL: Overhead(request=256, message=32, tools=1_024, tool=128, schema_key=8),
     Adapter.STUB: Overhead(request=0, message=8, tools=0, tool=64),
@@ -71,9 +94,15 @@ def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
     for index, message in enumerate(prompt.messages):
         tokens += overhead.message + _text(message.name)
         for number, part in enumerate(message.parts):
-            tokens += _part(part, overhead, f"messages[{index}].parts[{number}]")
+            place = f"messages[{index}].parts[{number}]"
+            if isinstance(part.content, ImagePart):
+                tokens += overhead.message + _picture(part.content, deployment, overhead, place)
+            else:
+                tokens += _part(part, overhead, place)
     if prompt.tools:
         tokens += overhead.tools + sum(_tool(tool, overhead) for tool in prompt.tools)
+    if prompt.output_format.kind is not OutputKind.TEXT:
+        tokens += _form(prompt.output_format, overhead)
     return Usage(input=tokens, output=prompt.max_output_tokens)
 
 
@@ -90,19 +119,50 @@ def _part(part: Part, overhead: Overhead, place: str) -> int:
             return overhead.message + _text(call) + _text(name) + _text(text)
         case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
             return overhead.message + _text(call) + _text(name) + _json(dict(arguments), overhead)
-        case ImagePart(media_type=media_type):
-            most = overhead.media.get(media_type)
-            if most is None:
-                raise CallNotBounded(f"{place}.image.media_type", f"nobody can bound the tokens of {media_type!r} here")
-            return most
         case DocumentPart(media_type="text/plain", data=data, title=title):
             return overhead.message + 4 * len(data) + _text(title)
         case DocumentPart(media_type=media_type):
             raise CallNotBounded(
                 f"{place}.document.media_type", f"nobody can bound the tokens of {media_type!r}; send its text instead"
             )
-        case BlobPart():
+        case BlobPart() | ImagePart():
             raise CallNotBounded(f"{place}.blob", "a blob is not read here; send its content inline")
+
+
+def _picture(picture: ImagePart, deployment: DeploymentVersion, overhead: Overhead, place: str) -> int:
+    """Bounds a picture by its size; a size that it does not say is taken for the largest."""
+    if deployment.image_tokens:
+        return deployment.image_tokens
+    size = size_of(picture)
+    known = size.width > 0 and size.height > 0
+    match overhead.pictures:
+        case PictureCount.TILES:
+            return _TILES_BASE + _TILE * (_tiles(size) if known else _MOST_TILES)
+        case PictureCount.AREA:
+            return min(_MOST_AREA, _AREA_BASE + _area(size)) if known else _MOST_AREA
+        case PictureCount.UNKNOWN:
+            raise CallNotBounded(f"{place}.image", "nobody can bound the tokens that pictures take here")
+
+
+def _tiles(size: Size) -> int:
+    """Counts the tiles of 512 pixels, in whole numbers that are rounded up at each step."""
+    long, short = max(size.width, size.height), min(size.width, size.height)
+    if long > _FIT:
+        long, short = _FIT, -(-short * _FIT // long)
+    if short > _SHORT_SIDE:
+        long, short = -(-long * _SHORT_SIDE // short), _SHORT_SIDE
+    return -(-long // _TILE_SIDE) * -(-short // _TILE_SIDE)
+
+
+def _area(size: Size) -> int:
+    """Counts by 750 pixels, or by patches of 28 x 28 that sides are filled up to, whichever are more."""
+    return max(-(-size.width * size.height // 750), -(-size.width // 28) * -(-size.height // 28))
+
+
+def _form(wanted: OutputFormat, overhead: Overhead) -> int:
+    """Bounds what says the form of an answer: in the provider's words, or in ours, as a message with the schema."""
+    told = 2 * overhead.message + overhead.tools + _text(IN_WORDS) + _SAID_OF_A_SCHEMA + _text(wanted.name)
+    return told if wanted.schema is None else told + _json(dict(wanted.schema), overhead)
 
 
 def _tool(tool: ToolDefinition, overhead: Overhead) -> int:

@@ -7,12 +7,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
-from services.inference.domain.output_format import OutputFormat
+from services.inference.domain.errors import MediaInvalid
+from services.inference.domain.media import MAX_MEDIA_BYTES, as_law_left, check_picture, shown_to_law
+from services.inference.domain.output_format import OutputFormat, OutputKind, checked_output_format
 from services.meshkit.content import (
     BlobPart,
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Label,
     Message,
@@ -24,6 +28,7 @@ from services.meshkit.content import (
     join,
 )
 from services.meshkit.core.errors import Invalid
+from services.meshkit.documents.schema import schema_problem
 
 MAX_PROMPT_BYTES: Final = 256 * 1024
 #: Parts over all messages: what the law judges at once.
@@ -35,9 +40,14 @@ MAX_STOP_SEQUENCES: Final = 4
 MAX_STOP_LENGTH: Final = 64
 MAX_NAME_LENGTH: Final = 64
 MAX_TEMPERATURE: Final = 2.0
+MAX_PENALTY: Final = 2.0
+MAX_TOP_K: Final = 1_000
 
-#: What all providers accept as the name of a tool.
+#: What all providers accept as the name of a tool, and of a schema.
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Schemas of tools that were looked at before: each call of an agent shows the same ones.
+_KEPT_SCHEMAS: Final = 512
+_NAME_RULE: Final = "must be 1 to 64 letters, digits, `_` and `-`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +103,10 @@ class Sampling:
     presence_penalty: float | None = None
     reasoning_effort: ReasoningEffort | None = None
 
+    def asked(self) -> dict[str, object]:
+        """Gives what is asked for, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
 
 #: What a prompt says that asks for nothing of these: left out of its identity, so that calls recorded before they were
 #: known keep theirs.
@@ -133,6 +147,14 @@ class Prompt:
         rest = iter(parts)
         messages = tuple(replace(message, parts=tuple(next(rest) for _ in message.parts)) for message in self.messages)
         return replace(self, messages=messages)
+
+    def shown_to_law(self) -> tuple[Part, ...]:
+        """Gives all parts as the law is shown them: pictures as lines that say which ones they are."""
+        return shown_to_law(self.parts)
+
+    def as_law_left(self, judged: tuple[Part, ...]) -> "Prompt":
+        """Gives the same prompt as the law left what it was shown; no parts: it changed nothing."""
+        return self.with_parts(as_law_left(self.parts, judged)) if judged else self
 
     def arguments_hash(self, model: str) -> bytes:
         """Gives SHA-256 over everything that makes this intent this intent, labels included.
@@ -180,7 +202,10 @@ def checked_prompt(prompt: Prompt) -> Prompt:
     if not 1 <= prompt.max_output_tokens <= MAX_OUTPUT_TOKENS:
         raise Invalid("max_output_tokens", f"must be 1 to {MAX_OUTPUT_TOKENS}, or 0 for {DEFAULT_OUTPUT_TOKENS}")
     _check_sampling(prompt)
+    _check_ways(prompt.sampling)
     _check_tools(prompt.tools)
+    _check_choice(prompt)
+    _check_output_format(prompt.output_format)
     _check_messages(prompt.messages)
     size = sum(_size(part) for part in prompt.parts) + sum(
         len(tool.description.encode()) + len(tool.schema_json()) for tool in prompt.tools
@@ -191,6 +216,11 @@ def checked_prompt(prompt: Prompt) -> Prompt:
             f"must be at most {MAX_PROMPT_BYTES} bytes in all, tools included; these are {size}",
             bytes=size,
             most=MAX_PROMPT_BYTES,
+        )
+    media = sum(len(part.content.data) for part in prompt.parts if isinstance(part.content, ImagePart))
+    if media > MAX_MEDIA_BYTES:
+        raise MediaInvalid(
+            "messages", f"must hold at most {MAX_MEDIA_BYTES} bytes of pictures in all; these are {media}"
         )
     return prompt
 
@@ -206,18 +236,53 @@ def _check_sampling(prompt: Prompt) -> None:
             raise Invalid(f"stop_sequences[{index}]", f"must be 1 to {MAX_STOP_LENGTH} characters, not only spaces")
 
 
+def _check_ways(sampling: Sampling) -> None:
+    if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
+        raise Invalid("sampling.top_p", "must be above 0 to 1")
+    if sampling.top_k is not None and not 1 <= sampling.top_k <= MAX_TOP_K:
+        raise Invalid("sampling.top_k", f"must be 1 to {MAX_TOP_K}")
+    for name in ("frequency_penalty", "presence_penalty"):
+        penalty: float | None = getattr(sampling, name)
+        if penalty is not None and not -MAX_PENALTY <= penalty <= MAX_PENALTY:
+            raise Invalid(f"sampling.{name}", f"must be -{MAX_PENALTY:g} to {MAX_PENALTY:g}")
+
+
+def _check_choice(prompt: Prompt) -> None:
+    choice = prompt.tool_choice
+    if choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.TOOL) and not prompt.tools:
+        raise Invalid("tool_choice", "asks for a tool, and none is shown")
+    if choice.mode is ToolChoiceMode.TOOL and choice.name not in {tool.name for tool in prompt.tools}:
+        raise Invalid("tool_choice.name", "names no tool that is shown")
+    if choice.mode is not ToolChoiceMode.TOOL and choice.name:
+        raise Invalid("tool_choice.name", "is taken with TOOL_CHOICE_MODE_TOOL only")
+
+
+def _check_output_format(wanted: OutputFormat) -> None:
+    if wanted.kind is OutputKind.JSON_SCHEMA and _TOOL_NAME.fullmatch(wanted.name) is None:
+        raise Invalid("output_format.json_schema.name", _NAME_RULE)
+    checked_output_format(wanted)
+
+
 def _check_tools(tools: tuple[ToolDefinition, ...]) -> None:
     if len(tools) > MAX_TOOLS:
         raise Invalid("tools", f"must not hold more than {MAX_TOOLS}")
     seen: set[str] = set()
     for index, tool in enumerate(tools):
         if _TOOL_NAME.fullmatch(tool.name) is None:
-            raise Invalid(f"tools[{index}].name", "must be 1 to 64 letters, digits, `_` and `-`")
+            raise Invalid(f"tools[{index}].name", _NAME_RULE)
         if tool.name in seen:
             raise Invalid(f"tools[{index}].name", f"{tool.name!r} stands twice in the list")
         if tool.input_schema.get("type", "object") != "object":
             raise Invalid(f"tools[{index}].input_schema.type", "must be `object`")
+        problem = _schema_problem(tool.schema_json())
+        if problem is not None:
+            raise Invalid(f"tools[{index}].input_schema{problem[0]}", problem[1])
         seen.add(tool.name)
+
+
+@lru_cache(maxsize=_KEPT_SCHEMAS)
+def _schema_problem(schema: str) -> tuple[str, str] | None:
+    return schema_problem(json.loads(schema))
 
 
 def _check_messages(messages: tuple[Message, ...]) -> None:
@@ -251,14 +316,18 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
         case ImagePart() | DocumentPart() | BlobPart():
             if role is not MessageRole.USER:
                 raise Invalid(place, "pictures, documents and blobs stand in messages of the role USER only")
+            if isinstance(part.content, ImagePart):
+                check_picture(part.content, place)
 
 
 def _size(part: Part) -> int:
     match part.content:
         case TextPart(text) | ToolResultPart(text=text):
             return len(text.encode())
-        case ImagePart(data=data) | DocumentPart(data=data):
+        case DocumentPart(data=data):
             return len(data)
+        case ImagePart():
+            return 0  # Counted apart: a picture is no text.
         case ToolCallPart(name=name, arguments=arguments):
             return len(name) + len(_compact(arguments))
         case BlobPart(size_bytes=size):
@@ -270,8 +339,9 @@ def _part_identity(part: Part) -> list[object]:
     match part.content:
         case TextPart(text):
             return ["text", text, label]
-        case ImagePart(media_type=media_type, data=data):
-            return ["image", media_type, hashlib.sha256(data).hexdigest(), label]
+        case ImagePart(media_type=media_type, data=data, detail=detail):
+            asked = [] if detail is ImageDetail.AUTO else [str(detail)]
+            return ["image", media_type, hashlib.sha256(data).hexdigest(), label, *asked]
         case DocumentPart(media_type=media_type, data=data, title=title):
             return ["document", media_type, hashlib.sha256(data).hexdigest(), title, label]
         case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):

@@ -17,7 +17,10 @@ from services.meshkit.telemetry.logs import logger
 log = logger(__name__)
 
 #: Only these parameters reach the model; the rest of a request is left aside.
-_ALLOWED: Final = ("messages", "max_tokens", "temperature", "stop", "tools", "top_p", "seed", "response_format")
+_ALLOWED: Final = frozenset(
+    {"messages", "max_tokens", "temperature", "stop", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"}
+    | {"tools", "tool_choice", "parallel_tool_calls", "response_format"}
+)
 #: The library has no types.
 _LLAMA: Final[Any] = xllamacpp
 #: llama.cpp says errors only.

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from io import BytesIO
 from math import inf
 from typing import Final
 
@@ -25,6 +26,8 @@ MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
 #: What an error says beside its status is not worth a longer wait.
 _ERROR_SECONDS: Final = 1.0
+#: A longer body, such as one with pictures, is written piece by piece, so that other calls go on meanwhile.
+_MOST_AT_ONCE: Final = 512 * 1024
 _CONNECT_SECONDS: Final = 10.0
 _KEEP_ALIVE_SECONDS: Final = 60.0
 _DNS_SECONDS: Final = 60
@@ -99,30 +102,43 @@ class ProviderHttp:
         clearance: Clearance,
         *,
         seconds: float,
+        between_seconds: float = inf,
     ) -> bytes:
         """Posts and gives the whole answer.
 
+        Args:
+            seconds: longest time until its end.
+            between_seconds: longest time without a byte once it has begun.
         Raises: ProviderFailure.
         """
+        loop = asyncio.get_running_loop()
         try:
             async with (
                 asyncio.timeout(seconds),
                 self._post(url, headers, body, clearance) as response,
+                asyncio.timeout(_finite(between_seconds)) as silence,
             ):
                 await self._raise_for_status(deployment, url, response)
-                return await _read(response, MAX_BODY_BYTES)
+                read = bytearray()
+                async for chunk in response.content.iter_any():
+                    silence.reschedule(None if between_seconds == inf else loop.time() + between_seconds)
+                    read += chunk
+                    if len(read) > MAX_BODY_BYTES:
+                        raise failures.garbage(deployment)
+                return bytes(read)
         except (aiohttp.ClientConnectorError, AddressRefused) as cause:
             raise _not_connected(deployment, url, cause) from cause
         except TimeoutError as cause:
             raise failures.timed_out(deployment) from cause
-        except (aiohttp.ClientError, ConnectionError, ValueError) as cause:
+        except (aiohttp.ClientError, ConnectionError) as cause:
             raise failures.cut_off(deployment) from cause
 
     def _post(
         self, url: str, headers: Mapping[str, str], body: bytes, clearance: Clearance
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         ours = {"content-type": "application/json", "user-agent": "comitia-inference", HOLD_HEADER: clearance.hold.id}
-        return self._session.post(url, data=body, headers={**headers, **ours}, allow_redirects=False)
+        data = BytesIO(body) if len(body) > _MOST_AT_ONCE else body
+        return self._session.post(url, data=data, headers={**headers, **ours}, allow_redirects=False)
 
     async def _raise_for_status(self, deployment: str, url: str, response: aiohttp.ClientResponse) -> None:
         if response.status == 200:

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.answer import Finished, Piece, StopReason, TextDelta, Whole
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.ports import ProviderCall
 from services.meshkit.content import Usage, text_of
@@ -30,22 +30,26 @@ _BYTES_PER_TOKEN: Final = 4
 class StubProvider:
     """Answers from the hash of the prompt. Opens no socket, and takes its clearance like all others."""
 
-    async def stream(self, call: ProviderCall) -> AsyncGenerator[TextDelta | Finished]:
-        """See `ModelProvider.stream`."""
-        sentences = _sentences(call.prompt)
-        text = " ".join(sentences)
+    async def whole(self, call: ProviderCall) -> Whole:
+        """See `ModelProvider.whole`."""
+        text = " ".join(_sentences(call.prompt))
         most = call.prompt.max_output_tokens * _BYTES_PER_TOKEN
         stop_reason = StopReason.STOP
         if len(text) > most:
             text, stop_reason = text[:most], StopReason.LENGTH
-        start = 0
+        usage = Usage(input=_tokens(text_of(call.prompt.parts)), output=_tokens(text))
+        return Whole(text=text, finished=Finished(stop_reason=stop_reason, usage=usage, model=call.deployment.model))
+
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
+        """See `ModelProvider.stream`."""
+        answer = await self.whole(call)
+        text, start = answer.text, 0
         while start < len(text):
             end = text.find(". ", start) + 2
             piece = text[start:] if end == 1 else text[start:end]
             start += len(piece)
             yield TextDelta(piece)
-        usage = Usage(input=_tokens(text_of(call.prompt.parts)), output=_tokens(text))
-        yield Finished(stop_reason=stop_reason, usage=usage, model=call.deployment.model)
+        yield answer.finished
 
 
 def _sentences(prompt: Prompt) -> list[str]:

@@ -56,6 +56,12 @@ class ProviderSettings(ServiceSettings):
     compatible_embedding_model: str | None = Field(
         default=None, description="Model of that server that embeds. None: it does not embed."
     )
+    compatible_image_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="Most tokens that a picture takes there; 0: nobody knows, so it is shown none.",
+    )
     compatible_region: str = Field(default="", description="Region that the server stands in; empty means unknown.")
     local_model_url: str | None = Field(
         default=None, description="Address of `python -m services.inference.local`, such as `http://127.0.0.1:7413`."

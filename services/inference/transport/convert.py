@@ -5,7 +5,17 @@ from typing import Final
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from services.inference.domain.answer import Answer, Continued, Restarted, StopReason, StreamEvent, TextDelta
 from services.inference.domain.deployment import DEFAULT
-from services.inference.domain.prompt import DEFAULT_OUTPUT_TOKENS, Prompt, ToolDefinition, checked_prompt
+from services.inference.domain.output_format import OutputFormat, OutputKind
+from services.inference.domain.prompt import (
+    DEFAULT_OUTPUT_TOKENS,
+    Prompt,
+    ReasoningEffort,
+    Sampling,
+    ToolChoice,
+    ToolChoiceMode,
+    ToolDefinition,
+    checked_prompt,
+)
 from services.inference.usecases.embed import Vectors
 from services.meshkit.content import Message
 from services.meshkit.content.proto import (
@@ -23,6 +33,20 @@ _STOP_REASONS: Final = {
     StopReason.CONTENT_FILTER: generation_pb2.STOP_REASON_CONTENT_FILTER,
     StopReason.REFUSAL: generation_pb2.STOP_REASON_REFUSAL,
 }
+_TOOL_CHOICE_MODES: Final = {
+    generation_pb2.TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.AUTO,
+    generation_pb2.TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.AUTO,
+    generation_pb2.TOOL_CHOICE_MODE_NONE: ToolChoiceMode.NONE,
+    generation_pb2.TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.REQUIRED,
+    generation_pb2.TOOL_CHOICE_MODE_TOOL: ToolChoiceMode.TOOL,
+}
+_EFFORTS: Final = {
+    generation_pb2.REASONING_EFFORT_UNSPECIFIED: None,
+    generation_pb2.REASONING_EFFORT_MINIMAL: ReasoningEffort.MINIMAL,
+    generation_pb2.REASONING_EFFORT_LOW: ReasoningEffort.LOW,
+    generation_pb2.REASONING_EFFORT_MEDIUM: ReasoningEffort.MEDIUM,
+    generation_pb2.REASONING_EFFORT_HIGH: ReasoningEffort.HIGH,
+}
 
 GenerateLike = inference_service_pb2.GenerateRequest | inference_service_pb2.StreamGenerateRequest
 HasPrompt = GenerateLike | inference_service_pb2.CountTokensRequest
@@ -33,13 +57,16 @@ def prompt_of(request: GenerateLike) -> Prompt:
 
     Raises: Invalid, naming the field.
     """
-    _refuse_unbuilt(request, ("tool_choice", "output_format", "sampling", "parallel_tool_calls"))
     prompt = Prompt(
         messages=_messages(request),
         tools=_tools(request),
         max_output_tokens=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
         temperature=request.temperature if request.HasField("temperature") else None,
         stop_sequences=tuple(request.stop_sequences),
+        tool_choice=_tool_choice(request.tool_choice),
+        parallel_tool_calls=request.parallel_tool_calls if request.HasField("parallel_tool_calls") else None,
+        output_format=_output_format(request.output_format),
+        sampling=_sampling(request.sampling),
     )
     return checked_prompt(prompt)
 
@@ -49,15 +76,9 @@ def counted_prompt_of(request: inference_service_pb2.CountTokensRequest) -> Prom
 
     Raises: Invalid, naming the field.
     """
-    _refuse_unbuilt(request, ("output_format",))
-    return checked_prompt(Prompt(messages=_messages(request), tools=_tools(request)))
-
-
-def _refuse_unbuilt(request: HasPrompt, fields: tuple[str, ...]) -> None:
-    """Refuses what no adapter sends yet, rather than to pass over it."""
-    for field in fields:
-        if any(descriptor.name == field for descriptor, _ in request.ListFields()):
-            raise Invalid(field, "is not taken yet")
+    return checked_prompt(
+        Prompt(messages=_messages(request), tools=_tools(request), output_format=_output_format(request.output_format))
+    )
 
 
 def _messages(request: HasPrompt) -> tuple[Message, ...]:
@@ -74,6 +95,38 @@ def _tools(request: HasPrompt) -> tuple[ToolDefinition, ...]:
             input_schema=struct_to_dict(tool.input_schema, field=f"tools[{index}].input_schema"),
         )
         for index, tool in enumerate(request.tools)
+    )
+
+
+def _tool_choice(message: generation_pb2.ToolChoice) -> ToolChoice:
+    mode = _TOOL_CHOICE_MODES.get(message.mode)
+    if mode is None:
+        raise Invalid("tool_choice.mode", "is none that is known here")
+    return ToolChoice(mode=mode, name=message.name)
+
+
+def _output_format(message: generation_pb2.OutputFormat) -> OutputFormat:
+    match message.WhichOneof("kind"):
+        case "json_object":
+            return OutputFormat(kind=OutputKind.JSON_OBJECT)
+        case "json_schema":
+            wanted = message.json_schema
+            schema = struct_to_dict(wanted.schema, field="output_format.json_schema.schema")
+            return OutputFormat(kind=OutputKind.JSON_SCHEMA, name=wanted.name, schema=schema, strict=wanted.strict)
+        case _:
+            return OutputFormat()
+
+
+def _sampling(message: generation_pb2.Sampling) -> Sampling:
+    if message.reasoning_effort not in _EFFORTS:
+        raise Invalid("sampling.reasoning_effort", "is none that is known here")
+    return Sampling(
+        top_p=message.top_p if message.HasField("top_p") else None,
+        top_k=message.top_k if message.HasField("top_k") else None,
+        seed=message.seed if message.HasField("seed") else None,
+        frequency_penalty=message.frequency_penalty if message.HasField("frequency_penalty") else None,
+        presence_penalty=message.presence_penalty if message.HasField("presence_penalty") else None,
+        reasoning_effort=_EFFORTS[message.reasoning_effort],
     )
 
 

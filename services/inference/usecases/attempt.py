@@ -4,15 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.answer import AttemptNote, Finished, ReasoningDelta, StopReason, TextDelta
+from services.inference.domain.answer import WITHHELD, AttemptNote, Finished, ReasoningDelta, TextDelta
 from services.inference.domain.deployment import DeploymentVersion, Task
-from services.inference.domain.errors import Charge, ProviderFailure, ProviderUnavailable
+from services.inference.domain.errors import Charge, OutputInvalid, ProviderFailure, ProviderUnavailable
 from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import bound_of
+from services.inference.domain.output_format import Violation, conform
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.route import AttemptOutcome, Candidate
 from services.inference.domain.text_gate import TextGate
@@ -33,6 +34,8 @@ log = logger(__name__)
 #: A hold outlives the deadline of its call by this long: time to record and settle.
 _HOLD_MARGIN_SECONDS: Final = 60.0
 _HOLD_MOST_SECONDS: Final = 3600.0
+#: Share of the time that is left which an answer may take that nobody sees coming, while others could still answer.
+_SHARE_UNSEEN: Final = 0.5
 #: No token is longer: text beyond so many for each that may be answered comes from a model that does not end.
 _MOST_CHARACTERS_PER_TOKEN: Final = 256
 
@@ -66,7 +69,7 @@ async def judged_before(
     bound = bound_of(sent, deployment)
     subject = Subject(
         stage=Stage.BEFORE,
-        parts=sent.parts,
+        parts=sent.shown_to_law(),
         measures={"input_tokens_bound": bound.input, "max_output_tokens": bound.output},
         context=asked.context,
         target=deployment.model,
@@ -78,8 +81,9 @@ class Attempt:
     """Asks one deployment once.
 
     Args:
-        prompt: what is sent; that of the call, unless the text of another deployment is continued.
+        prompt: what is sent; that of the call, unless an answer is to be repaired, or the text of another continued.
         shown: text that another deployment began with, and that was released; this one continues it.
+        alone: True when nobody else could answer if this one does not.
         cheapest: True when the caller's budget lets only the cheapest through, and this is what is left.
         before: `judged_before` on the same call for the same deployment, if that was begun already.
     """
@@ -95,6 +99,7 @@ class Attempt:
         clock: Clock,
         prompt: Prompt | None = None,
         shown: str = "",
+        alone: bool = True,
         cheapest: bool = False,
         before: Awaitable[Verdict] | None = None,
     ) -> None:
@@ -104,6 +109,7 @@ class Attempt:
         self._provider = provider
         self._prompt = prompt or asked.prompt
         self._shown = shown
+        self._alone = alone
         self._law = law
         self._holds = holds
         self._clock = clock
@@ -164,6 +170,7 @@ class Attempt:
             finally:
                 self._ended_ns = time.perf_counter_ns()
             self._usage_known = finished.usage is not None
+            self._hold_to_form(finished)
             await failpoint(AFTER_ANSWER)
             return RawAnswer(
                 deployment=self._deployment,
@@ -184,7 +191,7 @@ class Attempt:
         before = self._before or judged_before(self._asked, self._deployment, law=self._law, prompt=self._prompt)
         verdict = await before
         raise_if_blocked(verdict, Stage.BEFORE)
-        prompt = self._prompt.with_parts(verdict.parts) if verdict.parts else self._prompt
+        prompt = self._prompt.as_law_left(verdict.parts)
         hold = await self._hold(bound_of(prompt, self._deployment))
         self._hold_id = hold.id
         sent = False
@@ -220,9 +227,26 @@ class Attempt:
 
         What has not been released when the answer is whole is left to the verdict on the whole.
         """
+        call = self._call(prompt, clearance)
+        finished = await (self._take_whole(call) if release is None else self._take_stream(call, label, release))
+        if finished is None:
+            raise self._failed("ended without an answer", Charge.UNKNOWN)
+        says_nothing = not self._gate.text[len(self._shown) :].strip() and not finished.tool_calls
+        if says_nothing and finished.stop_reason not in WITHHELD:
+            raise self._failed("answered with nothing", finished.usage or Charge.UNKNOWN)
+        return finished
+
+    async def _take_whole(self, call: ProviderCall) -> Finished:
+        """Takes an answer that nobody watches: in one piece, which costs the least."""
+        seconds = call.seconds * (1 if self._alone else _SHARE_UNSEEN)
+        answer = await self._provider.whole(replace(call, seconds=seconds))
+        self._gate.add(answer.text)
+        return answer.finished
+
+    async def _take_stream(self, call: ProviderCall, label: Label, release: Release) -> Finished | None:
         finished: Finished | None = None
-        most = prompt.max_output_tokens * _MOST_CHARACTERS_PER_TOKEN + len(self._shown)
-        stream = self._provider.stream(self._call(prompt, clearance))
+        most = call.prompt.max_output_tokens * _MOST_CHARACTERS_PER_TOKEN + len(self._shown)
+        stream = self._provider.stream(call)
         showing: asyncio.Task[None] | None = None
         try:
             async with aclosing(stream):
@@ -236,7 +260,7 @@ class Attempt:
                     self._gate.add(piece.text)
                     if len(self._gate.text) > most:
                         raise self._failed("does not end its answer", Charge.UNKNOWN)
-                    if release is None or (showing is not None and not showing.done()):
+                    if showing is not None and not showing.done():
                         continue
                     if showing is not None:
                         showing.result()
@@ -248,11 +272,6 @@ class Attempt:
                 showing.cancel()
                 with suppress(asyncio.CancelledError):
                     await showing
-        if finished is None:
-            raise self._failed("ended without an answer", Charge.UNKNOWN)
-        says_nothing = not self._gate.text[len(self._shown) :].strip() and not finished.tool_calls
-        if says_nothing and finished.stop_reason is not StopReason.CONTENT_FILTER:
-            raise self._failed("answered with nothing", finished.usage or Charge.UNKNOWN)
         return finished
 
     def _call(self, prompt: Prompt, clearance: Clearance) -> ProviderCall:
@@ -267,6 +286,24 @@ class Attempt:
 
     def _failed(self, what: str, charge: Charge | Usage) -> ProviderUnavailable:
         return ProviderUnavailable(f"{self._deployment.name} {what}", charge=charge, deployment=self._deployment.name)
+
+    def _hold_to_form(self, finished: Finished) -> None:
+        """Keeps of the text what has the wanted form.
+
+        Raises: OutputInvalid: it does not have it. Neither a call of a tool nor an answer that was withheld needs to.
+        """
+        if finished.tool_calls or finished.stop_reason in WITHHELD:
+            return
+        kept = conform(self._gate.text, self._prompt.output_format)
+        if isinstance(kept, Violation):
+            raise OutputInvalid(
+                self._deployment.name,
+                place=kept.place,
+                rule=kept.rule,
+                answer=self._gate.text,
+                charge=finished.usage or Charge.UNKNOWN,
+            )
+        self._gate.text = kept.text
 
     async def _show(self, text: str, label: Label, release: Release) -> None:
         """Releases what is due, if the law passes all of the text so far. A blocking verdict ends the attempt."""

@@ -17,13 +17,16 @@ from services.inference.domain.cheaper import cheapest_of
 from services.inference.domain.deployment import DEFAULT, Deployments
 from services.inference.domain.errors import (
     AnswerBrokeOff,
+    OutputInvalid,
     ProviderRateLimited,
     ProviderUnavailable,
     most_hopeful,
 )
 from services.inference.domain.money_bound import bound_of
+from services.inference.domain.prompt import Prompt
 from services.inference.domain.reliability.hop_policy import Move, move_after, pause_before_repeat
 from services.inference.domain.reliability.mid_stream import Resumption, continued_prompt, resumption
+from services.inference.domain.repair import repaired
 from services.inference.domain.route import AttemptOutcome, Candidate, Plan
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer
@@ -100,6 +103,8 @@ class _Course:
     #: All that the caller saw when the last attempt ended.
     released: str = ""
     continued_by: str = ""
+    #: What is sent in place of the prompt to have an answer repaired.
+    repaired: Prompt | None = None
     #: When the call began to wait for somebody who was passed over.
     waits_since: float | None = None
 
@@ -214,7 +219,8 @@ class Chain:
 
         Raises: what no other candidate could do better.
         """
-        tried = 0
+        tried = repairs = 0
+        course.repaired = None
         while True:
             tried += 1
             try:
@@ -225,6 +231,10 @@ class Chain:
                 if failure.reason == _BUDGET_DEGRADES and not course.cheapest:
                     await self._go_on_with_the_cheapest(course, candidate)
                     return None
+                repair = self._repair(course, candidate, failure, repairs)
+                if repair is not None:
+                    repairs, permit = repairs + 1, repair
+                    continue
                 move = move_after(failure.reason, tried=tried, tries=candidate.hop.tries)
                 if move is Move.END:
                     raise
@@ -233,6 +243,17 @@ class Chain:
             if again is None:
                 return None
             permit = again
+
+    def _repair(self, course: _Course, candidate: Candidate, failure: MeshError, repairs: int) -> Permit | None:
+        """Prepares to have an answer repaired that has not the wanted form; None: it has, or that was tried enough."""
+        course.repaired = None
+        if not isinstance(failure, OutputInvalid) or repairs >= candidate.hop.repairs:
+            return None
+        given = self._allowed(course, candidate)
+        if not isinstance(given, Permit):
+            return None
+        course.repaired = repaired(course.asked.prompt, failure, model=candidate.version.model)
+        return given
 
     async def _again(self, course: _Course, candidate: Candidate, failure: MeshError, tried: int) -> Permit | None:
         """Waits for the time of a repeat, and gives leave for it; None: there is none."""
@@ -264,7 +285,7 @@ class Chain:
 
     def _made(self, course: _Course, candidate: Candidate) -> Attempt:
         """Makes an attempt; tells the caller when it takes over what another one began."""
-        version, asked, prompt = candidate.version, course.asked, None
+        version, asked, prompt = candidate.version, course.asked, course.repaired
         if course.release is not None and course.void:
             course.release(Restarted(version.name))
         if course.release is not None and course.label is not None:
@@ -280,6 +301,7 @@ class Chain:
             clock=self._clock,
             prompt=prompt,
             shown=course.shown,
+            alone=not course.waiting and not course.passed,
             cheapest=course.cheapest,
             before=course.before if prompt is None and candidate is course.plan.candidates[0] else None,
         )

@@ -5,7 +5,7 @@ from random import Random
 from typing import Final
 
 from services.inference.domain.deployment import DeploymentVersion
-from services.inference.domain.errors import ProviderRateLimited, ProviderRefused, ProviderUnavailable
+from services.inference.domain.errors import OutputInvalid, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from services.inference.domain.fairness.provider_limit import ProviderLimit
 from services.inference.domain.reliability.breaker import Breaker, BreakerState
 from services.inference.domain.reliability.cooldown import Cooldown
@@ -27,7 +27,7 @@ _BYTES_OF_A_TOKEN: Final = 4
 #: Versions that are remembered; of more, those asked the longest ago begin anew.
 _MOST: Final = 4096
 #: What shows that a deployment is there, whatever it thinks of the call.
-_ALIVE: Final = ("", ProviderRefused.reason, ProviderRateLimited.reason)
+_ALIVE: Final = ("", ProviderRefused.reason, ProviderRateLimited.reason, OutputInvalid.reason)
 
 
 class _Gate:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from services.inference.domain.answer import Answer, TextDelta
 from services.inference.domain.call import Claimed, RecordedCall
 from services.inference.domain.deployment import DeploymentVersion
+from services.inference.domain.output_format import OutputKind
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import judged_before
 from services.inference.usecases.cached_answers import CachedAnswers
@@ -73,8 +74,9 @@ class ModelCall:
                             answer = await finish(kept)
                         rest = text_of(answer.parts)
                     else:
+                        watched = streamed and asked.prompt.output_format.kind is OutputKind.TEXT
                         async with self._given_back_if_it_fails(asked):
-                            concluded = await self._chain.run(asked, plan, release if streamed else None, before)
+                            concluded = await self._chain.run(asked, plan, release if watched else None, before)
                         conclusion = self._conclude(asked, concluded, lost_attempts=claimed.lost_attempts)
                         answer = turn.made = await finish(conclusion)
                         rest = concluded.raw.gate.passed(text_of(answer.parts))

@@ -76,12 +76,10 @@ class ModelProvider(Protocol):
         """
         ...
 
-
-class WholeProvider(ModelProvider, Protocol):
-    """A provider that is also asked without a stream, when nobody watches."""
-
     async def whole(self, call: ProviderCall) -> Whole:
-        """Asks and gives the answer once it is whole. Cancelling closes the socket.
+        """Asks without a stream and gives the answer once it is whole, for when nobody watches.
+
+        Cancelling closes the socket.
 
         Raises: ProviderFailure, with what is owed.
         """

@@ -3,9 +3,9 @@
 from services.inference.domain.deployment import Adapter
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
-from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
+from services.inference.providers.servers.manners import COMPATIBLE, LOCAL
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
@@ -17,15 +17,15 @@ def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[str, Mode
     made: dict[str, ModelProvider] = {}
     endpoints = _endpoints(settings)
     if Adapter.OPENAI in endpoints:
-        made[Adapter.OPENAI] = OpenAiProvider(http, endpoints[Adapter.OPENAI])
+        made[Adapter.OPENAI] = ChatProvider(http, endpoints[Adapter.OPENAI])
     if settings.anthropic_api_key is not None:
         endpoint = Endpoint(
             base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
         )
         made[Adapter.ANTHROPIC] = AnthropicProvider(http, endpoint)
-    for adapter in (Adapter.OPENAI_COMPATIBLE, Adapter.LOCAL):
+    for adapter, manners in ((Adapter.OPENAI_COMPATIBLE, COMPATIBLE), (Adapter.LOCAL, LOCAL)):
         if adapter in endpoints:
-            made[adapter] = OpenAiCompatibleProvider(http, endpoints[adapter])
+            made[adapter] = ChatProvider(http, endpoints[adapter], manners)
     if settings.stub_enabled:
         made[Adapter.STUB] = StubProvider()
     return made

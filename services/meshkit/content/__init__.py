@@ -5,6 +5,7 @@ from services.meshkit.content.label import Confidentiality, Integrity, Label, jo
 from services.meshkit.content.part import (
     BlobPart,
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Message,
     MessageRole,
@@ -25,6 +26,7 @@ __all__ = [
     "CallKey",
     "Confidentiality",
     "DocumentPart",
+    "ImageDetail",
     "ImagePart",
     "Integrity",
     "Label",

@@ -23,12 +23,22 @@ class TextPart:
     text: str
 
 
+class ImageDetail(StrEnum):
+    """How closely a model looks at a picture."""
+
+    #: As the provider sees fit.
+    AUTO = "auto"
+    LOW = "low"
+    HIGH = "high"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePart:
     """An encoded picture and its media type."""
 
     media_type: str
     data: bytes = field(repr=False)
+    detail: ImageDetail = ImageDetail.AUTO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from services.meshkit.content.label import Confidentiality, Integrity, Label
 from services.meshkit.content.part import (
     BlobPart,
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Message,
     MessageRole,
@@ -31,6 +32,12 @@ _ROLES: Final = {
     MessageRole.TOOL: content_pb2.MESSAGE_ROLE_TOOL,
 }
 _ROLE_OF: Final = {number: role for role, number in _ROLES.items()}
+_DETAILS: Final = {
+    ImageDetail.AUTO: content_pb2.IMAGE_DETAIL_UNSPECIFIED,
+    ImageDetail.LOW: content_pb2.IMAGE_DETAIL_LOW,
+    ImageDetail.HIGH: content_pb2.IMAGE_DETAIL_HIGH,
+}
+_DETAIL_OF: Final = {number: detail for detail, number in _DETAILS.items()}
 _INTEGRITY_OF: Final = {int(integrity): integrity for integrity in Integrity}
 _CONFIDENTIALITY_OF: Final = {int(confidentiality): confidentiality for confidentiality in Confidentiality}
 #: Token counts of a message, in the order of the classes.
@@ -109,9 +116,9 @@ def part_to_proto(part: Part) -> content_pb2.Part:
     match part.content:
         case TextPart(text):
             return content_pb2.Part(text=content_pb2.TextPart(text=text), label=label)
-        case ImagePart(media_type=media_type, data=data):
+        case ImagePart(media_type=media_type, data=data, detail=detail):
             return content_pb2.Part(
-                image=content_pb2.ImagePart(media_type=media_type, data=data),
+                image=content_pb2.ImagePart(media_type=media_type, data=data, detail=_DETAILS[detail]),
                 label=label,
             )
         case DocumentPart(media_type=media_type, data=data, title=title):
@@ -145,7 +152,9 @@ def _content_from_proto(message: content_pb2.Part, field: str) -> PartContent:
         case "text":
             return TextPart(message.text.text)
         case "image":
-            return ImagePart(media_type=message.image.media_type, data=message.image.data)
+            image = message.image
+            detail = _DETAIL_OF.get(image.detail, ImageDetail.AUTO)
+            return ImagePart(media_type=image.media_type, data=image.data, detail=detail)
         case "document":
             document = message.document
             return DocumentPart(media_type=document.media_type, data=document.data, title=document.title)

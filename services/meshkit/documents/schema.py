@@ -76,6 +76,17 @@ def compile_schema(schema: Json, *, object_only: bool) -> Schema:
     return Schema(validator, cost)
 
 
+def schema_problem(schema: Json) -> tuple[str, str] | None:
+    """Says whether this is a JSON Schema at all: None when it is, else the path of what is wrong, and a sentence."""
+    try:
+        jsonschema_rs.meta.validate(dict(schema))
+    except jsonschema_rs.ValidationError as error:
+        return "".join(f".{step}" for step in error.instance_path), "is no JSON Schema"
+    except (jsonschema_rs.ReferencingError, ValueError):
+        return ".$schema", "names no draft of JSON Schema that is known here"
+    return None
+
+
 def checking_cost(schema: Json) -> Cost:
     """Gives what checking values against a schema costs. Raises: SchemaUnusable: it has no bound."""
     unfolding = _Unfolding(schema)

@@ -11,11 +11,14 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from anthropic.types.message_create_params import MessageCreateParamsStreaming
-from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming, MessageCreateParamsStreaming
+from openai.types.chat.completion_create_params import (
+    CompletionCreateParamsNonStreaming,
+    CompletionCreateParamsStreaming,
+)
 from pydantic import TypeAdapter
 
-from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.answer import Finished, ReasoningDelta, StopReason, TextDelta
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import (
     Charge,
@@ -24,12 +27,20 @@ from services.inference.domain.errors import (
     ProviderRefused,
     ProviderUnavailable,
 )
-from services.inference.domain.prompt import Prompt, ToolDefinition
+from services.inference.domain.output_format import OutputFormat, OutputKind
+from services.inference.domain.prompt import (
+    Prompt,
+    ReasoningEffort,
+    Sampling,
+    ToolChoice,
+    ToolChoiceMode,
+    ToolDefinition,
+)
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
-from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
+from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, OLLAMA, TGI, VLLM
 from services.inference.usecases.ports import ModelProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import (
@@ -99,7 +110,7 @@ def adapter_of(dialect: str, http: ProviderHttp, server: FakeProvider, *, key: s
     if dialect == "anthropic":
         return AnthropicProvider(http, Endpoint(base_url=server.anthropic_base_url, key=Secret(key)))
     endpoint = Endpoint(base_url=server.openai_base_url, key=Secret(key))
-    return OpenAiProvider(http, endpoint) if dialect == "openai" else OpenAiCompatibleProvider(http, endpoint)
+    return ChatProvider(http, endpoint) if dialect == "openai" else ChatProvider(http, endpoint, COMPATIBLE)
 
 
 async def ask(
@@ -112,7 +123,8 @@ async def ask(
         async for piece in stream:
             if isinstance(piece, Finished):
                 return "".join(texts), piece
-            texts.append(piece.text)
+            if isinstance(piece, TextDelta):
+                texts.append(piece.text)
     raise AssertionError("a stream ended without Finished and without an error")
 
 
@@ -155,6 +167,32 @@ async def test_we_read_a_stream_as_the_official_sdk_does(path: Path, server: Fak
     assert finished.usage == sdk["usage"]
 
 
+@pytest.mark.parametrize("path", fixtures())
+async def test_a_whole_answer_says_what_its_stream_says(path: Path, server: FakeProvider, http: ProviderHttp) -> None:
+    fixture = json.loads(path.read_text())  # noqa: ASYNC240
+    dialect: str = fixture["dialect"]
+    server.next(Behaviour(raw=fixture["stream"]), Behaviour(raw=json.dumps(fixture["whole"])))
+    provider = adapter_of(dialect, http, server)
+    text, finished = await ask(provider, dialect)
+    whole = await provider.whole(a_provider_call(DEPLOYMENTS[dialect], a_prompt(), CLEARANCE))
+    assert (whole.text, whole.finished) == (text, finished)
+    assert "stream" not in server.meter.calls[1].body
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "compatible"])
+async def test_thinking_is_a_sign_of_life_and_no_part_of_the_answer(
+    server: FakeProvider, http: ProviderHttp, dialect: str
+) -> None:
+    behaviour = Behaviour(thinking="Rivers? Seas?", text="Yes.")
+    server.next(behaviour, behaviour)
+    provider = adapter_of(dialect, http, server)
+    call = a_provider_call(DEPLOYMENTS[dialect], a_prompt(), CLEARANCE)
+    pieces = [piece async for piece in provider.stream(call)]
+    assert pieces[:2] == [ReasoningDelta("Rivers?"), ReasoningDelta(" Seas?")]
+    assert "".join(piece.text for piece in pieces if isinstance(piece, TextDelta)) == "Yes."
+    assert (await provider.whole(call)).text == "Yes."
+
+
 async def read_by_openai(server: FakeProvider) -> dict[str, Any]:
     """Reads a stream by the SDK's own helper; written down by hand is only how its usage divides."""
     async with openai.AsyncOpenAI(base_url=server.openai_base_url, api_key=KEY, max_retries=0) as client:
@@ -164,7 +202,7 @@ async def read_by_openai(server: FakeProvider) -> dict[str, Any]:
             tools=[{"type": "function", "function": {"name": "search"}}],
             stream_options={"include_usage": True},
         )
-        text, finish, model, usage = "", None, "", None
+        text, finish, model, usage, refused = "", None, "", None, False
         calls: dict[int, list[str]] = {}
         async with manager as stream:
             async for event in stream:
@@ -174,7 +212,8 @@ async def read_by_openai(server: FakeProvider) -> dict[str, Any]:
                 model, usage = chunk.model, chunk.usage or usage
                 for choice in chunk.choices:
                     finish = choice.finish_reason or finish
-                    text += choice.delta.content or ""
+                    text += (choice.delta.content or "") + (choice.delta.refusal or "")
+                    refused |= bool(choice.delta.refusal)
                     for piece in choice.delta.tool_calls or ():
                         call = calls.setdefault(piece.index, ["", "", ""])
                         call[0] += piece.id or ""
@@ -190,7 +229,7 @@ async def read_by_openai(server: FakeProvider) -> dict[str, Any]:
         "text": text,
         "model": model,
         "calls": [(call, name, json.loads(arguments)) for call, name, arguments in calls.values()],
-        "stop": {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}.get(finish or "", finish),
+        "stop": "refusal" if refused else finish,
         "usage": Usage(
             input=usage.prompt_tokens - cached,
             cache_read=cached,
@@ -210,7 +249,7 @@ async def read_by_anthropic(server: FakeProvider) -> dict[str, Any]:
         message = await stream.get_final_message()
     usage = message.usage
     thinking = usage.output_tokens_details.thinking_tokens if usage.output_tokens_details else 0
-    stops = {"end_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls", "refusal": "content_filter"}
+    stops = {"end_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls", "refusal": "refusal"}
     return {
         "text": "".join(block.text for block in message.content if block.type == "text"),
         "model": message.model,
@@ -259,6 +298,162 @@ async def test_a_compatible_server_gets_the_older_name_of_the_limit_and_names_as
     (served,) = server.meter.calls
     assert served.body["max_tokens"] == 64
     assert served.body["messages"] == [{"role": "user", "content": "Athena: Hi."}]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "integer"}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+NUMBER = OutputFormat(kind=OutputKind.JSON_SCHEMA, name="number", schema=SCHEMA, strict=True)
+SERVERS = {"compatible": COMPATIBLE, "vllm": VLLM, "tgi": TGI, "ollama": OLLAMA, "llama_cpp": LLAMA_CPP}
+
+
+async def sent(server: FakeProvider, http: ProviderHttp, dialect: str, prompt: Prompt) -> dict[str, Any]:
+    """Gives the body that reaches a server, which the types of its SDK allow."""
+    if dialect in SERVERS:
+        endpoint = Endpoint(base_url=server.openai_base_url, key=Secret(KEY))
+        provider: ModelProvider = ChatProvider(http, endpoint, SERVERS[dialect])
+    else:
+        provider = adapter_of(dialect, http, server)
+    deployment = DEPLOYMENTS.get(dialect, DEPLOYMENTS["compatible"])
+    await provider.whole(a_provider_call(deployment, prompt, CLEARANCE))
+    body = server.meter.calls[-1].body
+    if dialect == "openai":
+        TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(body)
+    if dialect == "anthropic":
+        TypeAdapter(MessageCreateParamsNonStreaming).validate_python(body)
+    return body
+
+
+def choosing(mode: ToolChoiceMode, name: str = "", *, parallel: bool | None = None) -> Prompt:
+    other = replace(TOOL, name="count")
+    return a_prompt(tools=(TOOL, other), tool_choice=ToolChoice(mode=mode, name=name), parallel_tool_calls=parallel)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "prompt", "wanted"),
+    [
+        ("openai", choosing(ToolChoiceMode.AUTO), None),
+        ("openai", choosing(ToolChoiceMode.NONE), "none"),
+        ("openai", choosing(ToolChoiceMode.REQUIRED), "required"),
+        ("openai", choosing(ToolChoiceMode.TOOL, "count"), {"type": "function", "function": {"name": "count"}}),
+        ("anthropic", choosing(ToolChoiceMode.AUTO), None),
+        ("anthropic", choosing(ToolChoiceMode.NONE), {"type": "none"}),
+        ("anthropic", choosing(ToolChoiceMode.REQUIRED), {"type": "any"}),
+        ("anthropic", choosing(ToolChoiceMode.TOOL, "count"), {"type": "tool", "name": "count"}),
+        (
+            "anthropic",
+            choosing(ToolChoiceMode.AUTO, parallel=False),
+            {"type": "auto", "disable_parallel_tool_use": True},
+        ),
+        ("llama_cpp", choosing(ToolChoiceMode.REQUIRED), "required"),
+    ],
+)
+async def test_a_choice_of_tools_is_said_in_the_words_of_the_dialect(
+    server: FakeProvider, http: ProviderHttp, dialect: str, prompt: Prompt, wanted: object
+) -> None:
+    assert (await sent(server, http, dialect, prompt)).get("tool_choice") == wanted
+
+
+async def test_a_server_that_knows_no_names_in_a_choice_is_shown_the_named_tool_only(
+    server: FakeProvider, http: ProviderHttp
+) -> None:
+    body = await sent(server, http, "llama_cpp", choosing(ToolChoiceMode.TOOL, "count"))
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["count"]
+    assert body["tool_choice"] == "required"
+    body = await sent(server, http, "ollama", choosing(ToolChoiceMode.NONE))
+    assert "tools" not in body
+
+
+async def test_parallel_tool_calls_can_be_switched_off(server: FakeProvider, http: ProviderHttp) -> None:
+    body = await sent(server, http, "openai", choosing(ToolChoiceMode.AUTO, parallel=False))
+    assert body["parallel_tool_calls"] is False
+
+
+SAMPLING = Sampling(top_p=0.5, seed=7, frequency_penalty=0.1, presence_penalty=-0.1)
+
+
+async def test_ways_of_sampling_reach_the_model(server: FakeProvider, http: ProviderHttp) -> None:
+    body = await sent(
+        server, http, "openai", a_prompt(sampling=replace(SAMPLING, reasoning_effort=ReasoningEffort.LOW))
+    )
+    assert {name: body[name] for name in ("top_p", "seed", "frequency_penalty", "presence_penalty")} == {
+        "top_p": 0.5,
+        "seed": 7,
+        "frequency_penalty": 0.1,
+        "presence_penalty": -0.1,
+    }
+    assert body["reasoning_effort"] == "low"
+    body = await sent(server, http, "vllm", a_prompt(sampling=Sampling(top_k=40)))
+    assert body["top_k"] == 40
+    body = await sent(
+        server, http, "anthropic", a_prompt(sampling=Sampling(top_p=0.5, top_k=4, reasoning_effort=ReasoningEffort.LOW))
+    )
+    assert (body["top_p"], body["top_k"], body["output_config"]) == (0.5, 4, {"effort": "low"})
+
+
+@pytest.mark.parametrize(
+    ("dialect", "prompt", "field"),
+    [
+        ("openai", a_prompt(sampling=Sampling(top_k=1)), "sampling.top_k"),
+        ("anthropic", a_prompt(sampling=Sampling(seed=1)), "sampling.seed"),
+        ("anthropic", a_prompt(sampling=Sampling(presence_penalty=1)), "sampling.presence_penalty"),
+        (
+            "anthropic",
+            a_prompt(sampling=Sampling(reasoning_effort=ReasoningEffort.MINIMAL)),
+            "sampling.reasoning_effort",
+        ),
+        ("compatible", a_prompt(sampling=Sampling(top_k=1)), "sampling.top_k"),
+        ("compatible", choosing(ToolChoiceMode.AUTO, parallel=False), "parallel_tool_calls"),
+        ("ollama", choosing(ToolChoiceMode.REQUIRED), "tool_choice"),
+    ],
+)
+async def test_what_a_dialect_has_no_words_for_is_refused_by_name_before_anything_is_sent(
+    server: FakeProvider, http: ProviderHttp, dialect: str, prompt: Prompt, field: str
+) -> None:
+    with pytest.raises(ProviderRefused) as refused:
+        await sent(server, http, dialect, prompt)
+    assert refused.value.metadata["field"] == field
+    assert refused.value.charge is Charge.NOTHING
+    assert not server.meter.calls
+
+
+@pytest.mark.parametrize(
+    ("dialect", "field", "wanted"),
+    [
+        (
+            "openai",
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}},
+        ),
+        (
+            "vllm",
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}},
+        ),
+        ("tgi", "response_format", {"type": "json_object", "value": SCHEMA}),
+        ("anthropic", "output_config", {"format": {"type": "json_schema", "schema": SCHEMA}}),
+    ],
+)
+async def test_a_schema_is_told_to_a_provider_that_knows_schemas(
+    server: FakeProvider, http: ProviderHttp, dialect: str, field: str, wanted: object
+) -> None:
+    assert (await sent(server, http, dialect, a_prompt(output_format=NUMBER)))[field] == wanted
+
+
+async def test_a_schema_is_told_in_words_where_a_provider_knows_none(server: FakeProvider, http: ProviderHttp) -> None:
+    body = await sent(server, http, "compatible", a_prompt(output_format=NUMBER))
+    assert "response_format" not in body
+    assert body["messages"][0]["role"] == "system"
+    assert body["messages"][0]["content"].endswith(json.dumps(SCHEMA, separators=(",", ":")))
+    open_schema = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}}
+    body = await sent(server, http, "anthropic", a_prompt(output_format=replace(NUMBER, schema=open_schema)))
+    assert "output_config" not in body
+    assert '"minimum":1' in body["system"]
+    body = await sent(server, http, "openai", a_prompt(output_format=replace(NUMBER, schema=open_schema)))
+    assert body["response_format"]["json_schema"]["strict"] is False, "OpenAI refuses to keep to it strictly"
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic", "compatible"])
@@ -323,7 +518,7 @@ async def test_an_error_whose_body_does_not_end_is_an_error(server: FakeProvider
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as listening, asyncio.timeout(5):
         host, port = listening.sockets[0].getsockname()
-        provider = OpenAiProvider(http, Endpoint(base_url=f"http://{host}:{port}", key=Secret(KEY)))
+        provider = ChatProvider(http, Endpoint(base_url=f"http://{host}:{port}", key=Secret(KEY)))
         error = await failure_of(provider, "openai", seconds=60.0)
     assert error.metadata["status"] == "503"
 
@@ -392,7 +587,7 @@ async def test_a_wrong_key_is_refused_and_never_repeated_in_the_error(server: Fa
 
 
 async def test_nobody_at_the_address_costs_nothing(http: ProviderHttp, server: FakeProvider) -> None:
-    provider = OpenAiProvider(http, Endpoint(base_url="http://127.0.0.1:1/v1", key=Secret(KEY)))
+    provider = ChatProvider(http, Endpoint(base_url="http://127.0.0.1:1/v1", key=Secret(KEY)))
     error = await failure_of(provider, "openai")
     assert isinstance(error, ProviderUnavailable)
     assert error.charge is Charge.NOTHING

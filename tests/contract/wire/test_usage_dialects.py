@@ -21,9 +21,9 @@ from services.inference.domain.answer import Finished
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
-from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
+from services.inference.providers.servers.manners import COMPATIBLE
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import MOST_TOKENS
@@ -84,8 +84,8 @@ class Dialects:
         anthropic = Endpoint(base_url=server.anthropic_base_url, key=Secret(KEY))
         self._server = server
         self._chats = {
-            "openai": OpenAiProvider(http, openai),
-            "compatible": OpenAiCompatibleProvider(http, openai),
+            "openai": ChatProvider(http, openai),
+            "compatible": ChatProvider(http, openai, COMPATIBLE),
             "anthropic": AnthropicProvider(http, anthropic),
         }
         self._embeddings = OpenAiEmbeddings(http, openai)

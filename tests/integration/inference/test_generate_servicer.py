@@ -1,6 +1,7 @@
 """Generate and StreamGenerate from the wire to the provider and back: reply, status, reason, record, money."""
 
 import asyncio
+import base64
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,7 @@ from tests.integration.inference.conftest import (
     a_message,
     a_request,
 )
+from tests.support.pictures import a_png
 from tests.support.providers.fake import KEY, Behaviour
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -90,6 +92,68 @@ async def test_tools_and_their_calls_travel_both_ways(mesh: InferenceMesh) -> No
     call = answer.parts[0].tool_call
     assert (call.tool_call_id, call.name, dict(call.arguments)) == ("call_1", "search", {"q": "trams", "most": 3})
     assert mesh.provider.meter.calls[0].body["tools"][0]["function"]["name"] == "search"
+
+
+async def test_several_tools_are_called_at_once_and_a_choice_of_them_reaches_the_provider(mesh: InferenceMesh) -> None:
+    calls = (("call_1", "search", '{"q": "trams"}'), ("call_2", "search", '{"q": "buses"}'))
+    mesh.provider.next(Behaviour(text="", tool_calls=calls))
+    answer = await mesh.generate(
+        tools=[generation_pb2.ToolDefinition(name="search")],
+        tool_choice=generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_TOOL, name="search"),
+        parallel_tool_calls=True,
+    )
+    assert [part.tool_call.tool_call_id for part in answer.parts] == ["call_1", "call_2"]
+    body = mesh.provider.meter.calls[0].body
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "search"}}
+    assert body["parallel_tool_calls"] is True
+    assert "stream" not in body, "nobody watches, so nothing is streamed"
+
+
+async def test_a_refusal_of_the_model_is_told_as_one(mesh: InferenceMesh) -> None:
+    mesh.provider.next(Behaviour(text="", refusal="I will not help with that."))
+    answer = await mesh.generate()
+    assert answer.stop_reason == generation_pb2.STOP_REASON_REFUSAL
+    assert answer.parts[0].text.text == "I will not help with that."
+
+
+async def test_an_answer_keeps_its_schema_or_is_repaired_and_every_attempt_is_paid_for(mesh: InferenceMesh) -> None:
+    mesh.provider.next(Behaviour(text='{"n": "three"}'), Behaviour(text='{"n": 3}'))
+    schema = struct_pb2.Struct()
+    schema.update({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+    wanted = generation_pb2.JsonSchema(name="number", schema=schema)
+    answer = await mesh.generate(output_format=generation_pb2.OutputFormat(json_schema=wanted))
+    assert (answer.parts[0].text.text, answer.repairs) == ('{"n": 3}', 1)
+    assert len(mesh.provider.meter.calls) == 2
+    assert len(await mesh.charges()) == 2
+    assert not mesh.provider.meter.unheld
+
+
+def showing(data: bytes, media_type: str = "image/png") -> list[content_pb2.Message]:
+    picture = content_pb2.ImagePart(media_type=media_type, data=data, detail=content_pb2.IMAGE_DETAIL_LOW)
+    return [content_pb2.Message(role=content_pb2.MESSAGE_ROLE_USER, parts=[content_pb2.Part(image=picture)])]
+
+
+async def test_a_picture_reaches_the_model_while_the_law_reads_which_one_it_is(mesh: InferenceMesh) -> None:
+    picture = a_png(padding=3_000_000)
+    await mesh.generate(messages=showing(picture))
+    (shown,) = mesh.provider.meter.calls[0].body["messages"][0]["content"]
+    assert shown["image_url"]["detail"] == "low"
+    assert base64.b64decode(shown["image_url"]["url"].removeprefix("data:image/png;base64,")) == picture
+
+
+async def test_a_picture_that_lies_or_weighs_too_much_is_refused_before_anything_is_spent(mesh: InferenceMesh) -> None:
+    lie = a_request(messages=showing(a_png(), "image/jpeg"))
+    refused = await mesh.refused("Generate", lie)
+    assert refused == "invalid/MEDIA_INVALID/messages[0].parts[0].image.media_type"
+    heavy = a_request(messages=showing(a_png(padding=5_000_000)))
+    assert await mesh.refused("Generate", heavy) == "invalid/REQUEST_TOO_LARGE"
+    assert not mesh.provider.meter.calls
+
+
+async def test_a_schema_that_no_model_keeps_is_said_with_the_place(mesh: InferenceMesh) -> None:
+    mesh.provider.default = Behaviour(text="no")
+    wanted = generation_pb2.OutputFormat(json_object=generation_pb2.JsonObject())
+    assert await mesh.refused("Generate", a_request(output_format=wanted)) == "precondition/OUTPUT_INVALID"
 
 
 async def test_a_repeat_is_answered_from_the_record_by_any_replica(start: StartInference) -> None:

@@ -15,13 +15,15 @@ from services.inference.domain.answer import Finished, StopReason, TextDelta
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import Charge, ProviderRateLimited, ProviderRefused
 from services.inference.domain.money_bound import bound_of
+from services.inference.domain.output_format import Conformed, OutputFormat, OutputKind, conform
+from services.inference.domain.prompt import Sampling, ToolChoice, ToolChoiceMode, ToolDefinition
 from services.inference.local import weights
 from services.inference.local.process import serving
 from services.inference.local.settings import LocalModelSettings
 from services.inference.providers.http import provider_http
-from services.inference.providers.openai.chat import Endpoint
+from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
-from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
+from services.inference.providers.servers.manners import LOCAL
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
 from tests.integration.conftest import free_port
@@ -55,9 +57,9 @@ async def address() -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def chat(address: str) -> AsyncIterator[OpenAiCompatibleProvider]:
+async def chat(address: str) -> AsyncIterator[ChatProvider]:
     async with provider_http(connections=8) as http:
-        yield OpenAiCompatibleProvider(http, Endpoint(base_url=f"{address}/v1"))
+        yield ChatProvider(http, Endpoint(base_url=f"{address}/v1"), LOCAL)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -71,7 +73,7 @@ async def health(address: str) -> dict[str, Any]:
         return await answer.json()
 
 
-async def test_it_answers_in_pieces_and_counts_its_tokens(chat: OpenAiCompatibleProvider) -> None:
+async def test_it_answers_in_pieces_and_counts_its_tokens(chat: ChatProvider) -> None:
     prompt = a_prompt(messages=(a_message("What is the capital of France?"),), max_output_tokens=12, temperature=0.0)
     pieces = [piece async for piece in chat.stream(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))]
     text = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
@@ -86,22 +88,49 @@ async def test_it_answers_in_pieces_and_counts_its_tokens(chat: OpenAiCompatible
     assert finished.usage.input + finished.usage.cache_read <= bound.input
 
 
-async def test_it_keeps_the_limit_and_says_so(chat: OpenAiCompatibleProvider) -> None:
+async def test_it_keeps_the_limit_and_says_so(chat: ChatProvider) -> None:
     prompt = a_prompt(messages=(a_message("Tell me a very long story."),), max_output_tokens=4)
     *_, finished = [piece async for piece in chat.stream(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))]
     assert isinstance(finished, Finished)
     assert finished.stop_reason is StopReason.LENGTH
 
 
-async def test_a_prompt_beyond_its_context_is_refused(chat: OpenAiCompatibleProvider) -> None:
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_schema_becomes_a_grammar_that_even_a_small_model_keeps(chat: ChatProvider, seed: int) -> None:
+    wanted = OutputFormat(
+        kind=OutputKind.JSON_SCHEMA,
+        name="city",
+        schema={
+            "type": "object",
+            "properties": {
+                "size": {"enum": ["small", "large"]},
+                "trams": {"type": "boolean"},
+                "lines": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 99}, "maxItems": 3},
+            },
+            "required": ["size", "trams", "lines"],
+            "additionalProperties": False,
+        },
+    )
+    prompt = a_prompt("Describe Graz.", output_format=wanted, max_output_tokens=200, sampling=Sampling(seed=seed))
+    answer = await chat.whole(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))
+    assert isinstance(conform(answer.text, wanted), Conformed), answer.text
+
+
+async def test_a_model_that_cannot_be_made_to_call_a_tool_is_not_asked_to(chat: ChatProvider) -> None:
+    tool = ToolDefinition(name="count", input_schema={"type": "object"})
+    prompt = a_prompt(tools=(tool,), tool_choice=ToolChoice(mode=ToolChoiceMode.REQUIRED))
+    with pytest.raises(ProviderRefused) as refused:
+        await chat.whole(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))
+    assert refused.value.metadata["field"] == "tool_choice"
+
+
+async def test_a_prompt_beyond_its_context_is_refused(chat: ChatProvider) -> None:
     with pytest.raises(ProviderRefused) as refused:
         await anext(chat.stream(a_provider_call(CHAT, a_prompt("hi " * 4000), CLEARANCE, seconds=60)))
     assert refused.value.charge is Charge.NOTHING
 
 
-async def test_who_goes_away_stops_the_model_and_too_many_are_refused(
-    chat: OpenAiCompatibleProvider, address: str
-) -> None:
+async def test_who_goes_away_stops_the_model_and_too_many_are_refused(chat: ChatProvider, address: str) -> None:
     long = a_prompt(messages=(a_message("Count from one to a thousand."),), max_output_tokens=1500)
     async with aclosing(chat.stream(a_provider_call(CHAT, long, CLEARANCE, seconds=60))) as first:
         await anext(first)

@@ -42,6 +42,10 @@ class Behaviour:
     tool_calls: tuple[tuple[str, str, str], ...] = ()
     #: As the dialect writes it; empty for the usual one.
     finish: str = ""
+    #: What a model says that refuses; OpenAI has a field of its own for it.
+    refusal: str = ""
+    #: What a model thinks before it answers, as far as the dialect shows it.
+    thinking: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
@@ -292,12 +296,19 @@ class FakeProvider:
     async def _whole(
         self, request: web.Request, served: Served, behaviour: Behaviour, answer: dict[str, Any]
     ) -> web.Response:
-        await self._waited(behaviour)
-        served.confirmed = behaviour.raw is None
-        await self._tell()
-        return web.Response(
-            text=json.dumps(answer) if behaviour.raw is None else behaviour.raw, content_type="application/json"
-        )
+        text = json.dumps(answer) if behaviour.raw is None else behaviour.raw
+        try:
+            await self._waited(behaviour)
+            if behaviour.cut_after is not None:
+                assert request.transport is not None
+                request.transport.abort()
+            served.confirmed = behaviour.raw is None and behaviour.cut_after is None
+        except asyncio.CancelledError:
+            served.abandoned = True
+            raise
+        finally:
+            await asyncio.shield(self._tell())
+        return web.Response(text=text, content_type="application/json")
 
     async def _stream(
         self, request: web.Request, served: Served, behaviour: Behaviour, events: list[str]
@@ -334,6 +345,8 @@ def openai_chunks(served: Served, behaviour: Behaviour, *, usage: bool) -> list[
         return {**shape, "choices": [choice], "usage": None}
 
     chunks = [chunk({"role": "assistant", "content": "", "refusal": None})]
+    chunks += [chunk({"reasoning_content": piece}) for piece in _pieces(behaviour.thinking)]
+    chunks += [chunk({"refusal": piece}) for piece in _pieces(behaviour.refusal)]
     chunks += [chunk({"content": piece}) for piece in _pieces(behaviour.text)]
     for index, (call, name, arguments) in enumerate(behaviour.tool_calls):
         start = {"index": index, "id": call, "type": "function", "function": {"name": name, "arguments": ""}}
@@ -352,7 +365,13 @@ def openai_chunks(served: Served, behaviour: Behaviour, *, usage: bool) -> list[
 
 def openai_completion(served: Served, behaviour: Behaviour) -> dict[str, Any]:
     """Writes a whole answer as OpenAI does."""
-    message: dict[str, Any] = {"role": "assistant", "content": behaviour.text or None, "refusal": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": behaviour.text or None,
+        "refusal": behaviour.refusal or None,
+    }
+    if behaviour.thinking:
+        message["reasoning_content"] = behaviour.thinking
     if behaviour.tool_calls:
         message["tool_calls"] = [
             {"id": call, "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -365,7 +384,7 @@ def openai_completion(served: Served, behaviour: Behaviour) -> dict[str, Any]:
         "created": 1,
         "model": served.model,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
-        "usage": _openai_usage(served, behaviour),
+        **({"usage": _openai_usage(served, behaviour)} if behaviour.usage else {}),
     }
 
 
@@ -391,6 +410,15 @@ def anthropic_events(served: Served, behaviour: Behaviour) -> list[dict[str, Any
     start.update(content=[], stop_reason=None)
     events: list[dict[str, Any]] = [{"type": "message_start", "message": start}]
     index = 0
+    if behaviour.thinking:
+        block = {"type": "thinking", "thinking": "", "signature": ""}
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [
+            {"type": "content_block_delta", "index": index, "delta": {"type": "thinking_delta", "thinking": piece}}
+            for piece in _pieces(behaviour.thinking)
+        ]
+        events.append({"type": "content_block_stop", "index": index})
+        index += 1
     if behaviour.text:
         block = {"type": "text", "text": "", "citations": None}
         events.append({"type": "content_block_start", "index": index, "content_block": block})
@@ -426,6 +454,8 @@ def anthropic_events(served: Served, behaviour: Behaviour) -> list[dict[str, Any
 def anthropic_message(served: Served, behaviour: Behaviour) -> dict[str, Any]:
     """Writes a whole answer as Anthropic does."""
     content: list[dict[str, Any]] = []
+    if behaviour.thinking:
+        content.append({"type": "thinking", "thinking": behaviour.thinking, "signature": "c2ln"})
     if behaviour.text:
         content.append({"type": "text", "text": behaviour.text, "citations": None})
     content += [

@@ -267,7 +267,8 @@ async def test_nobody_hears_of_a_failure_before_anything_was_shown(room: Room, p
 
 async def test_an_answer_that_does_not_end_is_cut_and_another_is_asked(room: Room) -> None:
     room.openai.scripts = [says(*["word " * 1000] * 100)]
-    answer = await room.ask()
+    *_, answer = await room.watch()
+    assert isinstance(answer, Answer)
     assert (answer.provider, answer.failed_attempts) == ("anthropic", ("openai/gpt-test: PROVIDER_UNAVAILABLE",))
     assert room.openai.closed == 1
     assert room.holds.states == ["dispatched", "settled"]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.inference.domain.answer import Restarted, StopReason, TextDelta
 from services.inference.domain.call import SettleState
 from services.inference.domain.errors import (
     CallArgumentsDiffer,
@@ -13,11 +14,13 @@ from services.inference.domain.errors import (
     ModelBusy,
     ModelNotFound,
     NoModelConfigured,
+    OutputInvalid,
     ProviderRateLimited,
     ProviderRefused,
     ProviderUnavailable,
 )
 from services.inference.domain.money_bound import bound_of
+from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.meshkit.content import Integrity, Label, TextPart, ToolCallPart, Usage, text_of
 from services.meshkit.core.errors import MeshError, Unavailable
 from services.meshkit.core.money import NanoUsd
@@ -525,3 +528,77 @@ async def test_a_direct_call_is_recorded_without_being_claimed(room: Room) -> No
 async def test_parts_are_text_only_when_there_is_text(room: Room) -> None:
     answer = await room.ask()
     assert [type(part.content) for part in answer.parts] == [TextPart]
+
+
+NUMBER = OutputFormat(
+    kind=OutputKind.JSON_SCHEMA,
+    name="number",
+    schema={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+)
+
+
+async def test_an_answer_that_breaks_its_form_is_repaired_under_a_hold_of_its_own(room: Room) -> None:
+    room.openai.scripts = [says('{"n": "three"}'), says('{"n": 3}')]
+    answer = await room.ask(prompt=a_prompt(output_format=NUMBER))
+    assert text_of(answer.parts) == '{"n": 3}'
+    assert (answer.provider, answer.repairs) == ("openai", 1)
+    assert answer.failed_attempts == ("openai/gpt-test: OUTPUT_INVALID",)
+    assert room.holds.states == ["settled", "settled"], "the broken answer is paid for, too"
+
+
+async def test_a_repair_says_where_the_answer_is_wrong_and_is_judged_like_every_prompt(room: Room) -> None:
+    room.openai.scripts = [says('{"n": "three"}'), says('{"n": 3}')]
+    await room.ask(prompt=a_prompt(output_format=NUMBER))
+    *_, answered, wish = room.openai.asked[1].prompt.messages
+    assert text_of(answered.parts) == '{"n": "three"}'
+    assert "model:gpt-test" in answered.parts[0].label.sources
+    assert "At .n:" in text_of(wish.parts)
+    assert text_of(room.law.at("before")[1].parts).startswith(text_of(a_prompt().parts))
+    assert "At .n:" in text_of(room.law.at("before")[1].parts)
+
+
+async def test_law_that_stops_a_broken_answer_stops_its_repair(room: Room) -> None:
+    room.law.block("bomb")
+    room.openai.scripts = [says("bomb")]
+    with pytest.raises(LawBlocked):
+        await room.ask(prompt=a_prompt(output_format=NUMBER))
+    assert len(room.openai.asked) == 1
+
+
+async def test_after_two_repairs_the_next_model_is_asked_the_first_question(room: Room) -> None:
+    room.openai.scripts = [says("no")]
+    room.anthropic.scripts = [says('```json\n{"n": 4}\n```')]
+    answer = await room.ask(prompt=a_prompt(output_format=NUMBER))
+    assert text_of(answer.parts) == '{"n": 4}'
+    assert len(room.openai.asked) == 3
+    assert len(room.anthropic.asked[0].prompt.messages) == 1
+    assert room.holds.states == ["settled"] * 4
+
+
+async def test_when_no_model_keeps_the_form_the_caller_hears_where_it_is_broken(room: Room) -> None:
+    room = make_room([OPENAI])
+    room.openai.scripts = [says('{"n": null}')]
+    with pytest.raises(OutputInvalid) as broken:
+        await room.ask(prompt=a_prompt(output_format=NUMBER))
+    assert broken.value.metadata["place"] == ".n"
+    assert len(room.openai.asked) == 3
+    assert room.holds.states == ["settled"] * 3
+
+
+async def test_neither_a_call_of_a_tool_nor_a_refusal_is_held_to_the_form(room: Room) -> None:
+    call = ToolCallPart(tool_call_id="c", name="search", arguments={})
+    room.openai.scripts = [
+        says(tool_calls=(call,), stop_reason=StopReason.TOOL_CALLS),
+        says("I will not.", stop_reason=StopReason.REFUSAL),
+        says(stop_reason=StopReason.REFUSAL),
+    ]
+    for path, reason in enumerate((StopReason.TOOL_CALLS, StopReason.REFUSAL, StopReason.REFUSAL)):
+        answer = await room.ask(prompt=a_prompt(output_format=NUMBER), context=a_context(str(path)))
+        assert (answer.stop_reason, answer.repairs) == (reason, 0)
+
+
+async def test_a_stream_shows_nothing_of_an_answer_before_it_keeps_its_form(room: Room) -> None:
+    room.openai.scripts = [says("Let me think. ", "Three. "), says('{"n": ', "3}")]
+    events = await room.watch(prompt=a_prompt(output_format=NUMBER))
+    assert [event.text for event in events if isinstance(event, TextDelta)] == ['{"n": 3}']
+    assert not any(isinstance(event, Restarted) for event in events)

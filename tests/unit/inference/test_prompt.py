@@ -27,11 +27,12 @@ from services.meshkit.content import (
 )
 from services.meshkit.core.errors import Invalid
 from tests.support.inference import USER, a_message, a_prompt
+from tests.support.pictures import a_png
 
 CALL = Part(ToolCallPart(tool_call_id="c1", name="search", arguments={"q": "x"}), USER)
 NAMELESS = Part(ToolCallPart(tool_call_id="", name="search", arguments={}), USER)
 RESULT = Part(ToolResultPart(tool_call_id="c1", name="search", text="found"), USER)
-PICTURE = Part(ImagePart(media_type="image/png", data=b"png"), USER)
+PICTURE = Part(ImagePart(media_type="image/png", data=a_png()), USER)
 
 
 def said(role: MessageRole, *parts: Part) -> Message:
@@ -65,6 +66,8 @@ def with_messages(*messages: Message) -> Prompt:
         (a_prompt(tools=(a_tool("no spaces"),)), "tools[0].name"),
         (a_prompt(tools=(a_tool(), a_tool())), "tools[1].name"),
         (a_prompt(tools=(a_tool(type="array"),)), "tools[0].input_schema.type"),
+        (a_prompt(tools=(a_tool(properties={"q": {"type": "text"}}),)), "tools[0].input_schema.properties.q.type"),
+        (a_prompt(tools=(a_tool(required="q"),)), "tools[0].input_schema.required"),
         (with_messages(a_message(name="x" * 65)), "messages[0].name"),
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),

@@ -3,7 +3,13 @@
 from enum import Enum
 from typing import Final
 
-from services.inference.domain.errors import EgressRefused, ProviderRateLimited, ProviderRefused, ProviderUnavailable
+from services.inference.domain.errors import (
+    EgressRefused,
+    OutputInvalid,
+    ProviderRateLimited,
+    ProviderRefused,
+    ProviderUnavailable,
+)
 
 #: The first pause before a repeat is up to this long, seconds; each further one up to twice as long as the one before.
 _FIRST_PAUSE: Final = 0.2
@@ -31,6 +37,7 @@ _MOVES: Final = {
     ProviderRateLimited.reason: Move.AGAIN,
     ProviderRefused.reason: Move.ON,
     EgressRefused.reason: Move.ON,
+    OutputInvalid.reason: Move.ON,
     PRICE_UNKNOWN: Move.ON,
 }
 

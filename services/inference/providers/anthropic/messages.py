@@ -1,4 +1,4 @@
-"""Anthropic: the messages wire, streamed, with the cache classes of its usage."""
+"""Anthropic: the messages wire, with the cache classes of its usage."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,11 +7,12 @@ from typing import Final
 
 import msgspec
 
-from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import DeploymentVersion
+from services.inference.domain.answer import Finished, Piece, ReasoningDelta, StopReason, TextDelta, Whole
+from services.inference.domain.deployment import Capability, DeploymentVersion
 from services.inference.providers import failures
 from services.inference.providers.anthropic.wire import Block, Delta, Event, UsageCounter, request_body, stop_reason_of
 from services.inference.providers.http import ProviderHttp
+from services.inference.providers.instruction import CannotBeTold
 from services.inference.providers.openai.chat import Endpoint
 from services.inference.providers.openai.chat_wire import tool_call
 from services.inference.usecases.ports import ProviderCall
@@ -29,10 +30,10 @@ class AnthropicProvider:
         self._url = f"{endpoint.base_url}/v1/messages"
         self._headers = {"x-api-key": endpoint.key.reveal(), "anthropic-version": _VERSION}
 
-    async def stream(self, call: ProviderCall) -> AsyncGenerator[TextDelta | Finished]:
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
         """See `ModelProvider.stream`."""
-        body = request_body(call.prompt, model=call.deployment.model)
-        answer = _Reader(call.deployment)
+        answer = MessageReader(call.deployment)
+        body = _body(call, stream=True)
         events = self._http.events(
             call.deployment.name,
             self._url,
@@ -45,12 +46,38 @@ class AnthropicProvider:
         )
         async with aclosing(events):
             async for event in events:
-                text = answer.take(event.data)
-                if text:
-                    yield TextDelta(text)
+                piece = answer.take(event.data)
+                if piece is not None:
+                    yield piece
                 if answer.stopped:
                     break
         yield answer.finished()
+
+    async def whole(self, call: ProviderCall) -> Whole:
+        """See `ModelProvider.whole`."""
+        body = _body(call, stream=False)
+        raw = await self._http.body(
+            call.deployment.name,
+            self._url,
+            self._headers,
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            between_seconds=call.between_seconds,
+        )
+        answer = MessageReader(call.deployment)
+        text = answer.take_whole(raw)
+        return Whole(text=text, finished=answer.finished())
+
+
+def _body(call: ProviderCall, *, stream: bool) -> bytes:
+    deployment = call.deployment
+    # Models that nobody says otherwise of can be held to a schema; those before them are a version that says so.
+    schemas = deployment.capabilities is None or Capability.JSON_SCHEMA in deployment.capabilities
+    try:
+        return request_body(call.prompt, model=deployment.model, schemas=schemas, stream=stream)
+    except CannotBeTold as cause:
+        raise failures.cannot_be_told(deployment.name, cause.field) from cause
 
 
 @dataclass(slots=True)
@@ -62,8 +89,8 @@ class _ToolUse:
     pieces: list[str] = field(default_factory=list[str])
 
 
-class _Reader:
-    """Puts one answer together from its events."""
+class MessageReader:
+    """Puts one answer together from its events, or from the one message that it is."""
 
     def __init__(self, deployment: DeploymentVersion) -> None:
         self._name = deployment.name
@@ -73,12 +100,9 @@ class _Reader:
         self._tool_uses: dict[int, _ToolUse] = {}
         self.stopped = False
 
-    def take(self, data: bytes) -> str:
-        """Takes an event and gives its text. Types that are new to us are passed over, as the dialect asks."""
-        try:
-            event = _DECODER.decode(data)
-        except msgspec.MsgspecError as cause:
-            raise failures.garbage(self._name) from cause
+    def take(self, data: bytes) -> TextDelta | ReasoningDelta | None:
+        """Takes an event and gives what it adds. Types that are new to us are passed over, as the dialect asks."""
+        event = self._decoded(data)
         match event.type:
             case "message_start" if event.message is not None:
                 self._usage.start(event.message.usage)
@@ -97,18 +121,41 @@ class _Reader:
                 raise failures.error_event(self._name, data)
             case _:
                 pass
-        return ""
+        return None
 
-    def _start_block(self, index: int, block: Block) -> str:
+    def take_whole(self, data: bytes) -> str:
+        """Takes a whole message and gives its text."""
+        message = self._decoded(data)
+        if message.type != "message":
+            raise failures.garbage(self._name)
+        self._usage.end(message.usage)
+        self._model = message.model or self._model
+        self._stop_reason = message.stop_reason
+        self.stopped = True
+        for index, block in enumerate(message.content):
+            self._start_block(index, block)
+            if block.type == "tool_use" and block.input:
+                self._tool_uses[index].pieces.append(msgspec.json.encode(block.input).decode())
+        return "".join(block.text for block in message.content)
+
+    def _decoded(self, data: bytes) -> Event:
+        try:
+            return _DECODER.decode(data)
+        except msgspec.MsgspecError as cause:
+            raise failures.garbage(self._name) from cause
+
+    def _start_block(self, index: int, block: Block) -> TextDelta | None:
         if block.type == "tool_use":
             self._tool_uses[index] = _ToolUse(block.id, block.name)
-        return block.text
+        return TextDelta(block.text) if block.text else None
 
-    def _extend_block(self, index: int, delta: Delta) -> str:
+    def _extend_block(self, index: int, delta: Delta) -> TextDelta | ReasoningDelta | None:
         tool_use = self._tool_uses.get(index)
         if tool_use is not None and delta.partial_json:
             tool_use.pieces.append(delta.partial_json)
-        return delta.text or ""
+        if delta.thinking:
+            return ReasoningDelta(delta.thinking)
+        return TextDelta(delta.text) if delta.text else None
 
     def finished(self) -> Finished:
         """Gives the end of the answer.

@@ -9,9 +9,12 @@ from typing import Any, Final
 import msgspec
 
 from services.inference.domain.answer import StopReason
-from services.inference.domain.prompt import Prompt
+from services.inference.domain.output_format import OutputFormat, fits_strict
+from services.inference.domain.prompt import Prompt, ReasoningEffort, ToolChoiceMode
+from services.inference.providers.instruction import CannotBeTold, in_words
 from services.meshkit.content import (
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Message,
     MessageRole,
@@ -24,13 +27,19 @@ from services.meshkit.content import (
 
 #: The dialect's own most; ours goes to 2.
 _MAX_TEMPERATURE: Final = 1.0
+_CHOICES: Final = {
+    ToolChoiceMode.AUTO: "auto",
+    ToolChoiceMode.NONE: "none",
+    ToolChoiceMode.REQUIRED: "any",
+    ToolChoiceMode.TOOL: "tool",
+}
 _STOPS: Final = {
     "end_turn": StopReason.STOP,
     "stop_sequence": StopReason.STOP,
     "max_tokens": StopReason.LENGTH,
     "model_context_window_exceeded": StopReason.LENGTH,
     "tool_use": StopReason.TOOL_CALLS,
-    "refusal": StopReason.CONTENT_FILTER,
+    "refusal": StopReason.REFUSAL,
 }
 
 
@@ -81,15 +90,20 @@ class Delta(msgspec.Struct):
 
     type: str | None = None
     text: str | None = None
+    thinking: str | None = None
     partial_json: str | None = None
     stop_reason: str | None = None
 
 
 class Event(msgspec.Struct):
-    """One event of a stream, of any type."""
+    """One event of a stream, of any type, or the whole message."""
 
     type: str
     index: int = 0
+    # Of a whole message.
+    model: str | None = None
+    content: list[Block] = []
+    stop_reason: str | None = None
     message: MessageStart | None = None
     content_block: Block | None = None
     delta: Delta | None = None
@@ -101,14 +115,24 @@ _USAGE: Final = msgspec.json.Decoder(WireUsage)
 _NOTHING: Final = (b"", b"null")
 
 
-def request_body(prompt: Prompt, *, model: str) -> bytes:
-    """Writes the request. Only parameters whose price is bounded are ever sent; always streamed."""
+def request_body(prompt: Prompt, *, model: str, schemas: bool, stream: bool) -> bytes:
+    """Writes the request. Only parameters whose price is bounded are ever sent.
+
+    Args:
+        schemas: True when the model can be held to a schema by its provider.
+    Raises: CannotBeTold.
+    """
+    native = schemas and _is_native(prompt.output_format)
+    prompt = in_words(prompt, schema=not native)
     body: dict[str, object] = {
         "model": model,
         "max_tokens": prompt.max_output_tokens,
         "messages": _turns(prompt.messages),
-        "stream": True,
+        **_sampling(prompt),
+        **_tools(prompt),
     }
+    if stream:
+        body["stream"] = True
     system = "\n\n".join(
         part.content.text
         for message in prompt.messages
@@ -118,20 +142,64 @@ def request_body(prompt: Prompt, *, model: str) -> bytes:
     )
     if system:
         body["system"] = system
-    if prompt.temperature is not None:
-        body["temperature"] = min(prompt.temperature, _MAX_TEMPERATURE)
     if prompt.stop_sequences:
         body["stop_sequences"] = list(prompt.stop_sequences)
-    if prompt.tools:
-        body["tools"] = [
-            {
-                "name": tool.name,
-                "description": tool.description,
-                "input_schema": {"type": "object", **tool.input_schema},
-            }
-            for tool in prompt.tools
-        ]
+    config = _output_config(prompt, native=native)
+    if config:
+        body["output_config"] = config
     return msgspec.json.encode(body)
+
+
+def _is_native(wanted: OutputFormat) -> bool:
+    """Says whether the provider can keep to a schema: it takes closed objects only."""
+    return wanted.schema is not None and fits_strict(wanted.schema)
+
+
+def _sampling(prompt: Prompt) -> dict[str, object]:
+    sampling = prompt.sampling
+    for name in ("seed", "frequency_penalty", "presence_penalty"):
+        if getattr(sampling, name) is not None:
+            raise CannotBeTold(f"sampling.{name}")
+    asked: dict[str, object] = {}
+    if prompt.temperature is not None:
+        asked["temperature"] = min(prompt.temperature, _MAX_TEMPERATURE)
+    if sampling.top_p is not None:
+        asked["top_p"] = sampling.top_p
+    if sampling.top_k is not None:
+        asked["top_k"] = sampling.top_k
+    return asked
+
+
+def _output_config(prompt: Prompt, *, native: bool) -> dict[str, object]:
+    config: dict[str, object] = {}
+    effort = prompt.sampling.reasoning_effort
+    if effort is ReasoningEffort.MINIMAL:
+        raise CannotBeTold("sampling.reasoning_effort")
+    if effort is not None:
+        config["effort"] = str(effort)
+    if native:
+        config["format"] = {"type": "json_schema", "schema": prompt.output_format.schema}
+    return config
+
+
+def _tools(prompt: Prompt) -> dict[str, object]:
+    if not prompt.tools:
+        return {}
+    choice: dict[str, object] = {"type": _CHOICES[prompt.tool_choice.mode]}
+    if prompt.tool_choice.name:
+        choice["name"] = prompt.tool_choice.name
+    if prompt.parallel_tool_calls is not None and prompt.tool_choice.mode is not ToolChoiceMode.NONE:
+        choice["disable_parallel_tool_use"] = not prompt.parallel_tool_calls
+    tools = [
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "input_schema": {"type": "object", **tool.input_schema},
+        }
+        for tool in prompt.tools
+    ]
+    # Said only when it says something: what most ask for is what the provider does.
+    return {"tools": tools} if choice == {"type": "auto"} else {"tools": tools, "tool_choice": choice}
 
 
 def _turns(messages: tuple[Message, ...]) -> list[dict[str, object]]:
@@ -172,6 +240,8 @@ def _block(part: Part, prefix: str) -> dict[str, object] | None:
         case TextPart(text):
             # An empty text block is refused by the provider.
             return {"type": "text", "text": f"{prefix}{text}"} if text.strip() else None
+        case ImagePart(detail=ImageDetail.LOW):
+            raise CannotBeTold("image.detail")
         case ImagePart(media_type=media_type, data=data):
             encoded = base64.b64encode(data).decode()
             return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": encoded}}

@@ -1,4 +1,4 @@
-"""OpenAI: the chat-completions wire, streamed, usage included."""
+"""The chat-completions wire: OpenAI itself, and all who speak its dialect, each with manners of its own."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,13 +7,14 @@ from typing import Final
 
 import msgspec
 
-from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.answer import Finished, Piece, ReasoningDelta, StopReason, TextDelta, Whole
 from services.inference.domain.deployment import DeploymentVersion
 from services.inference.providers import failures
 from services.inference.providers.http import ProviderHttp
+from services.inference.providers.instruction import CannotBeTold
 from services.inference.providers.openai.chat_wire import (
     Chunk,
-    LimitField,
+    Manners,
     ToolCalls,
     UsageCounter,
     request_body,
@@ -24,6 +25,7 @@ from services.meshkit.core.secret import NO_SECRET, Secret
 
 _DECODER: Final = msgspec.json.Decoder(Chunk)
 _DONE: Final = b"[DONE]"
+OPENAI: Final = Manners()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,29 +41,23 @@ class Endpoint:
         return {"authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
 
 
-class OpenAiProvider:
-    """Asks OpenAI."""
+class ChatProvider:
+    """Asks a server that speaks OpenAI's chat dialect."""
 
-    #: What OpenAI itself does and its imitators do not always do.
-    limit_field: LimitField = "max_completion_tokens"
-    names = True
-    #: True when a stream without `[DONE]` at its end was cut off.
-    ends_with_done = True
-
-    def __init__(self, http: ProviderHttp, endpoint: Endpoint) -> None:
+    def __init__(self, http: ProviderHttp, endpoint: Endpoint, manners: Manners = OPENAI) -> None:
         self._http = http
-        self._endpoint = endpoint
+        self._url = f"{endpoint.base_url}/chat/completions"
+        self._headers = endpoint.headers()
+        self._manners = manners
 
-    async def stream(self, call: ProviderCall) -> AsyncGenerator[TextDelta | Finished]:
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
         """See `ModelProvider.stream`."""
-        deployment = call.deployment
-        body = request_body(call.prompt, model=deployment.model, limit_field=self.limit_field, names=self.names)
-        url = f"{self._endpoint.base_url}/chat/completions"
-        answer = _Reader(deployment)
+        answer = ChatReader(call.deployment)
+        body = self._body(call, stream=True)
         events = self._http.events(
-            deployment.name,
-            url,
-            self._endpoint.headers(),
+            call.deployment.name,
+            self._url,
+            self._headers,
             body,
             call.clearance,
             seconds=call.seconds,
@@ -73,25 +69,47 @@ class OpenAiProvider:
                 if event.data == _DONE:
                     answer.done = True
                     break
-                text = answer.take(event.data)
-                if text:
-                    yield TextDelta(text)
-        yield answer.finished(ends_with_done=self.ends_with_done)
+                for piece in answer.take(event.data):
+                    yield piece
+        yield answer.finished(ends_with_done=self._manners.ends_with_done)
+
+    async def whole(self, call: ProviderCall) -> Whole:
+        """See `ModelProvider.whole`."""
+        body = self._body(call, stream=False)
+        raw = await self._http.body(
+            call.deployment.name,
+            self._url,
+            self._headers,
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            between_seconds=call.between_seconds,
+        )
+        answer = ChatReader(call.deployment)
+        text = "".join(piece.text for piece in answer.take(raw) if isinstance(piece, TextDelta))
+        return Whole(text=text, finished=answer.finished(ends_with_done=False))
+
+    def _body(self, call: ProviderCall, *, stream: bool) -> bytes:
+        try:
+            return request_body(call.prompt, model=call.deployment.model, manners=self._manners, stream=stream)
+        except CannotBeTold as cause:
+            raise failures.cannot_be_told(call.deployment.name, cause.field) from cause
 
 
-class _Reader:
-    """Puts one answer together from its chunks."""
+class ChatReader:
+    """Puts one answer together from its chunks, or from the one body that it is."""
 
     def __init__(self, deployment: DeploymentVersion) -> None:
         self._deployment = deployment
         self._tool_calls = ToolCalls()
         self._finish_reason: str | None = None
+        self._refused = False
         self._usage = UsageCounter()
         self._model = deployment.model
         self.done = False
 
-    def take(self, data: bytes) -> str:
-        """Takes a chunk and gives its text."""
+    def take(self, data: bytes) -> list[TextDelta | ReasoningDelta]:
+        """Takes a chunk and gives what it adds."""
         try:
             chunk = _DECODER.decode(data)
         except msgspec.MsgspecError as cause:
@@ -100,20 +118,27 @@ class _Reader:
             raise failures.error_event(self._deployment.name, data)
         self._usage.take(chunk.usage)
         self._model = chunk.model or self._model
-        texts: list[str] = []
+        pieces: list[TextDelta | ReasoningDelta] = []
         for choice in chunk.choices:
             self._finish_reason = choice.finish_reason or self._finish_reason
-            if choice.delta is None:
+            said = choice.delta or choice.message
+            if said is None:
                 continue
-            texts += [choice.delta.content or "", choice.delta.refusal or ""]
-            for piece in choice.delta.calls:
+            thought = said.reasoning_content or said.reasoning
+            if thought:
+                pieces.append(ReasoningDelta(thought))
+            text = f"{said.content or ''}{said.refusal or ''}"
+            if text:
+                pieces.append(TextDelta(text))
+            self._refused |= bool(said.refusal)
+            for piece in said.calls:
                 self._tool_calls.add(piece)
-        return "".join(texts)
+        return pieces
 
     def finished(self, *, ends_with_done: bool) -> Finished:
         """Gives the end of the answer.
 
-        Raises: ProviderUnavailable: the stream ended before the answer did, or a tool call makes no sense.
+        Raises: ProviderUnavailable: the answer is not whole, or a tool call makes no sense.
         """
         name, usage = self._deployment.name, self._usage.total()
         if self._finish_reason is None or (ends_with_done and not self.done):
@@ -126,4 +151,6 @@ class _Reader:
         except msgspec.MsgspecError as cause:
             raise failures.garbage(name, usage=usage) from cause
         reason = stop_reason_of(self._finish_reason, tool_calls=bool(calls))
+        if self._refused and reason is StopReason.STOP:
+            reason = StopReason.REFUSAL
         return Finished(stop_reason=reason, usage=usage, tool_calls=calls, model=self._model)

@@ -5,14 +5,20 @@ Source: the OpenAI API reference; `tests/contract/wire` checks requests and answ
 
 import base64
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, Literal
 
 import msgspec
 
 from services.inference.domain.answer import StopReason
-from services.inference.domain.prompt import Prompt
+from services.inference.domain.output_format import OutputFormat, OutputKind, fits_strict
+from services.inference.domain.prompt import Prompt, ToolChoice, ToolChoiceMode, ToolDefinition
+from services.inference.providers.instruction import CannotBeTold, in_words
 from services.meshkit.content import (
     DocumentPart,
+    ImageDetail,
     ImagePart,
     Message,
     MessageRole,
@@ -24,6 +30,47 @@ from services.meshkit.content import (
 
 #: Which field carries the limit of the answer: OpenAI renamed it, the servers that speak its dialect did not.
 LimitField = Literal["max_completion_tokens", "max_tokens"]
+
+
+class ToolChoices(Enum):
+    """What of a choice of tools a server understands."""
+
+    ALL = "all"
+    #: Not the name of a tool; the named one is then the only one shown.
+    MODES = "modes"
+    #: None of it.
+    NOTHING = "nothing"
+
+
+class JsonForm(Enum):
+    """How a server is told the schema of an answer."""
+
+    #: As OpenAI is.
+    RESPONSE_FORMAT = "response_format"
+    #: TGI: `response_format` with the schema itself as its value.
+    VALUE = "value"
+    #: In words: it knows no schemas, or nobody knows whether it does.
+    WORDS = "words"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manners:
+    """How a server speaks the dialect. The default is OpenAI's way."""
+
+    limit_field: LimitField = "max_completion_tokens"
+    #: True where the dialect's `name` reaches the model; else the name is written into the text.
+    names: bool = True
+    #: True when a stream without `[DONE]` at its end was cut off.
+    ends_with_done: bool = True
+    json_form: JsonForm = JsonForm.RESPONSE_FORMAT
+    #: True where only some schemas can be kept to strictly: those that close their objects and require all of them.
+    strict_subset: bool = True
+    tool_choices: ToolChoices = ToolChoices.ALL
+    #: True where it can be told to call one tool at a time.
+    parallel_tool_calls: bool = True
+    #: Ways of sampling that it understands.
+    sampling: frozenset[str] = frozenset({"top_p", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort"})
+
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STOPS: Final = {
@@ -77,10 +124,13 @@ class ToolCallDelta(msgspec.Struct):
 
 
 class Delta(msgspec.Struct):
-    """What a chunk adds."""
+    """What a chunk adds, or the whole of an answer that is not streamed."""
 
     content: str | None = None
     refusal: str | None = None
+    # Servers with reasoning models show their thinking under either name.
+    reasoning_content: str | None = None
+    reasoning: str | None = None
     # Older TGI sends the one call itself instead of a list.
     tool_calls: list[ToolCallDelta] | ToolCallDelta | None = None
 
@@ -96,11 +146,13 @@ class Choice(msgspec.Struct):
     """One of the answers; only one is ever asked for."""
 
     delta: Delta | None = None
+    # In the place of `delta` where nothing is streamed.
+    message: Delta | None = None
     finish_reason: str | None = None
 
 
 class Chunk(msgspec.Struct):
-    """One event of a stream."""
+    """One event of a stream, or the whole answer."""
 
     choices: list[Choice] = []
     # Read apart, by `UsageCounter`: counts that make no sense spoil no answer.
@@ -119,25 +171,41 @@ _USAGE: Final = msgspec.json.Decoder(WireUsage)
 _NOTHING: Final = (b"", b"null")
 
 
-def request_body(prompt: Prompt, *, model: str, limit_field: LimitField, names: bool) -> bytes:
-    """Writes the request. Only parameters whose price is bounded are ever sent; one answer, always streamed.
+def request_body(prompt: Prompt, *, model: str, manners: Manners, stream: bool) -> bytes:
+    """Writes the request. Only parameters whose price is bounded are ever sent; one answer.
 
-    Args:
-        names: True where the dialect's `name` reaches the model; else the name is written into the text.
+    Raises: CannotBeTold.
     """
+    prompt = in_words(prompt, schema=manners.json_form is JsonForm.WORDS)
     body: dict[str, object] = {
         "model": model,
-        "messages": [item for message in prompt.messages for item in _messages(message, names=names)],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        limit_field: prompt.max_output_tokens,
+        "messages": [item for message in prompt.messages for item in _messages(message, names=manners.names)],
+        manners.limit_field: prompt.max_output_tokens,
+        **_sampling(prompt, manners),
+        **_tools(prompt, manners),
+        **_response_format(prompt.output_format, manners),
     }
-    if prompt.temperature is not None:
-        body["temperature"] = prompt.temperature
+    if stream:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
     if prompt.stop_sequences:
         body["stop"] = list(prompt.stop_sequences)
-    if prompt.tools:
-        body["tools"] = [
+    return msgspec.json.encode(body)
+
+
+def _sampling(prompt: Prompt, manners: Manners) -> dict[str, object]:
+    asked = prompt.sampling.asked()
+    for name in asked:
+        if name not in manners.sampling:
+            raise CannotBeTold(f"sampling.{name}")
+    return asked if prompt.temperature is None else {"temperature": prompt.temperature, **asked}
+
+
+def _tools(prompt: Prompt, manners: Manners) -> dict[str, object]:
+    shown, choice = _shown_tools(prompt, manners.tool_choices)
+    if not shown:
+        return {}
+    written: dict[str, object] = {
+        "tools": [
             {
                 "type": "function",
                 "function": {
@@ -146,9 +214,46 @@ def request_body(prompt: Prompt, *, model: str, limit_field: LimitField, names: 
                     "parameters": {"type": "object", **tool.input_schema},
                 },
             }
-            for tool in prompt.tools
+            for tool in shown
         ]
-    return msgspec.json.encode(body)
+    }
+    if choice is not None:
+        written["tool_choice"] = choice
+    if prompt.parallel_tool_calls is not None and manners.parallel_tool_calls:
+        written["parallel_tool_calls"] = prompt.parallel_tool_calls
+    elif prompt.parallel_tool_calls is False:
+        raise CannotBeTold("parallel_tool_calls")
+    return written
+
+
+def _shown_tools(prompt: Prompt, known: ToolChoices) -> tuple[Sequence[ToolDefinition], object]:
+    """Gives the tools to show and what is written about their choice, None for nothing."""
+    match prompt.tool_choice:
+        case ToolChoice(mode=ToolChoiceMode.AUTO):
+            return prompt.tools, None
+        case ToolChoice(mode=ToolChoiceMode.NONE) if known is ToolChoices.NOTHING:
+            # What is not shown is not called.
+            return (), None
+        case ToolChoice() if known is ToolChoices.NOTHING:
+            raise CannotBeTold("tool_choice")
+        case ToolChoice(mode=ToolChoiceMode.TOOL, name=name) if known is ToolChoices.MODES:
+            return [tool for tool in prompt.tools if tool.name == name], "required"
+        case ToolChoice(mode=ToolChoiceMode.TOOL, name=name):
+            return prompt.tools, {"type": "function", "function": {"name": name}}
+        case ToolChoice(mode=mode):
+            return prompt.tools, str(mode)
+
+
+def _response_format(wanted: OutputFormat, manners: Manners) -> dict[str, object]:
+    if wanted.kind is OutputKind.TEXT or manners.json_form is JsonForm.WORDS:
+        return {}
+    if wanted.schema is None:
+        return {"response_format": {"type": "json_object"}}
+    if manners.json_form is JsonForm.VALUE:
+        return {"response_format": {"type": "json_object", "value": wanted.schema}}
+    strict = wanted.strict and (not manners.strict_subset or fits_strict(wanted.schema))
+    described = {"name": wanted.name, "schema": wanted.schema, "strict": strict}
+    return {"response_format": {"type": "json_schema", "json_schema": described}}
 
 
 def _messages(message: Message, *, names: bool) -> list[dict[str, object]]:
@@ -183,9 +288,11 @@ def _content(message: Message, prefix: str) -> str | list[dict[str, object]]:
         match part.content:
             case TextPart(text):
                 items.append({"type": "text", "text": text})
-            case ImagePart(media_type=media_type, data=data):
-                url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-                items.append({"type": "image_url", "image_url": {"url": url}})
+            case ImagePart(media_type=media_type, data=data, detail=detail):
+                shown = {"url": f"data:{media_type};base64,{base64.b64encode(data).decode()}"}
+                if detail is not ImageDetail.AUTO:
+                    shown["detail"] = str(detail)
+                items.append({"type": "image_url", "image_url": shown})
             case DocumentPart(data=data, title=title):
                 # Only plain text passes the money bound.
                 heading = f"{title}\n\n" if title else ""

@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63omitia/common/v1/content.proto\x12\x11\x63omitia.common.v1\x1a\x1cgoogle/protobuf/struct.proto\"m\n\x07Message\x12,\n\x04role\x18\x01 \x01(\x0e\x32\x1e.comitia.common.v1.MessageRole\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xe5\x02\n\x04Part\x12+\n\x04text\x18\x01 \x01(\x0b\x32\x1b.comitia.common.v1.TextPartH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.comitia.common.v1.ImagePartH\x00\x12\x33\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x1f.comitia.common.v1.DocumentPartH\x00\x12\x34\n\ttool_call\x18\x04 \x01(\x0b\x32\x1f.comitia.common.v1.ToolCallPartH\x00\x12\x38\n\x0btool_result\x18\x05 \x01(\x0b\x32!.comitia.common.v1.ToolResultPartH\x00\x12+\n\x04\x62lob\x18\x06 \x01(\x0b\x32\x1b.comitia.common.v1.BlobPartH\x00\x12\'\n\x05label\x18\x0f \x01(\x0b\x32\x18.comitia.common.v1.LabelB\x06\n\x04kind\"\x18\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"-\n\tImagePart\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"?\n\x0c\x44ocumentPart\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05title\x18\x03 \x01(\t\"^\n\x0cToolCallPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"R\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\"R\n\x08\x42lobPart\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\r\n\x05owner\x18\x04 \x01(\t\"\x86\x01\n\x05Label\x12/\n\tintegrity\x18\x01 \x01(\x0e\x32\x1c.comitia.common.v1.Integrity\x12;\n\x0f\x63onfidentiality\x18\x02 \x01(\x0e\x32\".comitia.common.v1.Confidentiality\x12\x0f\n\x07sources\x18\x03 \x03(\t\"Q\n\x06\x43\x61llId\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x15\n\rattempt_group\x18\x03 \x01(\x05\x12\x12\n\ncall_index\x18\x04 \x01(\x05\"\xe0\x01\n\x0b\x43\x61llContext\x12*\n\x07\x63\x61ll_id\x18\x01 \x01(\x0b\x32\x19.comitia.common.v1.CallId\x12\x12\n\nbudget_ids\x18\x02 \x03(\t\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x18\n\x10residency_region\x18\x06 \x01(\t\x12\x0e\n\x06\x62undle\x18\x07 \x01(\t\x12\x15\n\rbundle_digest\x18\x08 \x01(\t\x12\x14\n\x0cparent_steps\x18\t \x03(\t*\x8e\x01\n\x0bMessageRole\x12\x1c\n\x18MESSAGE_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13MESSAGE_ROLE_SYSTEM\x10\x01\x12\x15\n\x11MESSAGE_ROLE_USER\x10\x02\x12\x1a\n\x16MESSAGE_ROLE_ASSISTANT\x10\x03\x12\x15\n\x11MESSAGE_ROLE_TOOL\x10\x04*j\n\tIntegrity\x12\x19\n\x15INTEGRITY_UNSPECIFIED\x10\x00\x12\x15\n\x11INTEGRITY_TRUSTED\x10\x01\x12\x12\n\x0eINTEGRITY_USER\x10\x02\x12\x17\n\x13INTEGRITY_UNTRUSTED\x10\x03*\x8a\x01\n\x0f\x43onfidentiality\x12\x1f\n\x1b\x43ONFIDENTIALITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONFIDENTIALITY_PUBLIC\x10\x01\x12\x1a\n\x16\x43ONFIDENTIALITY_TENANT\x10\x02\x12\x1e\n\x1a\x43ONFIDENTIALITY_RESTRICTED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63omitia/common/v1/content.proto\x12\x11\x63omitia.common.v1\x1a\x1cgoogle/protobuf/struct.proto\"m\n\x07Message\x12,\n\x04role\x18\x01 \x01(\x0e\x32\x1e.comitia.common.v1.MessageRole\x12&\n\x05parts\x18\x02 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0c\n\x04name\x18\x03 \x01(\t\"\xe5\x02\n\x04Part\x12+\n\x04text\x18\x01 \x01(\x0b\x32\x1b.comitia.common.v1.TextPartH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.comitia.common.v1.ImagePartH\x00\x12\x33\n\x08\x64ocument\x18\x03 \x01(\x0b\x32\x1f.comitia.common.v1.DocumentPartH\x00\x12\x34\n\ttool_call\x18\x04 \x01(\x0b\x32\x1f.comitia.common.v1.ToolCallPartH\x00\x12\x38\n\x0btool_result\x18\x05 \x01(\x0b\x32!.comitia.common.v1.ToolResultPartH\x00\x12+\n\x04\x62lob\x18\x06 \x01(\x0b\x32\x1b.comitia.common.v1.BlobPartH\x00\x12\'\n\x05label\x18\x0f \x01(\x0b\x32\x18.comitia.common.v1.LabelB\x06\n\x04kind\"\x18\n\x08TextPart\x12\x0c\n\x04text\x18\x01 \x01(\t\"]\n\tImagePart\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12.\n\x06\x64\x65tail\x18\x03 \x01(\x0e\x32\x1e.comitia.common.v1.ImageDetail\"?\n\x0c\x44ocumentPart\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05title\x18\x03 \x01(\t\"^\n\x0cToolCallPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\targuments\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"R\n\x0eToolResultPart\x12\x14\n\x0ctool_call_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08\"R\n\x08\x42lobPart\x12\x0f\n\x07\x62lob_id\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\r\n\x05owner\x18\x04 \x01(\t\"\x86\x01\n\x05Label\x12/\n\tintegrity\x18\x01 \x01(\x0e\x32\x1c.comitia.common.v1.Integrity\x12;\n\x0f\x63onfidentiality\x18\x02 \x01(\x0e\x32\".comitia.common.v1.Confidentiality\x12\x0f\n\x07sources\x18\x03 \x03(\t\"Q\n\x06\x43\x61llId\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x15\n\rattempt_group\x18\x03 \x01(\x05\x12\x12\n\ncall_index\x18\x04 \x01(\x05\"\xe0\x01\n\x0b\x43\x61llContext\x12*\n\x07\x63\x61ll_id\x18\x01 \x01(\x0b\x32\x19.comitia.common.v1.CallId\x12\x12\n\nbudget_ids\x18\x02 \x03(\t\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x0f\n\x07project\x18\x05 \x01(\t\x12\x18\n\x10residency_region\x18\x06 \x01(\t\x12\x0e\n\x06\x62undle\x18\x07 \x01(\t\x12\x15\n\rbundle_digest\x18\x08 \x01(\t\x12\x14\n\x0cparent_steps\x18\t \x03(\t*\x8e\x01\n\x0bMessageRole\x12\x1c\n\x18MESSAGE_ROLE_UNSPECIFIED\x10\x00\x12\x17\n\x13MESSAGE_ROLE_SYSTEM\x10\x01\x12\x15\n\x11MESSAGE_ROLE_USER\x10\x02\x12\x1a\n\x16MESSAGE_ROLE_ASSISTANT\x10\x03\x12\x15\n\x11MESSAGE_ROLE_TOOL\x10\x04*X\n\x0bImageDetail\x12\x1c\n\x18IMAGE_DETAIL_UNSPECIFIED\x10\x00\x12\x14\n\x10IMAGE_DETAIL_LOW\x10\x01\x12\x15\n\x11IMAGE_DETAIL_HIGH\x10\x02*j\n\tIntegrity\x12\x19\n\x15INTEGRITY_UNSPECIFIED\x10\x00\x12\x15\n\x11INTEGRITY_TRUSTED\x10\x01\x12\x12\n\x0eINTEGRITY_USER\x10\x02\x12\x17\n\x13INTEGRITY_UNTRUSTED\x10\x03*\x8a\x01\n\x0f\x43onfidentiality\x12\x1f\n\x1b\x43ONFIDENTIALITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONFIDENTIALITY_PUBLIC\x10\x01\x12\x1a\n\x16\x43ONFIDENTIALITY_TENANT\x10\x02\x12\x1e\n\x1a\x43ONFIDENTIALITY_RESTRICTED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.common.v1.content_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MESSAGEROLE']._serialized_start=1405
-  _globals['_MESSAGEROLE']._serialized_end=1547
-  _globals['_INTEGRITY']._serialized_start=1549
-  _globals['_INTEGRITY']._serialized_end=1655
-  _globals['_CONFIDENTIALITY']._serialized_start=1658
-  _globals['_CONFIDENTIALITY']._serialized_end=1796
+  _globals['_MESSAGEROLE']._serialized_start=1453
+  _globals['_MESSAGEROLE']._serialized_end=1595
+  _globals['_IMAGEDETAIL']._serialized_start=1597
+  _globals['_IMAGEDETAIL']._serialized_end=1685
+  _globals['_INTEGRITY']._serialized_start=1687
+  _globals['_INTEGRITY']._serialized_end=1793
+  _globals['_CONFIDENTIALITY']._serialized_start=1796
+  _globals['_CONFIDENTIALITY']._serialized_end=1934
   _globals['_MESSAGE']._serialized_start=84
   _globals['_MESSAGE']._serialized_end=193
   _globals['_PART']._serialized_start=196
@@ -45,19 +47,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TEXTPART']._serialized_start=555
   _globals['_TEXTPART']._serialized_end=579
   _globals['_IMAGEPART']._serialized_start=581
-  _globals['_IMAGEPART']._serialized_end=626
-  _globals['_DOCUMENTPART']._serialized_start=628
-  _globals['_DOCUMENTPART']._serialized_end=691
-  _globals['_TOOLCALLPART']._serialized_start=693
-  _globals['_TOOLCALLPART']._serialized_end=787
-  _globals['_TOOLRESULTPART']._serialized_start=789
-  _globals['_TOOLRESULTPART']._serialized_end=871
-  _globals['_BLOBPART']._serialized_start=873
-  _globals['_BLOBPART']._serialized_end=955
-  _globals['_LABEL']._serialized_start=958
-  _globals['_LABEL']._serialized_end=1092
-  _globals['_CALLID']._serialized_start=1094
-  _globals['_CALLID']._serialized_end=1175
-  _globals['_CALLCONTEXT']._serialized_start=1178
-  _globals['_CALLCONTEXT']._serialized_end=1402
+  _globals['_IMAGEPART']._serialized_end=674
+  _globals['_DOCUMENTPART']._serialized_start=676
+  _globals['_DOCUMENTPART']._serialized_end=739
+  _globals['_TOOLCALLPART']._serialized_start=741
+  _globals['_TOOLCALLPART']._serialized_end=835
+  _globals['_TOOLRESULTPART']._serialized_start=837
+  _globals['_TOOLRESULTPART']._serialized_end=919
+  _globals['_BLOBPART']._serialized_start=921
+  _globals['_BLOBPART']._serialized_end=1003
+  _globals['_LABEL']._serialized_start=1006
+  _globals['_LABEL']._serialized_end=1140
+  _globals['_CALLID']._serialized_start=1142
+  _globals['_CALLID']._serialized_end=1223
+  _globals['_CALLCONTEXT']._serialized_start=1226
+  _globals['_CALLCONTEXT']._serialized_end=1450
 # @@protoc_insertion_point(module_scope)

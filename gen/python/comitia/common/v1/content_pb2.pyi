@@ -50,6 +50,30 @@ MESSAGE_ROLE_TOOL: MessageRole.ValueType  # 4
 """Results of tools that the model called."""
 Global___MessageRole: _TypeAlias = MessageRole  # noqa: Y015
 
+class _ImageDetail:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageDetailEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageDetail.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_DETAIL_UNSPECIFIED: _ImageDetail.ValueType  # 0
+    """As the provider sees fit."""
+    IMAGE_DETAIL_LOW: _ImageDetail.ValueType  # 1
+    """At a small copy of it; where a provider has no such, the call is refused."""
+    IMAGE_DETAIL_HIGH: _ImageDetail.ValueType  # 2
+    """At all of it."""
+
+class ImageDetail(_ImageDetail, metaclass=_ImageDetailEnumTypeWrapper):
+    """How closely a model looks at a picture, and so how many tokens that takes."""
+
+IMAGE_DETAIL_UNSPECIFIED: ImageDetail.ValueType  # 0
+"""As the provider sees fit."""
+IMAGE_DETAIL_LOW: ImageDetail.ValueType  # 1
+"""At a small copy of it; where a provider has no such, the call is refused."""
+IMAGE_DETAIL_HIGH: ImageDetail.ValueType  # 2
+"""At all of it."""
+Global___ImageDetail: _TypeAlias = ImageDetail  # noqa: Y015
+
 class _Integrity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -214,19 +238,25 @@ class ImagePart(_message.Message):
 
     MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
     media_type: _builtins.str
     """Media type, such as `image/png`."""
     data: _builtins.bytes
-    """The encoded picture, at most 256 KB; larger ones travel as a blob."""
+    """The encoded picture. Models are shown PNG, JPEG, GIF and WebP of up to 8,000 pixels a side; a message carries 3 MB in
+    all, and memory keeps 64 KB.
+    """
+    detail: Global___ImageDetail.ValueType
+    """How closely a model looks at it."""
     def __init__(
         self,
         *,
         media_type: _builtins.str = ...,
         data: _builtins.bytes = ...,
+        detail: Global___ImageDetail.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "media_type", b"media_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "detail", b"detail", "media_type", b"media_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,7 +274,7 @@ class DocumentPart(_message.Message):
     media_type: _builtins.str
     """Media type, such as `application/pdf`."""
     data: _builtins.bytes
-    """The document, at most 256 KB; larger ones travel as a blob."""
+    """The document. Models are shown plain text, as it is; a message carries 3 MB in all."""
     title: _builtins.str
     """Title shown to the model. Optional."""
     def __init__(
