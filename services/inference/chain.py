@@ -1,5 +1,7 @@
 """Which models the settings configure, in the order in which the chain tries them."""
 
+from dataclasses import replace
+
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task
 from services.inference.settings import InferenceSettings
 
@@ -25,7 +27,8 @@ def configured(settings: InferenceSettings) -> Deployments:
         found += _pair(Adapter.LOCAL, settings.local_model, settings.local_embedding_model)
     if settings.stub_enabled:
         found.append(DeploymentVersion(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False))
-    return Deployments(found)
+    limits = {str(adapter): asked.model_dump() for adapter, asked in settings.provider_limits.items()}
+    return Deployments([replace(one, **limits.get(one.adapter, {})) for one in found])
 
 
 def _pair(

@@ -86,6 +86,8 @@ class FakeLaw:
         self.redacted: dict[str, str] = {}
         self.seen: list[Subject] = []
         self.faults = FaultQueue()
+        #: Of the rules that are in force.
+        self.bundle_digest = "ab" * 32
 
     def block(self, word: str, *, stage: str = "") -> None:
         """Blocks content with `word`, at one stage or at all."""
@@ -110,7 +112,7 @@ class FakeLaw:
             allowed=not hit,
             rules=(RuleOutcome(rule="words", status=status, elapsed_us=7, stage=subject.stage),),
             parts=parts if changed else (),
-            bundle_digest="ab" * 32,
+            bundle_digest=self.bundle_digest,
             bundle="words@1.0.0",
         )
 

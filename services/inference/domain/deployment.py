@@ -94,7 +94,7 @@ class DeploymentVersion:
     #: What it can do; None when nobody said.
     capabilities: frozenset[Capability] | None = None
     tier: Tier = Tier.UNKNOWN
-    #: Calls that it takes at once of one replica, in a minute of all, and tokens in a minute of all. 0: any number.
+    #: Calls that it takes of one replica at once and in a minute, and tokens in a minute. 0: any number.
     max_concurrency: int = 0
     requests_per_minute: int = 0
     tokens_per_minute: int = 0

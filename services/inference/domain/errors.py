@@ -154,13 +154,13 @@ class RolloutInProgress(Conflict):
 
 
 class ModelBusy(Exhausted):
-    """As many model calls are running as this replica makes at once. Try again shortly."""
+    """As many model calls are running as this replica makes at once, and enough wait. Try again shortly."""
 
     reason = "TOO_MANY_MODEL_CALLS"
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, retry_after: timedelta = timedelta(seconds=1)) -> None:
         super().__init__(
-            f"{most} model calls are running already; try again shortly", retry_after=timedelta(seconds=1), most=most
+            f"{most} model calls are running already; try again shortly", retry_after=retry_after, most=most
         )
 
 

@@ -16,9 +16,6 @@ class InferenceSettings(ProviderSettings, ReliabilitySettings, RoutingSettings, 
         env_prefix="COMITIA_INFERENCE_", frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
-    max_model_calls: int = Field(
-        default=256, ge=1, le=10_000, description="Model calls made at once; one more is refused with a retry hint."
-    )
     max_embedding_calls: int = Field(
         default=128, ge=1, le=10_000, description="Embedding calls made at once; one more is refused with a retry hint."
     )

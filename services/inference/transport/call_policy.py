@@ -3,7 +3,7 @@
 from typing import Final
 
 from comitia.inference.v1 import generation_pb2
-from services.inference.domain.call_policy import USUAL, CallPolicy, MidStream, OnDisconnect
+from services.inference.domain.call_policy import USUAL, CacheUse, CallPolicy, MidStream, OnDisconnect, WorkClass
 from services.meshkit.core.errors import Invalid
 
 _MID_STREAM: Final = {
@@ -18,8 +18,19 @@ _ON_DISCONNECT: Final = {
     generation_pb2.ON_DISCONNECT_DRAIN: OnDisconnect.DRAIN,
     generation_pb2.ON_DISCONNECT_DETACH: OnDisconnect.DETACH,
 }
+_WORK_CLASS: Final = {
+    generation_pb2.WORK_CLASS_UNSPECIFIED: USUAL.work_class,
+    generation_pb2.WORK_CLASS_INTERACTIVE: WorkClass.INTERACTIVE,
+    generation_pb2.WORK_CLASS_BATCH: WorkClass.BATCH,
+}
+_CACHE: Final = {
+    generation_pb2.CACHE_USE_UNSPECIFIED: USUAL.cache,
+    generation_pb2.CACHE_USE_DEFAULT: CacheUse.DEFAULT,
+    generation_pb2.CACHE_USE_NO: CacheUse.NO,
+    generation_pb2.CACHE_USE_REFRESH: CacheUse.REFRESH,
+}
 #: What nothing obeys yet: refused rather than passed over.
-_UNBUILT: Final = ("work_class", "hedge_after", "cache", "sticky_key")
+_UNBUILT: Final = ("hedge_after", "sticky_key")
 
 
 def policy_of(policy: generation_pb2.CallPolicy) -> CallPolicy:
@@ -34,4 +45,13 @@ def policy_of(policy: generation_pb2.CallPolicy) -> CallPolicy:
         raise Invalid("policy.mid_stream", "is not known")
     if policy.on_disconnect not in _ON_DISCONNECT:
         raise Invalid("policy.on_disconnect", "is not known")
-    return CallPolicy(mid_stream=_MID_STREAM[policy.mid_stream], on_disconnect=_ON_DISCONNECT[policy.on_disconnect])
+    if policy.work_class not in _WORK_CLASS:
+        raise Invalid("policy.work_class", "is not known")
+    if policy.cache not in _CACHE:
+        raise Invalid("policy.cache", "is not known")
+    return CallPolicy(
+        mid_stream=_MID_STREAM[policy.mid_stream],
+        on_disconnect=_ON_DISCONNECT[policy.on_disconnect],
+        work_class=_WORK_CLASS[policy.work_class],
+        cache=_CACHE[policy.cache],
+    )

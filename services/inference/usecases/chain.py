@@ -31,7 +31,7 @@ from services.inference.domain.route import AttemptOutcome, Candidate, Plan
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.deployment_gates import COOLING_DOWN
+from services.inference.usecases.deployment_gates import AT_ITS_LIMIT, COOLING_DOWN
 from services.inference.usecases.ports import (
     Gatekeeper,
     HoldClient,
@@ -210,7 +210,7 @@ class Chain:
         if course.waits_since is None:
             course.waits_since = now
         most = (left + now - course.waits_since) * _SHARE_TO_WAIT
-        if wait.reason != COOLING_DOWN:
+        if wait.reason not in (COOLING_DOWN, AT_ITS_LIMIT):
             most = min(most, _MOST_FOR_A_BREAKER)
         return now + wait.seconds <= course.waits_since + most
 
@@ -366,7 +366,7 @@ def _end_of(course: _Course) -> MeshError:
         return AnswerBrokeOff(course.broke_off)
     failures = list(course.failures)
     for candidate, wait in course.passed:
-        kind = ProviderRateLimited if wait.reason == COOLING_DOWN else ProviderUnavailable
+        kind = ProviderRateLimited if wait.reason in (COOLING_DOWN, AT_ITS_LIMIT) else ProviderUnavailable
         name = candidate.version.name
         failures.append(
             kind(

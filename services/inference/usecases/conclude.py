@@ -21,6 +21,7 @@ from services.inference.usecases.ports import CallStore, HoldClient
 from services.meshkit.calls.ports import LawGate, Settlement
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.content import Usage
+from services.meshkit.content.law import Verdict
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.failpoints import failpoint, register
@@ -129,6 +130,46 @@ class Conclude:
             return call
         self._notes.add(Settlement(key=call.key, hold_id=call.hold_id, charged=charged))
         return replace(call, settle_state=SettleState.SETTLED, charged=charged)
+
+    async def kept(self, asked: Asked, answer: Answer, before: Verdict, lost_attempts: int) -> Answer:
+        """Has the law judge an answer that an equal call was given, for this caller, and records it; it costs nothing.
+
+        Args:
+            before: verdict on the prompt.
+        Raises: LawBlocked; why the law could not be asked.
+        """
+        unjudged = Unjudged(
+            draft=replace(
+                answer,
+                usage=Usage(),
+                usage_known=True,
+                hold_id="",
+                cost_nano_usd=0,
+                verdict_ids=(before.id,),
+                bundle_digest=before.bundle_digest,
+                rules=before.rules,
+                provider_us=0,
+                first_byte_us=0,
+                failed_attempts=(),
+                attempts=(),
+                lost_attempts=lost_attempts,
+            ),
+            target=answer.model,
+        )
+        verdict = await self._law.evaluate(asked.principal, unjudged.subject(asked.context))
+        call = RecordedCall(
+            key=asked.key,
+            arguments_hash=asked.arguments_hash,
+            outcome=unjudged.under(verdict),
+            hold_id="",
+            usage=Usage(),
+            settle_state=SettleState.SETTLED,
+            charged=0,
+        )
+        standing = await self._calls.record(call, token=asked.principal.token)
+        if standing.hold_id:
+            return await self.replay(asked, standing)
+        return replace(_outcome(standing, bound=0), cached=True)
 
     async def replay(self, asked: Asked, call: RecordedCall) -> Answer:
         """Gives a recorded outcome again; first judges and settles it, if that was left undone."""

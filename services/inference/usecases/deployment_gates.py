@@ -4,7 +4,9 @@ from collections import OrderedDict
 from random import Random
 from typing import Final
 
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.errors import OutputInvalid, ProviderRateLimited, ProviderRefused, ProviderUnavailable
+from services.inference.domain.fairness.provider_limit import ProviderLimit
 from services.inference.domain.reliability.breaker import Breaker, BreakerState
 from services.inference.domain.reliability.cooldown import Cooldown
 from services.inference.domain.reliability.retry_budget import RetryBudget
@@ -18,7 +20,10 @@ log = logger(__name__)
 
 BREAKER_OPEN: Final = "BREAKER_OPEN"
 COOLING_DOWN: Final = "COOLING_DOWN"
+AT_ITS_LIMIT: Final = "AT_ITS_LIMIT"
 RETRIES_SPENT: Final = "RETRIES_SPENT"
+#: A bound counts a token for each byte; providers that limit tokens count about as many as there are.
+_BYTES_OF_A_TOKEN: Final = 4
 #: Versions that are remembered; of more, those asked the longest ago begin anew.
 _MOST: Final = 4096
 #: What shows that a deployment is there, whatever it thinks of the call.
@@ -28,14 +33,15 @@ _ALIVE: Final = ("", ProviderRefused.reason, ProviderRateLimited.reason, OutputI
 class _Gate:
     """What is known of one version."""
 
-    def __init__(self, *, failures: int) -> None:
+    def __init__(self, version: DeploymentVersion, *, failures: int) -> None:
+        self.limit = ProviderLimit(version)
         self.breaker = Breaker(in_a_row=failures)
         self.cooldown = Cooldown()
         self.repeats = RetryBudget()
 
 
 class DeploymentGates:
-    """A breaker, a cooldown and a purse of repeats for each version.
+    """A breaker, a cooldown, the provider's limits and a purse of repeats for each version.
 
     Args:
         failures: in a row, that open a breaker.
@@ -48,21 +54,25 @@ class DeploymentGates:
 
     def allow(self, candidate: Candidate, *, bound: Usage, now: float, repeat: bool = False) -> Permit | Wait:
         """See `Gatekeeper.allow`."""
-        del bound  # No limit counts tokens here.
+        tokens = bound.input // _BYTES_OF_A_TOKEN + bound.output
         gate = self._gate(candidate)
         if (seconds := gate.cooldown.wait(now)) > 0:
             return Wait(seconds=seconds, reason=COOLING_DOWN)
         if (seconds := gate.breaker.wait(now)) > 0:
             return Wait(seconds=seconds, reason=BREAKER_OPEN)
+        if (seconds := gate.limit.wait(tokens=tokens, now=now)) > 0:
+            return Wait(seconds=seconds, reason=AT_ITS_LIMIT)
         if not repeat:
             gate.repeats.first()
         elif not gate.repeats.take():
             return Wait(seconds=0.0, reason=RETRIES_SPENT)
+        gate.limit.begin(tokens=tokens)
         return Permit(candidate=candidate, probing=gate.breaker.enter())
 
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:
         """See `Gatekeeper.done`."""
         gate = self._gate(permit.candidate)
+        gate.limit.end()
         before = gate.breaker.state
         if outcome.reason == ProviderRateLimited.reason:
             gate.cooldown.asked(outcome.retry_after_seconds, now)
@@ -80,7 +90,7 @@ class DeploymentGates:
         key = (version.deployment_id, version.name, version.version)
         gate = self._gates.get(key)
         if gate is None:
-            gate = self._gates[key] = _Gate(failures=self._failures)
+            gate = self._gates[key] = _Gate(version, failures=self._failures)
             if len(self._gates) > _MOST:
                 self._gates.popitem(last=False)
         self._gates.move_to_end(key)

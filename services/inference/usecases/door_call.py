@@ -8,20 +8,20 @@ leaves it to expire into `assumed`. Source: docs/decisions/0018-doors.md
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from services.inference.domain.answer import Answer, Restarted, StreamEvent
 from services.inference.domain.call import Claimed, RecordedCall, Unjudged
 from services.inference.domain.deployment import Deployments, DeploymentVersion, Task
-from services.inference.domain.errors import AnswerBrokeOff, AnswerUnjudged, ModelBusy
+from services.inference.domain.errors import AnswerBrokeOff, AnswerUnjudged
 from services.inference.domain.money_bound import bound_of
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import HoldClient
+from services.inference.usecases.ports import HoldClient, MakesCalls
 from services.meshkit.calls.ports import DispatchedHold, PendingSettlement, Settlement
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -48,20 +48,56 @@ _PAUSE_SECONDS: Final = 1.0
 _TRIES: Final = 30
 #: Refusals that a repeat may overcome.
 _MAY_PASS: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.EXHAUSTED, ErrorKind.INTERNAL})
-_RUNNING: Final = "inference_door_calls"
 _SETTLING: Final = "inference_door_settlements"
 
 
-class MakesCall(Protocol):
-    """Makes one call of a model: `ModelCall`."""
-
-    async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
-        """See `ModelCall`."""
-        ...
-
-
 class DoorCall:
-    """Makes calls that nobody can repeat, at most `most` at once.
+    """Makes calls that nobody can repeat.
+
+    Args:
+        calls: gives each its seat, holds for it by `DoorHolds`, and records it with `Unrecorded`.
+    """
+
+    def __init__(self, calls: MakesCalls) -> None:
+        self._calls = calls
+
+    async def answer(self, asked: Asked) -> Answer:
+        """Gives the whole answer. See `MakesCalls` for what it raises."""
+        return await self._calls(asked, _pass_over, streamed=False)
+
+    async def stream(self, asked: Asked) -> AsyncGenerator[StreamEvent]:
+        """Gives text as the law passes it, and the answer as the last event. Closing it ends the call.
+
+        Raises: as `answer`; AnswerBrokeOff when another model would have to begin anew after text was shown.
+        """
+        events: deque[StreamEvent] = deque()
+        news = asyncio.Event()
+
+        def release(event: StreamEvent) -> None:
+            if isinstance(event, Restarted):
+                raise AnswerBrokeOff(asked.model)
+            events.append(event)
+            news.set()
+
+        making = asyncio.create_task(self._calls(asked, release, streamed=True), name="door call")
+        making.add_done_callback(lambda _: news.set())
+        try:
+            while not making.done() or events:
+                await news.wait()
+                news.clear()
+                while events:
+                    yield events.popleft()
+            yield making.result()
+        finally:
+            if not making.done():
+                making.cancel()
+                await asyncio.wait((making,))
+            if not making.cancelled():
+                making.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
+
+
+class PaidAhead:
+    """Makes calls while money is held for the first that is asked. A `MakesCalls`.
 
     Args:
         model_call: holds by `holds`, and records with `Unrecorded`.
@@ -69,78 +105,25 @@ class DoorCall:
 
     def __init__(
         self,
+        model_call: MakesCalls,
         *,
-        model_call: MakesCall,
         holds: "DoorHolds",
         deployments: Deployments,
         tenants: KnowsTenants,
         clock: Clock,
-        most: int,
     ) -> None:
         self._model_call = model_call
         self._holds = holds
         self._deployments = deployments
         self._tenants = tenants
         self._clock = clock
-        self._most = most
-        self._running = 0
-        self._depth = metrics.QUEUE_ITEMS.labels(_RUNNING)
-        self._refused = metrics.QUEUE_REFUSED.labels(_RUNNING)
 
-    async def answer(self, asked: Asked) -> Answer:
-        """Gives the whole answer. See `ModelCall` for what it raises; ModelBusy: as many run as may."""
-        with self._seat():
-            return await self._make(asked, _pass_over, streamed=False)
-
-    async def stream(self, asked: Asked) -> AsyncGenerator[StreamEvent]:
-        """Gives text as the law passes it, and the answer as the last event. Closing it ends the call.
-
-        Raises: as `answer`; AnswerBrokeOff when another model would have to begin anew after text was shown.
-        """
-        with self._seat():
-            events: deque[StreamEvent] = deque()
-            news = asyncio.Event()
-
-            def release(event: StreamEvent) -> None:
-                if isinstance(event, Restarted):
-                    raise AnswerBrokeOff(asked.model)
-                events.append(event)
-                news.set()
-
-            making = asyncio.create_task(self._make(asked, release, streamed=True), name="door call")
-            making.add_done_callback(lambda _: news.set())
-            try:
-                while not making.done() or events:
-                    await news.wait()
-                    news.clear()
-                    while events:
-                        yield events.popleft()
-                yield making.result()
-            finally:
-                if not making.done():
-                    making.cancel()
-                    await asyncio.wait((making,))
-                if not making.cancelled():
-                    making.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
-
-    async def _make(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
+    async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
+        """See `MakesCalls`."""
         regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
         first = self._deployments.generators(asked.model, regions=regions)[0]
         async with self._holds.ahead(asked, first, seconds=asked.deadline - self._clock.monotonic()):
             return await self._model_call(asked, release, streamed=streamed)
-
-    @contextmanager
-    def _seat(self) -> Generator[None]:
-        if self._running >= self._most:
-            self._refused.inc()
-            raise ModelBusy(self._most)
-        self._running += 1
-        self._depth.set(self._running)
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._depth.set(self._running)
 
 
 @dataclass(slots=True, kw_only=True)

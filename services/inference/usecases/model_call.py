@@ -14,6 +14,7 @@ from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.output_format import OutputKind
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import judged_before
+from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
@@ -38,6 +39,7 @@ class ModelCall:
         self,
         *,
         router: Router,
+        cached: CachedAnswers,
         chain: Chain,
         conclude: Conclude,
         law: LawGate,
@@ -45,6 +47,7 @@ class ModelCall:
         tenants: KnowsTenants,
     ) -> None:
         self._router = router
+        self._cached = cached
         self._chain = chain
         self._conclude = conclude
         self._law = law
@@ -64,14 +67,21 @@ class ModelCall:
                 claimed = await self._calls.claim(asked.key, asked.arguments_hash) if asked.repeatable else Claimed()
                 if isinstance(claimed, RecordedCall):
                     return await self._conclude.replay(asked, claimed)
-                watched = streamed and asked.prompt.output_format.kind is OutputKind.TEXT
-                async with self._given_back_if_it_fails(asked):
-                    concluded = await self._chain.run(asked, plan, release if watched else None, before)
-            answer = await finish(self._conclude(asked, concluded, lost_attempts=claimed.lost_attempts))
-            if streamed:
-                rest = concluded.raw.gate.passed(text_of(answer.parts))
-                if rest:
-                    release(TextDelta(rest))
+                async with self._cached.turn(asked, plan, before) as turn:
+                    if turn.answer is not None and turn.verdict is not None:
+                        kept = self._conclude.kept(asked, turn.answer, turn.verdict, claimed.lost_attempts)
+                        async with self._given_back_if_it_fails(asked):
+                            answer = await finish(kept)
+                        rest = text_of(answer.parts)
+                    else:
+                        watched = streamed and asked.prompt.output_format.kind is OutputKind.TEXT
+                        async with self._given_back_if_it_fails(asked):
+                            concluded = await self._chain.run(asked, plan, release if watched else None, before)
+                        conclusion = self._conclude(asked, concluded, lost_attempts=claimed.lost_attempts)
+                        answer = turn.made = await finish(conclusion)
+                        rest = concluded.raw.gate.passed(text_of(answer.parts))
+            if streamed and rest:
+                release(TextDelta(rest))
             return answer
 
     @asynccontextmanager

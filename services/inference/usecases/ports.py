@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
-from typing import NewType, Protocol
+from typing import Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
 from services.inference.domain.call import Claimed, RecordedCall
@@ -16,6 +16,7 @@ from services.inference.domain.prompt import Prompt
 from services.inference.domain.rollout.rollout import Rollout
 from services.inference.domain.route import AttemptOutcome, Candidate, Plan, Route
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.calls_in_flight import Release
 from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, SettlementStore
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.core.identity import Principal, TenantId
@@ -251,6 +252,18 @@ class Router(Protocol):
         ...
 
 
+class MakesCalls(Protocol):
+    """Makes calls of models, from their ids to their settlement."""
+
+    async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
+        """Gives the answer; a repeat of a recorded call gets the recorded one.
+
+        Args:
+            release: shows what of the answer may be shown while it comes, if it is streamed.
+        """
+        ...
+
+
 class Seat(Protocol):
     """A place among the calls that are being made."""
 
@@ -303,22 +316,6 @@ class Gatekeeper(Protocol):
 
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:
         """Takes a permit back."""
-        ...
-
-
-#: HMAC of all that makes an answer what it is, under a key of its tenant.
-CacheKey = NewType("CacheKey", bytes)
-
-
-class AnswerCache(Protocol):
-    """Keeps answers in memory, for equal calls of the same tenant."""
-
-    def look(self, key: CacheKey, *, now: float) -> Answer | None:
-        """Gives a kept answer that is not too old."""
-        ...
-
-    def keep(self, key: CacheKey, answer: Answer, *, until: float) -> None:
-        """Keeps an answer."""
         ...
 
 

@@ -65,7 +65,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
         CallRepository(app, maintenance, keys=sealed.keys, replica=ids.new("replica")).running() as calls,
-        CallsInFlight(most=settings.max_model_calls) as in_flight,
+        CallsInFlight(most=settings.max_model_calls + settings.max_waiting_calls) as in_flight,
     ):
         holds = CostHoldClient(to_money, ids=ids)
         prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)

@@ -10,12 +10,13 @@ from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
 from services.inference.transport.doors.door import Asking, Calls
 from services.inference.transport.inference_servicer import InferenceServicer
+from services.inference.usecases.admit import SeatedCalls
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
 from services.inference.usecases.configured_router import ConfiguredRouter
 from services.inference.usecases.deployment_gates import DeploymentGates
-from services.inference.usecases.door_call import DoorCall, DoorHolds, Unrecorded
+from services.inference.usecases.door_call import DoorCall, DoorHolds, PaidAhead, Unrecorded
 from services.inference.usecases.embed import Embed
 from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
@@ -23,6 +24,7 @@ from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders, providers
+from services.inference.wiring.routing import cached_answers, scheduler
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.core.clock import Clock
@@ -66,6 +68,8 @@ def core(
     router, dice = ConfiguredRouter(deployments, hop=hop), SystemRandom()
     gates, asked = DeploymentGates(failures=settings.breaker_failures, dice=dice), providers(settings, http)
 
+    cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
+
     def calling(holds: HoldClient, calls: CallStore, notes: SettledNotes) -> ModelCall:
         chain = Chain(
             deployments=deployments,
@@ -80,20 +84,22 @@ def core(
             dice=dice,
         )
         conclude = Conclude(law=law, holds=holds, calls=calls, notes=notes)
-        return ModelCall(router=router, chain=chain, conclude=conclude, law=law, calls=calls, tenants=tenants)
+        return ModelCall(
+            router=router, cached=cached, chain=chain, conclude=conclude, law=law, calls=calls, tenants=tenants
+        )
 
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    model_call = calling(holds, calls, notes)
+    model_call = SeatedCalls(calling(holds, calls, notes), scheduler=seats)
     door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
     door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
-    door_call = DoorCall(
-        model_call=calling(door_holds, unrecorded, door_notes),
+    paid_ahead = PaidAhead(
+        calling(door_holds, unrecorded, door_notes),
         holds=door_holds,
         deployments=deployments,
         tenants=tenants,
         clock=clock,
-        most=settings.max_model_calls,
     )
+    door_call = DoorCall(SeatedCalls(paid_ahead, scheduler=seats))
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(

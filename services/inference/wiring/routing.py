@@ -1,9 +1,32 @@
 """Puts together where calls may go, and who goes first."""
 
+from services.inference.domain.answer_cache import KeptAnswers
+from services.inference.domain.fairness.fair_queue import FairQueue
 from services.inference.providers.egress import Egress, EgressRule
 from services.inference.settings import InferenceSettings
+from services.inference.usecases.admit import FairScheduler
+from services.inference.usecases.cached_answers import CachedAnswers
+from services.meshkit.core.clock import Clock
+from services.meshkit.telemetry import metrics
 
 
 def egress_rule(settings: InferenceSettings) -> EgressRule:
     """Gives the rule of what prompts may be sent to."""
     return EgressRule(Egress(settings.egress), networks=settings.mesh_networks, hosts=settings.egress_hosts)
+
+
+def cached_answers(settings: InferenceSettings, *, clock: Clock) -> CachedAnswers:
+    """Makes the memory of answers."""
+    kept = KeptAnswers(most_bytes=settings.answer_cache_bytes)
+    metrics.show_size("inference.answers", kept, size_bytes=lambda: kept.bytes)
+    return CachedAnswers(kept, seconds=settings.answer_cache_seconds, clock=clock)
+
+
+def scheduler(settings: InferenceSettings, *, clock: Clock) -> FairScheduler:
+    """Makes the seats of this replica."""
+    queue = FairQueue(
+        seats=settings.max_model_calls,
+        most_waiting=settings.max_waiting_calls,
+        most_waiting_each=settings.max_waiting_calls_per_tenant,
+    )
+    return FairScheduler(queue, wait_seconds=settings.seat_wait_seconds, clock=clock)

@@ -32,6 +32,12 @@ INFERENCE_LATENCY = Histogram(
 MODEL_BREAKER_CHANGES = Counter(
     names.MODEL_BREAKER_CHANGES_TOTAL, "Breakers of models that changed, by the state they came to.", ["state"]
 )
+MODEL_SEAT_WAIT = Histogram(
+    names.MODEL_SEAT_WAIT_SECONDS, "Time that calls of models waited for a seat.", ["kind"], buckets=_RPC_BUCKETS
+)
+ANSWERS_LOOKED_UP = Counter(
+    names.ANSWERS_LOOKED_UP_TOTAL, "Calls of models that might have been answered from memory.", ["outcome"]
+)
 TOKENS_CONSUMED = Counter(names.TOKENS_CONSUMED_TOTAL, "Tokens used.", ["provider", "model", "token_class"])
 VIOLATIONS = Counter(names.VIOLATIONS_TOTAL, "Violations of rules.", ["severity", "rule"])
 COST = Counter(names.COST_NANO_USD_TOTAL, "Money spent, in billionths of a US dollar.", ["provider", "model"])

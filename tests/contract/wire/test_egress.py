@@ -12,7 +12,7 @@ from services.inference.domain.errors import Charge, EgressRefused, ProviderFail
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.egress import Egress, EgressRule
 from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
 from services.inference.usecases.ports import ModelProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
@@ -56,7 +56,7 @@ def opened(rule: EgressRule = MESH, names: Names | None = None) -> AbstractAsync
 
 def provider_at(base_url: str, http: ProviderHttp, *, dialect: str = "openai") -> ModelProvider:
     endpoint = Endpoint(base_url=base_url, key=Secret(KEY))
-    return AnthropicProvider(http, endpoint) if dialect == "anthropic" else OpenAiProvider(http, endpoint)
+    return AnthropicProvider(http, endpoint) if dialect == "anthropic" else ChatProvider(http, endpoint)
 
 
 async def answered(provider: ModelProvider) -> bool:

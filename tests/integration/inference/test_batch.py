@@ -156,7 +156,7 @@ async def test_a_call_ends_at_its_own_deadline(mesh: InferenceMesh) -> None:
 
 
 async def test_one_call_more_than_are_made_at_once_is_refused_and_the_others_are_made(start: StartInference) -> None:
-    async with start(max_model_calls=2) as mesh:
+    async with start(max_model_calls=2, max_waiting_calls=0) as mesh:
         mesh.provider.next(NEVER, NEVER)
         asked = stream(mesh)
         slow = [(0, asking(f"{n}", path=f"slow/{n}", model=MODEL)) for n in range(2)]

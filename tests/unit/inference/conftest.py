@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from services.inference.domain.answer import Answer, StreamEvent
+from services.inference.domain.answer_cache import KeptAnswers
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion
+from services.inference.domain.fairness.fair_queue import FairQueue
 from services.inference.domain.route import HopLimits
+from services.inference.usecases.admit import FairScheduler, SeatedCalls
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
@@ -50,6 +54,7 @@ class Room:
     notes: SettledNotes
     providers: dict[str, ScriptedProvider]
     in_flight: CallsInFlight
+    queue: FairQueue
     generate: Generate
     stream_generate: StreamGenerate
 
@@ -75,6 +80,10 @@ def make_room(
     deployments: Sequence[DeploymentVersion] = (OPENAI, ANTHROPIC, LOCAL, STUB),
     *,
     most: int = 8,
+    seats: int = 8,
+    waiting: int = 8,
+    cache_seconds: float = 0.0,
+    cache_bytes: int = 1_000_000,
     tries: int = 1,
     known: KnownTenants | None = None,
     prices: Mapping[str, int] = MappingProxyType({OPENAI.name: 50, ANTHROPIC.name: 2, LOCAL.name: 3}),
@@ -99,6 +108,7 @@ def make_room(
     )
     core = ModelCall(
         router=router,
+        cached=CachedAnswers(KeptAnswers(most_bytes=cache_bytes), seconds=cache_seconds, clock=clock),
         chain=chain,
         conclude=Conclude(law=law, holds=holds, calls=calls, notes=notes),
         law=law,
@@ -106,6 +116,8 @@ def make_room(
         tenants=known,
     )
     in_flight = CallsInFlight(most=most)
+    queue = FairQueue(seats=seats, most_waiting=waiting, most_waiting_each=waiting)
+    calls_with_seats = SeatedCalls(core, scheduler=FairScheduler(queue, wait_seconds=2.0, clock=clock))
     return Room(
         clock=clock,
         law=law,
@@ -114,8 +126,9 @@ def make_room(
         notes=notes,
         providers=providers,
         in_flight=in_flight,
-        generate=Generate(model_call=core, in_flight=in_flight),
-        stream_generate=StreamGenerate(model_call=core, in_flight=in_flight),
+        queue=queue,
+        generate=Generate(model_call=calls_with_seats, in_flight=in_flight),
+        stream_generate=StreamGenerate(model_call=calls_with_seats, in_flight=in_flight),
     )
 
 

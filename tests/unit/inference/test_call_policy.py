@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from comitia.inference.v1 import generation_pb2
-from services.inference.domain.call_policy import USUAL, CallPolicy, MidStream, OnDisconnect
+from services.inference.domain.call_policy import USUAL, CacheUse, CallPolicy, MidStream, OnDisconnect, WorkClass
 from services.inference.transport.call_policy import policy_of
 from services.meshkit.core.errors import Invalid
 
@@ -17,17 +17,25 @@ def test_who_says_nothing_gets_what_is_usual() -> None:
 
 def test_what_is_said_is_read() -> None:
     said = generation_pb2.CallPolicy(
-        mid_stream=generation_pb2.MID_STREAM_CONTINUE, on_disconnect=generation_pb2.ON_DISCONNECT_DRAIN
+        mid_stream=generation_pb2.MID_STREAM_CONTINUE,
+        on_disconnect=generation_pb2.ON_DISCONNECT_DRAIN,
+        work_class=generation_pb2.WORK_CLASS_BATCH,
+        cache=generation_pb2.CACHE_USE_REFRESH,
     )
-    assert policy_of(said) == CallPolicy(mid_stream=MidStream.CONTINUE, on_disconnect=OnDisconnect.DRAIN)
+    assert policy_of(said) == CallPolicy(
+        mid_stream=MidStream.CONTINUE,
+        on_disconnect=OnDisconnect.DRAIN,
+        work_class=WorkClass.BATCH,
+        cache=CacheUse.REFRESH,
+    )
 
 
 @pytest.mark.parametrize(
     "said",
     [
-        {"work_class": generation_pb2.WORK_CLASS_BATCH},
+        {"work_class": 99},
         {"hedge_after": {"seconds": 1}},
-        {"cache": generation_pb2.CACHE_USE_NO},
+        {"cache": 99},
         {"sticky_key": "x"},
         {"mid_stream": 99},
         {"on_disconnect": 99},

@@ -2,6 +2,7 @@
 
 import pytest
 
+from services.inference.chain import configured
 from services.inference.settings import InferenceSettings
 
 REQUIRED = {
@@ -44,3 +45,19 @@ def test_our_variable_wins_and_an_empty_one_switches_the_provider_off(monkeypatc
     assert key_of(InferenceSettings()) == "sk-ours"  # type: ignore[call-arg]
     monkeypatch.setenv("COMITIA_INFERENCE_OPENAI_API_KEY", "")
     assert key_of(InferenceSettings()) is None  # type: ignore[call-arg]
+
+
+def test_limits_of_a_provider_hold_for_its_deployments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-theirs")
+    monkeypatch.setenv("COMITIA_INFERENCE_LOCAL_MODEL_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("COMITIA_INFERENCE_PROVIDER_LIMITS", '{"openai": {"max_concurrency": 3}}')
+    openai, local, *_ = configured(InferenceSettings()).generators("default")  # type: ignore[call-arg]
+    assert (openai.max_concurrency, openai.requests_per_minute, local.max_concurrency) == (3, 0, 0)
+
+
+def test_networks_and_hosts_are_lists_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMITIA_INFERENCE_MESH_NETWORKS", "10.0.0.0/8, fd00::/8")
+    monkeypatch.setenv("COMITIA_INFERENCE_EGRESS_HOSTS", "api.openai.com")
+    settings = InferenceSettings()  # type: ignore[call-arg]
+    assert [str(one) for one in settings.mesh_networks] == ["10.0.0.0/8", "fd00::/8"]
+    assert (settings.egress, settings.egress_hosts) == ("any", ("api.openai.com",))

@@ -1,0 +1,1 @@
+"""Who is next when more is asked than can be done: pure rules."""
