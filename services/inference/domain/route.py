@@ -106,3 +106,5 @@ class AttemptOutcome:
     cost_nano_usd: int = 0
     #: 0 to 1; None until somebody says.
     quality: float | None = None
+    #: For how long it wants no other call, seconds; None when it did not say.
+    retry_after_seconds: float | None = None

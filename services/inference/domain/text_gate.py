@@ -17,12 +17,15 @@ class TextGate:
     """Collects an answer and says what of it may be released.
 
     `due` gives the text to judge, when it is time; `passed` takes the law's version of it and gives what to release.
+
+    Args:
+        released: text that the answer begins with, and that was released already.
     """
 
-    def __init__(self) -> None:
-        self.text = ""
-        self._judged = 0
-        self._released = ""
+    def __init__(self, released: str = "") -> None:
+        self.text = released
+        self._judged = len(released)
+        self._released = released
         self._closed = False
 
     @property

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from io import BytesIO
+from math import inf
 from typing import Final
 
 import aiohttp
@@ -45,20 +46,29 @@ class ProviderHttp:
         clearance: Clearance,
         *,
         seconds: float,
+        first_byte_seconds: float = inf,
+        between_seconds: float = inf,
     ) -> AsyncGenerator[SseEvent]:
         """Posts and gives the events of the answering stream. Closing the generator closes the socket.
 
+        Args:
+            seconds: longest time until the end of the stream.
+            first_byte_seconds: longest time until its first byte.
+            between_seconds: longest time without a byte after that.
         Raises: ProviderFailure; at once when what comes is no event, and a stream that ends inside an event is cut off.
         """
         parser = SseParser()
+        loop = asyncio.get_running_loop()
         try:
             async with (
                 asyncio.timeout(seconds),
+                asyncio.timeout(_finite(first_byte_seconds)) as silence,
                 self._post(url, headers, body, clearance) as response,
             ):
                 await _raise_for_status(deployment, response)
                 received = 0
                 async for chunk in response.content.iter_any():
+                    silence.reschedule(None if between_seconds == inf else loop.time() + between_seconds)
                     received += len(chunk)
                     if received > MAX_BODY_BYTES:
                         raise failures.garbage(deployment)
@@ -84,14 +94,18 @@ class ProviderHttp:
         clearance: Clearance,
         *,
         seconds: float,
+        silent_seconds: float = inf,
     ) -> bytes:
         """Posts and gives the whole answer.
 
+        Args:
+            seconds: longest time until its end.
+            silent_seconds: longest time for the answer, however much time is left.
         Raises: ProviderFailure.
         """
         try:
             async with (
-                asyncio.timeout(seconds),
+                asyncio.timeout(min(seconds, silent_seconds)),
                 self._post(url, headers, body, clearance) as response,
             ):
                 await _raise_for_status(deployment, response)
@@ -128,6 +142,10 @@ async def provider_http(*, connections: int) -> AsyncGenerator[ProviderHttp]:
         auto_decompress=True,
     ) as session:
         yield ProviderHttp(session)
+
+
+def _finite(seconds: float) -> float | None:
+    return None if seconds == inf else seconds
 
 
 async def _raise_for_status(deployment: str, response: aiohttp.ClientResponse) -> None:

@@ -57,7 +57,6 @@ def prompt_of(request: GenerateLike) -> Prompt:
 
     Raises: Invalid, naming the field.
     """
-    _refuse_unbuilt(request, ("policy",))
     prompt = Prompt(
         messages=_messages(request),
         tools=_tools(request),
@@ -80,13 +79,6 @@ def counted_prompt_of(request: inference_service_pb2.CountTokensRequest) -> Prom
     return checked_prompt(
         Prompt(messages=_messages(request), tools=_tools(request), output_format=_output_format(request.output_format))
     )
-
-
-def _refuse_unbuilt(request: GenerateLike, fields: tuple[str, ...]) -> None:
-    """Refuses what nobody keeps to yet, rather than to pass over it."""
-    for field in fields:
-        if any(descriptor.name == field for descriptor, _ in request.ListFields()):
-            raise Invalid(field, "is not taken yet")
 
 
 def _messages(request: HasPrompt) -> tuple[Message, ...]:

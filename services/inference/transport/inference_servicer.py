@@ -11,6 +11,7 @@ from services.inference.domain.deployment import Deployments
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.domain.money_bound import bound_of
 from services.inference.transport import convert
+from services.inference.transport.call_policy import policy_of
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.embed import AskedVectors
 from services.inference.usecases.embed_once import EmbedOnce
@@ -126,6 +127,7 @@ class InferenceServicer(InferenceServiceServicer):
             prompt=convert.prompt_of(request),
             repeatable=repeatable,
             deadline=self._deadline(),
+            policy=policy_of(request.policy),
         )
 
     def _deadline(self) -> float:

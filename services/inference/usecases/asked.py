@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.prompt import Prompt
+from services.inference.domain.reliability.disconnect import seconds_alone
 from services.meshkit.content import CallContext, CallKey
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.tenant import GuardedTenantState
@@ -32,6 +33,14 @@ class Asked:
     def regions(self, tenant: GuardedTenantState) -> tuple[str, ...]:
         """Gives the regions that content must stay in, all of them: what the call says and what its tenant does."""
         return self.context.residency_region, tenant.residency_region
+
+    def seconds_alone(self, others: int) -> float:
+        """Gives how long the call goes on when nobody follows it any longer.
+
+        Args:
+            others: calls that go on so already.
+        """
+        return seconds_alone(self.policy.on_disconnect, repeatable=self.repeatable, others=others)
 
     @property
     def key(self) -> CallKey:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.answer import WITHHELD, Finished, ReasoningDelta, TextDelta
+from services.inference.domain.answer import WITHHELD, AttemptNote, Finished, ReasoningDelta, TextDelta
 from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import Charge, OutputInvalid, ProviderFailure, ProviderUnavailable
 from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import bound_of
 from services.inference.domain.output_format import Violation, conform
 from services.inference.domain.prompt import Prompt
+from services.inference.domain.route import AttemptOutcome, Candidate
 from services.inference.domain.text_gate import TextGate
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
@@ -33,6 +34,8 @@ log = logger(__name__)
 #: A hold outlives the deadline of its call by this long: time to record and settle.
 _HOLD_MARGIN_SECONDS: Final = 60.0
 _HOLD_MOST_SECONDS: Final = 3600.0
+#: No token is longer: text beyond so many for each that may be answered comes from a model that does not end.
+_MOST_CHARACTERS_PER_TOKEN: Final = 256
 
 AFTER_RESERVE: Final = "inference.after_reserve"
 AFTER_ANSWER: Final = "inference.after_answer"
@@ -52,6 +55,7 @@ class RawAnswer:
     parts: tuple[Part, ...]
     finished: Finished
     provider_us: int
+    first_byte_us: int
     gate: TextGate
 
 
@@ -75,7 +79,8 @@ class Attempt:
     """Asks one deployment once.
 
     Args:
-        prompt: what is sent; that of the call, unless an answer to it is to be repaired.
+        prompt: what is sent; that of the call, unless the text of another is continued or an answer repaired.
+        shown: text that another deployment began with, and that was released; this one continues it.
         cheapest: True when the caller's budget lets only the cheapest through, and this is what is left.
         before: `judged_before` on the same call for the same deployment, if that was begun already.
     """
@@ -83,33 +88,67 @@ class Attempt:
     def __init__(
         self,
         asked: Asked,
-        deployment: DeploymentVersion,
+        candidate: Candidate,
         provider: ModelProvider,
         *,
         law: LawGate,
         holds: HoldClient,
         clock: Clock,
         prompt: Prompt | None = None,
+        shown: str = "",
         cheapest: bool = False,
         before: Awaitable[Verdict] | None = None,
     ) -> None:
         self._asked = asked
-        self._deployment = deployment
+        self._deployment = candidate.version
+        self._hop = candidate.hop
         self._provider = provider
         self._prompt = prompt or asked.prompt
+        self._shown = shown
         self._law = law
         self._holds = holds
         self._clock = clock
         self._cheapest = cheapest
         self._before = before
-        self._gate = TextGate()
+        self._gate = TextGate(shown)
         self._during: list[RuleOutcome] = []
         self._during_verdict_ids: list[str] = []
+        self._hold_id = ""
+        self._usage_known = True
+        self._sent_ns = self._first_ns = self._ended_ns = 0
 
     @property
-    def showed_text(self) -> bool:
-        """True when text of this attempt was released."""
-        return bool(self._gate.released)
+    def released(self) -> str:
+        """All text that the caller has seen when this attempt ends, what it continues included."""
+        return self._gate.released
+
+    def note(self, reason: str) -> AttemptNote:
+        """Says what became of the attempt.
+
+        Args:
+            reason: why it failed; empty: it answered.
+        """
+        return AttemptNote(
+            deployment=self._deployment.name,
+            version=self._deployment.version,
+            hold_id=self._hold_id,
+            reason=reason,
+            usage_known=self._usage_known,
+            provider_us=(self._ended_ns - self._sent_ns) // 1000,
+        )
+
+    def outcome(self, reason: str, *, retry_after: timedelta | None) -> AttemptOutcome:
+        """Says the same to those who learn from it."""
+        return AttemptOutcome(
+            reason=reason,
+            latency_us=(self._ended_ns - self._sent_ns) // 1000,
+            first_byte_us=self._first_byte_us if self._first_ns else None,
+            retry_after_seconds=None if retry_after is None else retry_after.total_seconds(),
+        )
+
+    @property
+    def _first_byte_us(self) -> int:
+        return max(self._first_ns - self._sent_ns, 0) // 1000
 
     async def run(self, release: Release | None) -> RawAnswer:
         """Makes the attempt.
@@ -120,9 +159,12 @@ class Attempt:
         """
         async with self._cleared() as (prompt, before, clearance):
             label = self._prompt.label(model=self._deployment.model)
-            started = time.perf_counter_ns()
-            finished = await self._receive(prompt, clearance, label, release)
-            elapsed = (time.perf_counter_ns() - started) // 1000
+            self._sent_ns = self._ended_ns = time.perf_counter_ns()
+            try:
+                finished = await self._receive(prompt, clearance, label, release)
+            finally:
+                self._ended_ns = time.perf_counter_ns()
+            self._usage_known = finished.usage is not None
             self._hold_to_form(finished)
             await failpoint(AFTER_ANSWER)
             return RawAnswer(
@@ -133,7 +175,8 @@ class Attempt:
                 during_verdict_ids=tuple(self._during_verdict_ids),
                 parts=_parts(self._gate.text, finished, label),
                 finished=finished,
-                provider_us=elapsed,
+                provider_us=(self._ended_ns - self._sent_ns) // 1000,
+                first_byte_us=self._first_byte_us,
                 gate=self._gate,
             )
 
@@ -145,16 +188,19 @@ class Attempt:
         raise_if_blocked(verdict, Stage.BEFORE)
         prompt = self._prompt.as_law_left(verdict.parts)
         hold = await self._hold(bound_of(prompt, self._deployment))
+        self._hold_id = hold.id
         sent = False
         try:
             await failpoint(AFTER_RESERVE)
             sent = True
             yield prompt, verdict, Clearance(hold=hold, verdict_id=verdict.id)
         except ProviderFailure as failure:
+            self._usage_known = failure.charge is not Charge.UNKNOWN
             await finish(self._pay(hold, failure.charge))
             raise
         except BaseException:
             # Not sent: the money is free again. Sent and broken off: nobody knows, so the bound is charged.
+            self._usage_known = not sent
             await finish(self._pay(hold, Charge.UNKNOWN if sent else Charge.NOTHING))
             raise
 
@@ -176,30 +222,26 @@ class Attempt:
 
         What has not been released when the answer is whole is left to the verdict on the whole.
         """
-        call = ProviderCall(
-            deployment=self._deployment, prompt=prompt, clearance=clearance, seconds=self._seconds_left()
-        )
+        call = self._call(prompt, clearance)
         finished = await (self._take_whole(call) if release is None else self._take_stream(call, label, release))
         if finished is None:
-            raise ProviderUnavailable(
-                f"{self._deployment.name} ended without an answer",
-                charge=Charge.UNKNOWN,
-                deployment=self._deployment.name,
-            )
-        says_nothing = not self._gate.text.strip() and not finished.tool_calls
+            raise self._failed("ended without an answer", Charge.UNKNOWN)
+        says_nothing = not self._gate.text[len(self._shown) :].strip() and not finished.tool_calls
         if says_nothing and finished.stop_reason not in WITHHELD:
-            raise ProviderUnavailable(
-                f"{self._deployment.name} answered with nothing",
-                charge=finished.usage or Charge.UNKNOWN,
-                deployment=self._deployment.name,
-            )
+            raise self._failed("answered with nothing", finished.usage or Charge.UNKNOWN)
         return finished
 
     async def _take_whole(self, call: ProviderCall) -> Finished:
         """Takes an answer that nobody watches: in one piece, which costs the least."""
         answer = await self._provider.whole(call)
-        self._gate.add(answer.text)
+        self._first_ns = time.perf_counter_ns()
+        self._take(answer.text, call.prompt)
         return answer.finished
+
+    def _take(self, text: str, prompt: Prompt) -> None:
+        self._gate.add(text)
+        if len(self._gate.text) > prompt.max_output_tokens * _MOST_CHARACTERS_PER_TOKEN + len(self._shown):
+            raise self._failed("does not end its answer", Charge.UNKNOWN)
 
     async def _take_stream(self, call: ProviderCall, label: Label, release: Release) -> Finished | None:
         finished: Finished | None = None
@@ -208,12 +250,13 @@ class Attempt:
         try:
             async with aclosing(stream):
                 async for piece in stream:
+                    self._first_ns = self._first_ns or time.perf_counter_ns()
                     if isinstance(piece, Finished):
                         finished = piece
                         break
                     if isinstance(piece, ReasoningDelta):
                         continue
-                    self._gate.add(piece.text)
+                    self._take(piece.text, call.prompt)
                     if showing is not None and not showing.done():
                         continue
                     if showing is not None:
@@ -245,6 +288,19 @@ class Attempt:
                 charge=finished.usage or Charge.UNKNOWN,
             )
         self._gate.text = kept.text
+
+    def _call(self, prompt: Prompt, clearance: Clearance) -> ProviderCall:
+        return ProviderCall(
+            deployment=self._deployment,
+            prompt=prompt,
+            clearance=clearance,
+            seconds=self._seconds_left(),
+            first_byte_seconds=self._hop.first_byte_seconds,
+            between_seconds=self._hop.between_seconds,
+        )
+
+    def _failed(self, what: str, charge: Charge | Usage) -> ProviderUnavailable:
+        return ProviderUnavailable(f"{self._deployment.name} {what}", charge=charge, deployment=self._deployment.name)
 
     async def _show(self, text: str, label: Label, release: Release) -> None:
         """Releases what is due, if the law passes all of the text so far. A blocking verdict ends the attempt."""

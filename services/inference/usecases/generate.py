@@ -18,5 +18,5 @@ class Generate:
     async def __call__(self, asked: Asked) -> Answer:
         """Makes the call, or attaches to the one in flight. See `ModelCall` for what it raises."""
         work = partial(self._model_call, asked, streamed=False)
-        async with self._in_flight.join(asked.key, asked.arguments_hash, work) as flight:
+        async with self._in_flight.join(asked.key, asked.arguments_hash, work, when_left=asked.seconds_alone) as flight:
             return await flight.answer()

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import NewType, Protocol
+from math import inf
+from typing import Final, NewType, Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
 from services.inference.domain.call import RecordedCall
@@ -19,6 +20,8 @@ from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, Settl
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import Secret
+
+_TOKENS_IN_SILENCE: Final = 512
 
 
 class HoldClient(Holds, Protocol):
@@ -56,8 +59,19 @@ class ProviderCall:
     #: As the law passed it.
     prompt: Prompt
     clearance: Clearance
-    #: Longest time until the end of the answer.
+    #: Longest time until the end of the answer, until something of it comes, and without anything coming after that.
     seconds: float
+    first_byte_seconds: float = inf
+    between_seconds: float = inf
+
+    @property
+    def silent_seconds(self) -> float:
+        """Longest time for an answer that is not streamed: it is silent while it is written, too.
+
+        As long as until a first byte, and as long again for every 512 tokens that it may have: a slow model writes 17
+        of them a second.
+        """
+        return self.first_byte_seconds * (1 + self.prompt.max_output_tokens / _TOKENS_IN_SILENCE)
 
 
 class ModelProvider(Protocol):
@@ -277,15 +291,19 @@ class Wait:
     """No leave yet."""
 
     seconds: float
-    #: Why, such as `breaker open`.
+    #: Why, such as `BREAKER_OPEN`.
     reason: str
 
 
 class Gatekeeper(Protocol):
     """Lets a replica ask a version as often as that is good for both: breaker, cooldown and the provider's limits."""
 
-    def allow(self, candidate: Candidate, *, bound: Usage, now: float) -> Permit | Wait:
-        """Gives leave, or says how long there is none."""
+    def allow(self, candidate: Candidate, *, bound: Usage, now: float, repeat: bool = False) -> Permit | Wait:
+        """Gives leave, or says how long there is none.
+
+        Args:
+            repeat: True when this call has asked the version before; of these there are few, whatever fails.
+        """
         ...
 
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:

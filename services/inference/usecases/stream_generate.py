@@ -21,7 +21,7 @@ class StreamGenerate:
         """Gives text, restarts, and the answer as the last event. See `ModelCall` for what it raises."""
         work = partial(self._model_call, asked, streamed=True)
         async with (
-            self._in_flight.join(asked.key, asked.arguments_hash, work) as flight,
+            self._in_flight.join(asked.key, asked.arguments_hash, work, when_left=asked.seconds_alone) as flight,
             aclosing(flight.follow()) as events,
         ):
             async for event in events:

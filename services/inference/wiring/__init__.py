@@ -19,6 +19,7 @@ from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.kept_vectors import SqlKeptVectors
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.transport.model_servicer import ModelServicer
+from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.list_models import ListModels
 from services.inference.wiring.core import core
 from services.meshkit.audit.trail import service_audit
@@ -61,6 +62,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
         CallRepository(app, maintenance, keys=sealed.keys).running() as calls,
+        CallsInFlight(most=settings.max_model_calls) as in_flight,
     ):
         holds = CostHoldClient(to_money, ids=ids)
         prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
@@ -73,6 +75,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             holds=holds,
             prices=prices,
             calls=calls,
+            in_flight=in_flight,
             answers=SqlKeptVectors(app, keys=sealed.keys),
             tenants=guard.feed,
             clock=clock,

@@ -1,13 +1,19 @@
 """Puts together how a model is asked: from a call's id to its settlement."""
 
 from dataclasses import dataclass
+from random import SystemRandom
 
 from services.inference.domain.deployment import Deployments
+from services.inference.domain.route import HopLimits
 from services.inference.domain.vector_cache import VectorCache
 from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
 from services.inference.transport.inference_servicer import InferenceServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
+from services.inference.usecases.chain import Chain
+from services.inference.usecases.conclude import Conclude
+from services.inference.usecases.configured_router import ConfiguredRouter
+from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.embed import Embed
 from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
@@ -41,6 +47,7 @@ def core(
     holds: HoldClient,
     prices: PriceList,
     calls: CallStore,
+    in_flight: CallsInFlight,
     answers: KeptVectors,
     tenants: KnowsTenants,
     clock: Clock,
@@ -48,18 +55,32 @@ def core(
 ) -> Core:
     """Puts it together."""
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    model_call = ModelCall(
+    hop = HopLimits(
+        tries=settings.hop_tries,
+        first_byte_seconds=settings.first_byte_seconds,
+        between_seconds=settings.between_bytes_seconds,
+    )
+    router, dice = ConfiguredRouter(deployments, hop=hop), SystemRandom()
+    chain = Chain(
         deployments=deployments,
         providers=providers(settings, http),
+        router=router,
+        gates=DeploymentGates(failures=settings.breaker_failures, dice=dice),
         law=law,
         holds=holds,
         prices=prices,
-        calls=calls,
-        notes=notes,
         tenants=tenants,
         clock=clock,
+        dice=dice,
     )
-    in_flight = CallsInFlight(most=settings.max_model_calls)
+    model_call = ModelCall(
+        router=router,
+        chain=chain,
+        conclude=Conclude(law=law, holds=holds, calls=calls, notes=notes),
+        law=law,
+        calls=calls,
+        tenants=tenants,
+    )
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(

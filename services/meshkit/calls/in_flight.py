@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from math import inf
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -15,6 +16,8 @@ Outcome = TypeVar("Outcome")
 
 #: Makes a call, and shows events of it, by what it is given, to whoever follows the call.
 Work = Callable[[Callable[[Event], None]], Coroutine[object, object, Outcome]]
+#: Says how long a call goes on when its last follower has left, seconds, from how many go on alone already; 0: not.
+WhenLeft = Callable[[int], float]
 
 
 class Flight(Generic[Event, Outcome]):
@@ -23,6 +26,9 @@ class Flight(Generic[Event, Outcome]):
     def __init__(self, arguments_hash: bytes, work: Work[Event, Outcome], *, name: str) -> None:
         self.arguments_hash = arguments_hash
         self.followers = 0
+        #: True while it goes on without anybody who follows it.
+        self.alone = False
+        self._end_of_patience: asyncio.TimerHandle | None = None
         #: True once nobody waits any more and the call was told to end.
         self.stopping = False
         self._events: list[Event] = []
@@ -49,9 +55,26 @@ class Flight(Generic[Event, Outcome]):
     async def stop(self) -> None:
         """Cancels the call and waits until it has ended in order."""
         if not self.task.done():
-            self.stopping = True
-            self.task.cancel()
+            self._cancel()
             await asyncio.wait((self.task,))
+
+    def go_on_alone(self, seconds: float) -> None:
+        """Lets the call go on without anybody who follows it, so long at most."""
+        self.alone = not self.task.done()
+        if self.alone and seconds < inf:
+            self._end_of_patience = asyncio.get_running_loop().call_later(seconds, self._cancel)
+            self.task.add_done_callback(lambda _: self.joined())
+
+    def joined(self) -> None:
+        """Notes that somebody follows the call again, or that it has ended."""
+        self.alone = False
+        if self._end_of_patience is not None:
+            self._end_of_patience.cancel()
+            self._end_of_patience = None
+
+    def _cancel(self) -> None:
+        self.stopping = True
+        self.task.cancel()
 
     def _release(self, event: Event) -> None:
         self._events.append(event)
@@ -83,7 +106,7 @@ class CallsInFlight(Generic[Event, Outcome]):
     ) -> None:
         self._name = name
         self._most = most
-        self._stop_unfollowed = stop_unfollowed
+        self._patience = 0.0 if stop_unfollowed else inf
         self._differs = differs
         self._busy = busy
         self._flights: dict[CallKey, Flight[Event, Outcome]] = {}
@@ -103,10 +126,18 @@ class CallsInFlight(Generic[Event, Outcome]):
 
     @asynccontextmanager
     async def join(
-        self, key: CallKey, arguments_hash: bytes, work: Work[Event, Outcome]
+        self,
+        key: CallKey,
+        arguments_hash: bytes,
+        work: Work[Event, Outcome],
+        *,
+        when_left: WhenLeft | None = None,
     ) -> AsyncGenerator[Flight[Event, Outcome]]:
         """Begins the call, or attaches to it while it is made.
 
+        Args:
+            when_left: says how long the call goes on if this follower is the last one and leaves early; None: as
+                `stop_unfollowed` says.
         Raises: what `differs` and `busy` make.
         """
         flight = await self._standing(key)
@@ -115,12 +146,21 @@ class CallsInFlight(Generic[Event, Outcome]):
         elif flight.arguments_hash != arguments_hash:
             raise self._differs(key.call_id)
         flight.followers += 1
+        flight.joined()
         try:
             yield flight
         finally:
             flight.followers -= 1
-            if self._stop_unfollowed and flight.followers == 0:
-                await flight.stop()
+            if flight.followers == 0 and not flight.task.done():
+                seconds = self._patience if when_left is None else when_left(self._alone())
+                if seconds > 0:
+                    flight.go_on_alone(seconds)
+                else:
+                    await flight.stop()
+
+    def _alone(self) -> int:
+        """Counts the calls that go on without anybody who follows them."""
+        return sum(flight.alone for flight in self._flights.values())
 
     async def _standing(self, key: CallKey) -> Flight[Event, Outcome] | None:
         """Gives the flight that can be joined; waits for the end of one that nobody wanted any more."""

@@ -29,6 +29,9 @@ INFERENCE_LATENCY = Histogram(
     ["provider", "model", "outcome"],
     buckets=_MODEL_BUCKETS,
 )
+MODEL_BREAKER_CHANGES = Counter(
+    names.MODEL_BREAKER_CHANGES_TOTAL, "Breakers of models that changed, by the state they came to.", ["state"]
+)
 TOKENS_CONSUMED = Counter(names.TOKENS_CONSUMED_TOTAL, "Tokens used.", ["provider", "model", "token_class"])
 VIOLATIONS = Counter(names.VIOLATIONS_TOTAL, "Violations of rules.", ["severity", "rule"])
 COST = Counter(names.COST_NANO_USD_TOTAL, "Money spent, in billionths of a US dollar.", ["provider", "model"])

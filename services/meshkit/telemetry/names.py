@@ -15,6 +15,8 @@ RPC_SERVER_IN_FLIGHT: Final = "comitia_rpc_server_in_flight"
 INCIDENTS_TOTAL: Final = "comitia_incidents_total"
 #: Time from a prompt to the end of its answer. Labels: provider, model, outcome.
 INFERENCE_LATENCY_SECONDS: Final = "comitia_inference_latency_seconds"
+#: Breakers of models that changed, by the state they came to: closed, open, half_open. Labels: state.
+MODEL_BREAKER_CHANGES_TOTAL: Final = "comitia_model_breaker_changes_total"
 #: Tokens used, by class. Labels: provider, model, token_class.
 TOKENS_CONSUMED_TOTAL: Final = "comitia_tokens_consumed_total"
 #: Violations of rules. Labels: severity, rule.

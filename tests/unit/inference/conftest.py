@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
@@ -10,8 +11,13 @@ import pytest
 
 from services.inference.domain.answer import Answer, StreamEvent
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion
+from services.inference.domain.route import HopLimits
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import CallsInFlight
+from services.inference.usecases.chain import Chain
+from services.inference.usecases.conclude import Conclude
+from services.inference.usecases.configured_router import ConfiguredRouter
+from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.stream_generate import StreamGenerate
@@ -69,6 +75,7 @@ def make_room(
     deployments: Sequence[DeploymentVersion] = (OPENAI, ANTHROPIC, LOCAL, STUB),
     *,
     most: int = 8,
+    tries: int = 1,
     known: KnownTenants | None = None,
     prices: Mapping[str, int] = MappingProxyType({OPENAI.name: 50, ANTHROPIC.name: 2, LOCAL.name: 3}),
 ) -> Room:
@@ -76,16 +83,27 @@ def make_room(
     law, holds, calls = FakeLaw(), FakeHolds(), MemoryCallStore(clock)
     providers = {one.adapter: ScriptedProvider([says("Yes. ", "No.")]) for one in deployments}
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    core = ModelCall(
+    known, dice = known or KnownTenants(), Random(7)
+    router = ConfiguredRouter(Deployments(deployments), hop=HopLimits(tries=tries))
+    chain = Chain(
         deployments=Deployments(deployments),
         providers=providers,
+        router=router,
+        gates=DeploymentGates(failures=5, dice=dice),
         law=law,
         holds=holds,
         prices=FakePrices(prices),
-        calls=calls,
-        notes=notes,
-        tenants=known or KnownTenants(),
+        tenants=known,
         clock=clock,
+        dice=dice,
+    )
+    core = ModelCall(
+        router=router,
+        chain=chain,
+        conclude=Conclude(law=law, holds=holds, calls=calls, notes=notes),
+        law=law,
+        calls=calls,
+        tenants=known,
     )
     in_flight = CallsInFlight(most=most)
     return Room(

@@ -35,7 +35,14 @@ class AnthropicProvider:
         answer = MessageReader(call.deployment)
         body = _body(call, stream=True)
         events = self._http.events(
-            call.deployment.name, self._url, self._headers, body, call.clearance, seconds=call.seconds
+            call.deployment.name,
+            self._url,
+            self._headers,
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            first_byte_seconds=call.first_byte_seconds,
+            between_seconds=call.between_seconds,
         )
         async with aclosing(events):
             async for event in events:
@@ -50,7 +57,13 @@ class AnthropicProvider:
         """See `ModelProvider.whole`."""
         body = _body(call, stream=False)
         raw = await self._http.body(
-            call.deployment.name, self._url, self._headers, body, call.clearance, seconds=call.seconds
+            call.deployment.name,
+            self._url,
+            self._headers,
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            silent_seconds=call.silent_seconds,
         )
         answer = MessageReader(call.deployment)
         text = answer.take_whole(raw)

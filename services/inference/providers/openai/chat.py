@@ -55,7 +55,14 @@ class ChatProvider:
         answer = ChatReader(call.deployment)
         body = self._body(call, stream=True)
         events = self._http.events(
-            call.deployment.name, self._url, self._headers, body, call.clearance, seconds=call.seconds
+            call.deployment.name,
+            self._url,
+            self._headers,
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            first_byte_seconds=call.first_byte_seconds,
+            between_seconds=call.between_seconds,
         )
         async with aclosing(events):
             async for event in events:
@@ -70,7 +77,13 @@ class ChatProvider:
         """See `ModelProvider.whole`."""
         body = self._body(call, stream=False)
         raw = await self._http.body(
-            call.deployment.name, self._url, self._headers, body, call.clearance, seconds=call.seconds
+            call.deployment.name,
+            self._url,
+            self._headers,
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            silent_seconds=call.silent_seconds,
         )
         answer = ChatReader(call.deployment)
         text = "".join(piece.text for piece in answer.take(raw) if isinstance(piece, TextDelta))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from math import inf
 
 import pytest
 
@@ -137,6 +138,44 @@ async def test_a_call_that_runs_to_its_end_does_so_without_followers() -> None:
         work.let.set()
         assert await flight.answer() == "one two"
     assert (work.made, work.ended) == (1, ["answered"])
+
+
+async def test_who_leaves_last_may_have_the_call_go_on_alone_and_come_back_for_it() -> None:
+    flying, work = calls(), Work()
+    alone: list[int] = []
+
+    def when_left(others: int) -> float:
+        alone.append(others)
+        return inf
+
+    for path in ("a", "b"):
+        async with flying.join(key(path), SAME, work, when_left=when_left):
+            await asyncio.sleep(0)
+    assert (alone, work.ended) == ([0, 1], [])
+    async with flying.join(key("a"), SAME, work) as flight:
+        work.let.set()
+        assert await flight.answer() == "one two"
+    assert work.made == 2
+
+
+async def test_a_call_that_goes_on_alone_has_its_time_and_is_then_cancelled() -> None:
+    flying, work = calls(), Work()
+    async with flying.join(key(), SAME, work, when_left=lambda _: 0.01) as flight:
+        await asyncio.sleep(0)
+    assert not flight.task.done()
+    await asyncio.wait((flight.task,), timeout=5)
+    assert work.ended == ["cancelled"]
+
+
+async def test_who_comes_back_in_time_keeps_the_call_from_its_end() -> None:
+    flying, work = calls(), Work()
+    async with flying.join(key(), SAME, work, when_left=lambda _: 0.01) as flight:
+        await asyncio.sleep(0)
+    async with flying.join(key(), SAME, work):
+        await asyncio.sleep(0.02)
+        assert not flight.task.done()
+        work.let.set()
+        assert await flight.answer() == "one two"
 
 
 async def test_leaving_the_block_ends_what_still_runs() -> None:

@@ -1,0 +1,28 @@
+"""Settings of what is done when providers fail."""
+
+from pydantic import Field
+
+from services.meshkit.settings import ServiceSettings
+
+
+class ReliabilitySettings(ServiceSettings):
+    """How long and how often the deployments of the settings are asked, and when they are left alone."""
+
+    hop_tries: int = Field(
+        default=1,
+        ge=1,
+        le=3,
+        description="Times that one deployment is asked in one call before the next is; repeats stay under a quarter.",
+    )
+    first_byte_seconds: float = Field(
+        default=60.0, gt=0, le=300, description="Longest time until a provider begins to answer."
+    )
+    between_bytes_seconds: float = Field(
+        default=60.0, gt=0, le=300, description="Longest silence inside an answer; a model that thinks may be silent."
+    )
+    breaker_failures: int = Field(
+        default=5,
+        ge=1,
+        le=1000,
+        description="Failures in a row, or half of twice as many calls in 10 s, that have a deployment left alone.",
+    )

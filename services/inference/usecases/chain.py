@@ -1,0 +1,376 @@
+"""Asks one deployment after the other until one answers, each as often and as early as it may be asked.
+
+Who is left alone, after failures or because it asked for that, is passed over. When all others have failed, too, and
+the time allows, the call waits for the one that may be asked first.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from time import perf_counter
+from typing import Final
+
+from services.inference.domain.answer import AttemptNote, Continued, Restarted
+from services.inference.domain.cheaper import cheapest_of
+from services.inference.domain.deployment import DEFAULT, Deployments
+from services.inference.domain.errors import (
+    AnswerBrokeOff,
+    OutputInvalid,
+    ProviderRateLimited,
+    ProviderUnavailable,
+    most_hopeful,
+)
+from services.inference.domain.money_bound import bound_of
+from services.inference.domain.reliability.hop_policy import Move, move_after, pause_before_repeat
+from services.inference.domain.reliability.mid_stream import Resumption, continued_prompt, resumption
+from services.inference.domain.repair import repaired
+from services.inference.domain.route import AttemptOutcome, Candidate, Plan
+from services.inference.usecases.asked import Asked
+from services.inference.usecases.attempt import Attempt, RawAnswer
+from services.inference.usecases.calls_in_flight import Release
+from services.inference.usecases.deployment_gates import COOLING_DOWN
+from services.inference.usecases.ports import (
+    Gatekeeper,
+    HoldClient,
+    ModelProvider,
+    Permit,
+    PriceList,
+    Router,
+    Wait,
+)
+from services.meshkit.calls.ports import LawGate
+from services.meshkit.content import Label
+from services.meshkit.content.law import Verdict
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import DeadlineExceeded, MeshError
+from services.meshkit.core.tenant import KnowsTenants, rules_of
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+#: What cost says when a budget lets only the cheapest through: the chain goes on with what costs less.
+_BUDGET_DEGRADES: Final = "BUDGET_DEGRADES"
+#: What an attempt came to whose caller went away.
+_CANCELLED: Final = "CANCELLED"
+#: A call waits this share of its time for a deployment that asked to be left alone, and so long for one that failed.
+_SHARE_TO_WAIT: Final = 0.5
+_MOST_FOR_A_BREAKER: Final = 2.0
+#: A call that is still being made so long after its deadline is ended, whatever it waits for, seconds.
+_GRACE_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concluded:
+    """An answer, and what came before it."""
+
+    raw: RawAnswer
+    #: All deployments that were asked, in order; the one that answered last.
+    attempts: tuple[AttemptNote, ...]
+    #: Why others did not answer, as `deployment: reason`.
+    failed: tuple[str, ...]
+    #: Deployment that continued the text of another; empty: nobody had to.
+    continued_by: str
+
+    @property
+    def repairs(self) -> int:
+        """Times that an answer was not in the wanted form."""
+        return sum(note.reason == OutputInvalid.reason for note in self.attempts)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Course:
+    """What one call has come to."""
+
+    asked: Asked
+    plan: Plan
+    release: Release | None
+    #: Verdict on what is sent to the first candidate.
+    before: Awaitable[Verdict] | None
+    #: Who may still be asked.
+    waiting: list[Candidate]
+    #: Who was passed over, and why.
+    passed: list[tuple[Candidate, Wait]] = field(default_factory=list[tuple[Candidate, Wait]])
+    failures: list[MeshError] = field(default_factory=list[MeshError])
+    notes: list[AttemptNote] = field(default_factory=list[AttemptNote])
+    failed: list[str] = field(default_factory=list[str])
+    #: True once the caller's budget lets only the cheapest through.
+    cheapest: bool = False
+    #: True once what the caller saw is to be started again.
+    void: bool = False
+    #: What the caller saw and another is to continue, its label, and whose it is.
+    shown: str = ""
+    label: Label | None = None
+    broke_off: str = ""
+    #: All that the caller saw when the last attempt ended.
+    released: str = ""
+    continued_by: str = ""
+    #: The answer that the next attempt is to repair.
+    broken: OutputInvalid | None = None
+    #: When the call began to wait for somebody who was passed over.
+    waits_since: float | None = None
+
+    def fail(self, candidate: Candidate, failure: MeshError) -> None:
+        """Takes down that a candidate did not answer."""
+        self.failures.append(failure)
+        self.failed.append(f"{candidate.version.name}: {failure.reason}")
+
+
+class Chain:
+    """Gets an answer from the candidates of a plan, without claim and record."""
+
+    def __init__(
+        self,
+        *,
+        deployments: Deployments,
+        providers: Mapping[str, ModelProvider],
+        router: Router,
+        gates: Gatekeeper,
+        law: LawGate,
+        holds: HoldClient,
+        prices: PriceList,
+        tenants: KnowsTenants,
+        clock: Clock,
+        dice: Random,
+    ) -> None:
+        self._deployments = deployments
+        self._providers = providers
+        self._router = router
+        self._gates = gates
+        self._law = law
+        self._holds = holds
+        self._prices = prices
+        self._tenants = tenants
+        self._clock = clock
+        self._dice = dice
+        self._model_label = metrics.BoundedLabel()
+
+    async def run(
+        self, asked: Asked, plan: Plan, release: Release | None, before: Awaitable[Verdict] | None = None
+    ) -> Concluded:
+        """Gives the answer of the first candidate that has one.
+
+        Args:
+            release: shows text while it comes, once the law has passed it; None to wait for the whole answer.
+            before: verdict on what is sent to the first candidate, if it was asked for already.
+        Raises: ProviderFailure, the most hopeful of all; AnswerBrokeOff; DeadlineExceeded, at the latest half a second
+            after the deadline; LawBlocked, and what law and money raise.
+        """
+        course = _Course(asked=asked, plan=plan, release=release, before=before, waiting=list(plan.candidates))
+        timeout = asyncio.timeout(max(self._left(course), 0.0) + _GRACE_SECONDS)
+        try:
+            async with timeout:
+                return await self._answered(course)
+        except TimeoutError as cause:
+            if not timeout.expired():
+                raise
+            raise DeadlineExceeded("the time of this call is used up") from cause
+
+    async def _answered(self, course: _Course) -> Concluded:
+        while True:
+            candidate, permit = await self._next(course)
+            raw = await self._ask(course, candidate, permit)
+            if raw is not None:
+                return Concluded(
+                    raw=raw,
+                    attempts=tuple(course.notes),
+                    failed=tuple(course.failed),
+                    continued_by=course.continued_by,
+                )
+
+    async def _next(self, course: _Course) -> tuple[Candidate, Permit]:
+        """Gives the next one that may be asked; waits for one that was passed over when there is no other.
+
+        Raises: what the caller is to hear, when nobody is left.
+        """
+        while course.waiting:
+            candidate = course.waiting.pop(0)
+            given = self._allowed(course, candidate)
+            if isinstance(given, Permit):
+                return candidate, given
+            course.passed.append((candidate, given))
+            course.failed.append(f"{candidate.version.name}: {given.reason}")
+        while course.passed:
+            soonest = min(course.passed, key=lambda one: one[1].seconds)
+            candidate, wait = soonest
+            if not self._worth_waiting(course, wait):
+                break
+            await self._clock.sleep(wait.seconds)
+            course.passed.remove(soonest)
+            given = self._allowed(course, candidate)
+            if isinstance(given, Permit):
+                return candidate, given
+            course.passed.append((candidate, given))
+        raise _end_of(course)
+
+    def _allowed(self, course: _Course, candidate: Candidate, *, repeat: bool = False) -> Permit | Wait:
+        bound = bound_of(course.asked.prompt, candidate.version)
+        return self._gates.allow(candidate, bound=bound, now=self._clock.monotonic(), repeat=repeat)
+
+    def _worth_waiting(self, course: _Course, wait: Wait) -> bool:
+        now, left = self._clock.monotonic(), self._left(course)
+        if course.waits_since is None:
+            course.waits_since = now
+        most = (left + now - course.waits_since) * _SHARE_TO_WAIT
+        if wait.reason != COOLING_DOWN:
+            most = min(most, _MOST_FOR_A_BREAKER)
+        return now + wait.seconds <= course.waits_since + most
+
+    async def _ask(self, course: _Course, candidate: Candidate, permit: Permit) -> RawAnswer | None:
+        """Asks a candidate, again if that may help; None: the next one is to be asked.
+
+        Raises: what no other candidate could do better.
+        """
+        tried = repairs = 0
+        course.broken = None
+        while True:
+            tried += 1
+            try:
+                return await self._attempt(course, candidate, permit)
+            except MeshError as failure:
+                log.warning("a model did not answer", deployment=candidate.version.name, reason=failure.reason)
+                course.fail(candidate, failure)
+                if failure.reason == _BUDGET_DEGRADES and not course.cheapest:
+                    await self._go_on_with_the_cheapest(course, candidate)
+                    return None
+                if isinstance(failure, OutputInvalid) and repairs < candidate.hop.repairs:
+                    repairs, course.broken = repairs + 1, failure
+                    again = self._allowed(course, candidate, repeat=True)
+                    if isinstance(again, Wait):
+                        return None
+                    permit = again
+                    continue
+                move = move_after(failure.reason, tried=tried, tries=candidate.hop.tries)
+                if move is Move.END:
+                    raise
+                _take_over(course, candidate, failure)
+                again = await self._again(course, candidate, failure, tried) if move is Move.AGAIN else None
+            if again is None:
+                return None
+            permit = again
+
+    async def _again(self, course: _Course, candidate: Candidate, failure: MeshError, tried: int) -> Permit | None:
+        """Waits for the time of a repeat, and gives leave for it; None: there is none."""
+        asked_for = 0.0
+        if isinstance(failure, ProviderRateLimited) and failure.retry_after is not None:
+            asked_for = failure.retry_after.total_seconds()
+        pause = pause_before_repeat(tried=tried, asked_for=asked_for, left=self._left(course), dice=self._dice.random())
+        if pause is None:
+            return None
+        await self._clock.sleep(pause)
+        given = self._allowed(course, candidate, repeat=True)
+        return given if isinstance(given, Permit) else None
+
+    async def _attempt(self, course: _Course, candidate: Candidate, permit: Permit) -> RawAnswer:
+        """Asks once, and tells what came of it to those who learn from it."""
+        attempt = self._made(course, candidate)
+        started, reason, after = perf_counter(), _CANCELLED, None
+        try:
+            raw = await attempt.run(course.release)
+            reason = ""
+            return raw
+        except MeshError as failure:
+            reason, after = failure.reason, failure.retry_after
+            raise
+        finally:
+            course.notes.append(attempt.note(reason))
+            course.released = attempt.released
+            self._tell(permit, attempt.outcome(reason, retry_after=after), perf_counter() - started)
+
+    def _made(self, course: _Course, candidate: Candidate) -> Attempt:
+        """Makes an attempt; tells the caller when it takes over what another one began."""
+        version, asked, prompt = candidate.version, course.asked, None
+        if course.release is not None and course.void:
+            course.release(Restarted(version.name))
+        if course.release is not None and course.label is not None:
+            course.release(Continued(version.name))
+            course.continued_by = version.name
+            prompt = continued_prompt(asked.prompt, shown=course.shown, label=course.label)
+        if course.broken is not None:
+            prompt = repaired(asked.prompt, course.broken, model=version.model)
+        return Attempt(
+            asked,
+            candidate,
+            self._providers[version.adapter],
+            law=self._law,
+            holds=self._holds,
+            clock=self._clock,
+            prompt=prompt,
+            shown=course.shown,
+            cheapest=course.cheapest,
+            before=course.before if prompt is None and candidate is course.plan.candidates[0] else None,
+        )
+
+    def _tell(self, permit: Permit, outcome: AttemptOutcome, seconds: float) -> None:
+        version = permit.candidate.version
+        self._gates.done(permit, outcome, now=self._clock.monotonic())
+        self._router.told(permit.candidate, outcome)
+        metrics.INFERENCE_LATENCY.labels(
+            version.payee, self._model_label(version.model), outcome.reason.lower() or "ok"
+        ).observe(seconds)
+
+    async def _go_on_with_the_cheapest(self, course: _Course, refused: Candidate) -> None:
+        """Keeps those to go on with when a budget lets only the cheapest through.
+
+        Raises: the most hopeful failure, when none is left.
+        """
+        asked, candidates = course.asked, [one.version for one in course.plan.candidates]
+        rules = rules_of(self._tenants, asked.principal.tenant)
+        by_name = asked.model not in ("", DEFAULT)
+        default = self._deployments.default_generators(regions=asked.regions(rules)) if by_name else ()
+        rates = await self._prices.rates(asked.principal, [*candidates, *default])
+        left = [refused, *course.waiting, *(candidate for candidate, _ in course.passed)]
+        cheapest = {
+            one.name
+            for one in cheapest_of(
+                [one.version for one in left], (*candidates, *default), rates=rates, prompt=asked.prompt
+            )
+        }
+        course.cheapest = True
+        course.waiting = [one for one in left if one.version.name in cheapest]
+        course.passed = []
+        if not course.waiting:
+            raise most_hopeful(course.failures)
+
+    def _left(self, course: _Course) -> float:
+        return course.asked.deadline - self._clock.monotonic()
+
+
+def _take_over(course: _Course, candidate: Candidate, failure: MeshError) -> None:
+    """Prepares for the next attempt what the caller has seen of this one.
+
+    Raises: AnswerBrokeOff: the caller wants no other attempt, or there can be none.
+    """
+    asked, shown = course.asked, course.released
+    match resumption(asked.policy.mid_stream, asked.prompt, shown=shown):
+        case Resumption.SILENT:
+            pass
+        case Resumption.RESTART:
+            course.void = True
+        case Resumption.CONTINUE:
+            label = asked.prompt.label(model=candidate.version.model)
+            course.label = label if course.label is None else label.joined(course.label)
+            course.shown, course.broke_off = shown, candidate.version.name
+        case Resumption.FAIL:
+            raise AnswerBrokeOff(candidate.version.name) from failure
+
+
+def _end_of(course: _Course) -> MeshError:
+    """Gives what the caller hears when nobody is left."""
+    if course.broke_off:
+        return AnswerBrokeOff(course.broke_off)
+    failures = list(course.failures)
+    for candidate, wait in course.passed:
+        kind = ProviderRateLimited if wait.reason == COOLING_DOWN else ProviderUnavailable
+        name = candidate.version.name
+        failures.append(
+            kind(
+                f"{name} is left alone for now; try again later",
+                deployment=name,
+                retry_after=timedelta(seconds=wait.seconds),
+                said={"why": wait.reason},
+            )
+        )
+    return most_hopeful(failures)

@@ -1,0 +1,192 @@
+"""What follows an answer: its settlement, the law's verdict on the whole, and the record.
+
+Money is settled as soon as the usage is known, whatever becomes of the answer: a crash before the record leaves a
+ledger that equals the provider's. What is recorded before cost has answered says that settling is pending; whoever
+comes next, the call itself, a repeat or the sweep, settles it, and more than once is harmless. When the law cannot be
+asked about an answer, it is recorded unjudged: nobody sees it, and a repeat has it judged instead of asking a model.
+"""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+from services.inference.domain.answer import Answer
+from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
+from services.inference.domain.deployment import Adapter, DeploymentVersion
+from services.inference.usecases.asked import Asked
+from services.inference.usecases.attempt import RawAnswer
+from services.inference.usecases.chain import Concluded
+from services.inference.usecases.ports import CallStore, HoldClient
+from services.meshkit.calls.ports import LawGate, Settlement
+from services.meshkit.calls.settled_notes import SettledNotes
+from services.meshkit.content import Usage
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.core.errors import Internal, MeshError
+from services.meshkit.core.failpoints import failpoint, register
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.sql.finish import finish
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+BEFORE_RECORD: Final = "inference.before_record"
+AFTER_RECORD: Final = "inference.after_record"
+BEFORE_SETTLE: Final = "inference.before_settle"
+AFTER_SETTLE: Final = "inference.after_settle"
+register(BEFORE_RECORD, AFTER_RECORD, BEFORE_SETTLE, AFTER_SETTLE)
+
+
+class Conclude:
+    """Settles, judges and records answers, and gives recorded ones again."""
+
+    def __init__(self, *, law: LawGate, holds: HoldClient, calls: CallStore, notes: SettledNotes) -> None:
+        self._law = law
+        self._holds = holds
+        self._calls = calls
+        self._notes = notes
+        self._model_label = metrics.BoundedLabel()
+
+    async def __call__(self, asked: Asked, concluded: Concluded, *, lost_attempts: int) -> Answer:
+        """Settles beside judging and recording an answer. Not to be interrupted: the money is spent already.
+
+        Args:
+            lost_attempts: times that this call was begun before, and lost.
+        Raises: LawBlocked; why the law could not be asked, once the answer is recorded unjudged.
+        """
+        raw = concluded.raw
+        usage = raw.finished.usage
+        if usage is not None:
+            self._count(raw.deployment, usage)
+        settling = asyncio.create_task(self._settle(asked.principal, raw.hold.id, usage), name="settle")
+        recording = asyncio.create_task(
+            self._judge_and_record(asked, _unjudged(concluded, lost_attempts), raw, settling), name="record"
+        )
+        charged, recorded = await asyncio.gather(settling, recording, return_exceptions=True)
+        if isinstance(charged, BaseException):
+            raise charged
+        if isinstance(recorded, BaseException):
+            raise recorded
+        if recorded.hold_id != raw.hold.id:
+            return await self.replay(asked, recorded)
+        return _outcome(self._noted(recorded, charged), bound=raw.hold.amount)
+
+    async def _judge_and_record(
+        self, asked: Asked, unjudged: Unjudged, raw: RawAnswer, settling: asyncio.Task[NanoUsd | None]
+    ) -> RecordedCall:
+        """Records the outcome, settled or with its settlement pending. Gives what stands in the record.
+
+        Raises: why the law could not be asked, once the answer is recorded unjudged.
+        """
+        outcome: Outcome
+        failure: MeshError | None = None
+        try:
+            outcome = unjudged.under(await self._law.evaluate(asked.principal, unjudged.subject(asked.context)))
+        except MeshError as error:
+            log.warning("an answer is recorded unjudged", hold_id=raw.hold.id, error=error.message)
+            outcome, failure = unjudged, error
+        usage = raw.finished.usage
+        settled = settling.done() and not settling.cancelled() and settling.exception() is None
+        charged = settling.result() if settled else None
+        if usage is None:
+            state = SettleState.ASSUMED
+        else:
+            state = SettleState.PENDING if charged is None else SettleState.SETTLED
+        call = RecordedCall(
+            key=asked.key,
+            arguments_hash=asked.arguments_hash,
+            outcome=outcome,
+            hold_id=raw.hold.id,
+            usage=usage or Usage(),
+            settle_state=state,
+            charged=charged,
+        )
+        await failpoint(BEFORE_RECORD)
+        standing = await self._calls.record(call, token=asked.principal.token)
+        await failpoint(AFTER_RECORD)
+        if failure is not None:
+            raise failure
+        return standing
+
+    async def _settle(self, principal: Principal, hold_id: str, usage: Usage | None) -> NanoUsd | None:
+        """Charges known usage. None: unknown, or cost does not answer; the sweeper or a repeat settles later."""
+        if usage is None:
+            return None
+        await failpoint(BEFORE_SETTLE)
+        try:
+            charged = await self._holds.settle(principal, hold_id, usage)
+        except MeshError as error:
+            log.warning("settlement is left to the sweeper", hold_id=hold_id, error=error.message)
+            return None
+        await failpoint(AFTER_SETTLE)
+        return charged
+
+    def _noted(self, call: RecordedCall, charged: NanoUsd | None) -> RecordedCall:
+        """Has it noted that a call recorded as pending was charged, and gives it so."""
+        if charged is None or call.settle_state is not SettleState.PENDING:
+            return call
+        self._notes.add(Settlement(key=call.key, hold_id=call.hold_id, charged=charged))
+        return replace(call, settle_state=SettleState.SETTLED, charged=charged)
+
+    async def replay(self, asked: Asked, call: RecordedCall) -> Answer:
+        """Gives a recorded outcome again; first judges and settles it, if that was left undone."""
+        if isinstance(call.outcome, Unjudged):
+            call = await finish(self._judge_late(asked, call, call.outcome))
+        if call.settle_state is SettleState.PENDING:
+            call = self._noted(call, await finish(self._settle(asked.principal, call.hold_id, call.usage)))
+        return replace(_outcome(call, bound=0), replayed=True)
+
+    async def _judge_late(self, asked: Asked, call: RecordedCall, unjudged: Unjudged) -> RecordedCall:
+        verdict = await self._law.evaluate(asked.principal, unjudged.subject(asked.context))
+        return await self._calls.judge(replace(call, outcome=unjudged.under(verdict)))
+
+    def _count(self, deployment: DeploymentVersion, usage: Usage) -> None:
+        model = self._model_label(deployment.model)
+        for name in USAGE_CLASSES:
+            tokens: int = getattr(usage, name)
+            if tokens:
+                metrics.TOKENS_CONSUMED.labels(deployment.payee, model, name).inc(tokens)
+
+
+def _unjudged(concluded: Concluded, lost_attempts: int) -> Unjudged:
+    """Gives what a provider answered in the form in which it becomes the answer, once the law has passed it."""
+    raw = concluded.raw
+    draft = Answer(
+        parts=raw.parts,
+        stop_reason=raw.finished.stop_reason,
+        usage=raw.finished.usage or Usage(),
+        usage_known=raw.finished.usage is not None,
+        provider=raw.deployment.payee,
+        model=raw.finished.model or raw.deployment.model,
+        hold_id=raw.hold.id,
+        cost_nano_usd=0,
+        verdict_ids=(raw.before.id, *raw.during_verdict_ids),
+        bundle_digest=raw.before.bundle_digest,
+        rules=(*raw.before.rules, *raw.during),
+        provider_us=raw.provider_us,
+        stub=raw.deployment.adapter == Adapter.STUB,
+        failed_attempts=concluded.failed,
+        attempts=concluded.attempts,
+        deployment=raw.deployment.name,
+        deployment_version=raw.deployment.version,
+        lost_attempts=lost_attempts,
+        repairs=concluded.repairs,
+        continued_by=concluded.continued_by,
+        first_byte_us=raw.first_byte_us,
+    )
+    return Unjudged(draft=draft, target=raw.deployment.model)
+
+
+def _outcome(call: RecordedCall, *, bound: int) -> Answer:
+    """Gives the answer with its price; while that is not known, with the most it can be.
+
+    Raises: LawBlocked: the outcome is that the law stopped it.
+    """
+    match call.outcome:
+        case Answer():
+            return replace(call.outcome, cost_nano_usd=bound if call.charged is None else call.charged)
+        case Blocked():
+            raise call.outcome.error()
+        case Unjudged():
+            raise Internal("an answer that nobody judged was about to be shown", call_id=call.key.call_id)

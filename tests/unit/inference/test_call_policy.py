@@ -1,0 +1,40 @@
+"""What a caller may say about how a call goes: read, or refused by name."""
+
+from typing import Any
+
+import pytest
+
+from comitia.inference.v1 import generation_pb2
+from services.inference.domain.call_policy import USUAL, CallPolicy, MidStream, OnDisconnect
+from services.inference.transport.call_policy import policy_of
+from services.meshkit.core.errors import Invalid
+
+
+def test_who_says_nothing_gets_what_is_usual() -> None:
+    assert policy_of(generation_pb2.CallPolicy()) == USUAL
+    assert (USUAL.mid_stream, USUAL.on_disconnect) == (MidStream.RESTART, OnDisconnect.CANCEL)
+
+
+def test_what_is_said_is_read() -> None:
+    said = generation_pb2.CallPolicy(
+        mid_stream=generation_pb2.MID_STREAM_CONTINUE, on_disconnect=generation_pb2.ON_DISCONNECT_DRAIN
+    )
+    assert policy_of(said) == CallPolicy(mid_stream=MidStream.CONTINUE, on_disconnect=OnDisconnect.DRAIN)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"work_class": generation_pb2.WORK_CLASS_BATCH},
+        {"hedge_after": {"seconds": 1}},
+        {"cache": generation_pb2.CACHE_USE_NO},
+        {"sticky_key": "x"},
+        {"mid_stream": 99},
+        {"on_disconnect": 99},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+def test_what_nothing_obeys_is_refused_by_name(said: dict[str, Any]) -> None:
+    with pytest.raises(Invalid) as refused:
+        policy_of(generation_pb2.CallPolicy(**said))
+    assert refused.value.field == f"policy.{next(iter(said))}"
