@@ -47,7 +47,7 @@ class Exchange:
             whole = openai_completion if self.served.dialect == "openai" else anthropic_message
             body = whole(self.served, behaviour)
             if not usage:
-                del body["usage"]
+                body.pop("usage", None)
             return [_json(body)]
         if self.served.dialect == "openai":
             chunks = openai_chunks(self.served, behaviour, usage=True)

@@ -101,7 +101,7 @@ async def leave(mesh: InferenceMesh, policy: generation_pb2.CallPolicy | None, *
 
 
 async def test_who_leaves_stops_the_provider_within_a_second(mesh: InferenceMesh) -> None:
-    mesh.provider.next(Behaviour(pause=30.0))
+    mesh.provider.next(Behaviour(wait=30.0))
     await leave(mesh, None, path="x")
     await mesh.provider.until(lambda meter: meter.calls[0].abandoned, seconds=1.0)
     assert (await mesh.budget()).held_nano_usd > 0, "nobody knows what was used"
