@@ -137,6 +137,7 @@ async def test_a_killed_call_is_answered_once_and_paid_for_as_metered(
         assert made == (1 if answer.replayed or point == "after_reserve" else 2)
         if point != "after_settle":
             assert made == (2 if point in MADE_TWICE else 1)
+        assert answer.lost_attempts == (0 if answer.replayed else 1), "what was lost is said"
         assert again.replayed
         assert again.hold_id == answer.hold_id
         left = budget.held_nano_usd > 0

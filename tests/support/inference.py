@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.inference.domain.answer import Finished, StopReason, TextDelta, Whole
-from services.inference.domain.call import RecordedCall, SettleState, Unjudged
+from services.inference.domain.call import Claimed, RecordedCall, SettleState, Unjudged
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import CallArgumentsDiffer, Charge, ProviderUnavailable
@@ -231,12 +231,25 @@ class MemoryCallStore:
         self._clock = clock
         self.hashes: dict[CallKey, bytes] = {}
         self.calls: dict[CallKey, tuple[RecordedCall, Secret, datetime]] = {}
+        #: Calls that were claimed and not given back, and how often each was lost.
+        self.claimed: set[CallKey] = set()
+        self.lost: dict[CallKey, int] = {}
         self.recording, self.judging, self.marking = FaultQueue(), FaultQueue(), FaultQueue()
+        self.giving_back = FaultQueue()
 
-    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
+    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
         if self.hashes.setdefault(key, arguments_hash) != arguments_hash:
             raise CallArgumentsDiffer(key.call_id)
-        return self.calls[key][0] if key in self.calls else None
+        if key in self.calls:
+            return self.calls[key][0]
+        if key in self.claimed:
+            self.lost[key] = self.lost.get(key, 0) + 1
+        self.claimed.add(key)
+        return Claimed(lost_attempts=self.lost.get(key, 0))
+
+    async def give_back(self, key: CallKey) -> None:
+        self.giving_back.hit()
+        self.claimed.discard(key)
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         self.recording.hit()
@@ -278,6 +291,8 @@ class MemoryCallStore:
         for key in old:
             del self.calls[key]
             del self.hashes[key]
+            self.claimed.discard(key)
+            self.lost.pop(key, None)
         return len(old)
 
 

@@ -77,6 +77,14 @@ Outcome = Answer | Blocked | Unjudged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A call that is to be made now."""
+
+    #: Times that it was begun before and lost: nobody was told how it ended, and its hold is charged.
+    lost_attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCall:
     """A call whose outcome is durable."""
 

@@ -94,27 +94,35 @@ class ProviderHttp:
         clearance: Clearance,
         *,
         seconds: float,
-        silent_seconds: float = inf,
+        between_seconds: float = inf,
     ) -> bytes:
         """Posts and gives the whole answer.
 
         Args:
             seconds: longest time until its end.
-            silent_seconds: longest time for the answer, however much time is left.
+            between_seconds: longest time without a byte once it has begun.
         Raises: ProviderFailure.
         """
+        loop = asyncio.get_running_loop()
         try:
             async with (
-                asyncio.timeout(min(seconds, silent_seconds)),
+                asyncio.timeout(seconds),
                 self._post(url, headers, body, clearance) as response,
+                asyncio.timeout(_finite(between_seconds)) as silence,
             ):
                 await _raise_for_status(deployment, response)
-                return await _read(response, MAX_BODY_BYTES)
+                read = bytearray()
+                async for chunk in response.content.iter_any():
+                    silence.reschedule(None if between_seconds == inf else loop.time() + between_seconds)
+                    read += chunk
+                    if len(read) > MAX_BODY_BYTES:
+                        raise failures.garbage(deployment)
+                return bytes(read)
         except aiohttp.ClientConnectorError as cause:
             raise failures.unreachable(deployment) from cause
         except TimeoutError as cause:
             raise failures.timed_out(deployment) from cause
-        except (aiohttp.ClientError, ConnectionError, ValueError) as cause:
+        except (aiohttp.ClientError, ConnectionError) as cause:
             raise failures.cut_off(deployment) from cause
 
     def _post(

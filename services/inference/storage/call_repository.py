@@ -10,9 +10,9 @@ from asyncpg import Record
 from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.inference.domain.call import RecordedCall, SettleState, Unjudged
+from services.inference.domain.call import Claimed, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
-from services.inference.storage.one_trips import CLAIM_CALLS, JUDGE_CALL, MARK_SETTLED, RECORD_CALLS
+from services.inference.storage.one_trips import CLAIM_CALLS, GIVE_BACK, JUDGE_CALL, MARK_SETTLED, RECORD_CALLS
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome, usage_from_list, usage_to_list
 from services.inference.storage.tables import call
 from services.meshkit.batching.group_commit import GroupCommit
@@ -58,12 +58,14 @@ class CallRepository:
     Args:
         app: engine of the role `app`.
         maintenance: engine of the role `maintenance`.
+        replica: name of this process among all that ever make calls.
     """
 
-    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine, *, keys: KeyRing) -> None:
+    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine, *, keys: KeyRing, replica: str) -> None:
         self._app = app
         self._maintenance = maintenance
         self._keys = keys
+        self._replica = replica
         self._claims = self._group("inference.claims", CLAIM_CALLS)
         self._records = self._group("inference.records", RECORD_CALLS)
 
@@ -79,14 +81,20 @@ class CallRepository:
         async with self._claims, self._records:
             yield self
 
-    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
+    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
         """See `CallStore.claim`."""
-        row = await self._claims.submit(_Write(key=key, values=(arguments_hash,)))
+        row = await self._claims.submit(_Write(key=key, values=(arguments_hash, self._replica)))
         if row is None:
-            return None
+            return Claimed()
         if row["arguments_hash"] != arguments_hash:
             raise CallArgumentsDiffer(key.call_id)
-        return None if row["hold_id"] is None else await self._recorded(key, row)
+        if row["hold_id"] is None:
+            return Claimed(lost_attempts=row["attempts"] - 1)
+        return await self._recorded(key, row)
+
+    async def give_back(self, key: CallKey) -> None:
+        """See `CallStore.give_back`."""
+        await one_trip(self._app, key.tenant, GIVE_BACK, *_names(key))
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """See `CallStore.record`."""

@@ -17,6 +17,7 @@ _STANDS: Final = {
     "usage_tokens": "bigint[]",
     "settle_state": "text",
     "charged_nano_usd": "bigint",
+    "attempts": "integer",
 }
 _COLUMNS: Final = ", ".join(_STANDS)
 _STANDING: Final = f"TABLE ({', '.join(f'{name} {kind}' for name, kind in _STANDS.items())})"
@@ -28,9 +29,7 @@ _FIND: Final = f"""
     END IF;"""  # noqa: S608  # of constants only
 #: What stands, when fewer rows were written than were given. LATERAL and OFFSET 0: each is looked up by its key,
 #: however small the table was when this was planned.
-_FIND_ALL: Final = f"""
-    GET DIAGNOSTICS written = ROW_COUNT;
-    IF written < cardinality($1) THEN
+_STANDING_ROWS: Final = f"""
         RETURN QUERY SELECT stands.*, asked.place
         FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS asked (tenant, run, way, attempts, number, place)
         CROSS JOIN LATERAL (
@@ -38,24 +37,48 @@ _FIND_ALL: Final = f"""
             WHERE tenant_id = asked.tenant AND run_id = asked.run AND path = asked.way
                 AND attempt_group = asked.attempts AND call_index = asked.number
             OFFSET 0
-        ) AS stands;
-    END IF;"""  # noqa: S608  # of constants only
+        ) AS stands;"""  # noqa: S608  # of constants only
+_FIND_ALL: Final = f"""
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written < cardinality($1) THEN
+        {_STANDING_ROWS}
+    END IF;"""
 
-#: The second statement sees what another process committed while the first one waited for it.
+#: The statements behind the first see what another process committed while that one waited for it. Calls that were
+#: claimed before are begun anew, once more if they were lost; the time tells them from those written just now.
 CLAIM_CALLS: Final = OneTrip(
     name="claim_calls",
     planned_once=True,
-    arguments=(*_KEYS, "bytea[]"),
+    arguments=(*_KEYS, "bytea[]", "text[]"),
     returns=_STANDING_IN_PLACES,
     body=f"""
     DECLARE
         written bigint;
     BEGIN
-    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash)
-    SELECT * FROM unnest($1, $2, $3, $4, $5, $6)
+    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash, replica)
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO NOTHING;
-    {_FIND_ALL}
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written < cardinality($1) THEN
+        UPDATE call SET attempts = call.attempts + (call.replica IS NOT NULL)::integer, replica = asked.claimer
+        FROM unnest($1, $2, $3, $4, $5, $6, $7) AS asked (tenant, run, way, tries, number, hash, claimer)
+        WHERE call.tenant_id = asked.tenant AND call.run_id = asked.run AND call.path = asked.way
+            AND call.attempt_group = asked.tries AND call.call_index = asked.number
+            AND call.arguments_hash = asked.hash AND call.hold_id IS NULL AND call.created_time < now();
+        {_STANDING_ROWS}
+    END IF;
     END;""",  # noqa: S608  # of constants only
+)
+
+GIVE_BACK: Final = OneTrip(
+    name="give_back_call",
+    planned_once=True,
+    arguments=_KEY,
+    returns="void",
+    body="""
+    UPDATE call SET replica = NULL
+    WHERE tenant_id = $1 AND run_id = $2 AND path = $3 AND attempt_group = $4 AND call_index = $5
+        AND hold_id IS NULL;""",
 )
 
 #: Token counts travel as literals: an array of arrays would be flattened.
@@ -108,4 +131,4 @@ MARK_SETTLED: Final = OneTrip(
         AND call.hold_id = done.hold AND call.settle_state = 'pending';""",
 )
 
-ONE_TRIPS: Final = (CLAIM_CALLS, RECORD_CALLS, JUDGE_CALL, MARK_SETTLED)
+ONE_TRIPS: Final = (CLAIM_CALLS, GIVE_BACK, RECORD_CALLS, JUDGE_CALL, MARK_SETTLED)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -34,6 +34,8 @@ log = logger(__name__)
 #: A hold outlives the deadline of its call by this long: time to record and settle.
 _HOLD_MARGIN_SECONDS: Final = 60.0
 _HOLD_MOST_SECONDS: Final = 3600.0
+#: Share of the time that is left which an answer may take that nobody sees coming, while others could still answer.
+_SHARE_UNSEEN: Final = 0.5
 #: No token is longer: text beyond so many for each that may be answered comes from a model that does not end.
 _MOST_CHARACTERS_PER_TOKEN: Final = 256
 
@@ -79,8 +81,9 @@ class Attempt:
     """Asks one deployment once.
 
     Args:
-        prompt: what is sent; that of the call, unless the text of another is continued or an answer repaired.
+        prompt: what is sent; that of the call, unless an answer is to be repaired, or the text of another continued.
         shown: text that another deployment began with, and that was released; this one continues it.
+        alone: True when nobody else could answer if this one does not.
         cheapest: True when the caller's budget lets only the cheapest through, and this is what is left.
         before: `judged_before` on the same call for the same deployment, if that was begun already.
     """
@@ -96,6 +99,7 @@ class Attempt:
         clock: Clock,
         prompt: Prompt | None = None,
         shown: str = "",
+        alone: bool = True,
         cheapest: bool = False,
         before: Awaitable[Verdict] | None = None,
     ) -> None:
@@ -105,6 +109,7 @@ class Attempt:
         self._provider = provider
         self._prompt = prompt or asked.prompt
         self._shown = shown
+        self._alone = alone
         self._law = law
         self._holds = holds
         self._clock = clock
@@ -233,18 +238,14 @@ class Attempt:
 
     async def _take_whole(self, call: ProviderCall) -> Finished:
         """Takes an answer that nobody watches: in one piece, which costs the least."""
-        answer = await self._provider.whole(call)
-        self._first_ns = time.perf_counter_ns()
-        self._take(answer.text, call.prompt)
+        seconds = call.seconds * (1 if self._alone else _SHARE_UNSEEN)
+        answer = await self._provider.whole(replace(call, seconds=seconds))
+        self._gate.add(answer.text)
         return answer.finished
-
-    def _take(self, text: str, prompt: Prompt) -> None:
-        self._gate.add(text)
-        if len(self._gate.text) > prompt.max_output_tokens * _MOST_CHARACTERS_PER_TOKEN + len(self._shown):
-            raise self._failed("does not end its answer", Charge.UNKNOWN)
 
     async def _take_stream(self, call: ProviderCall, label: Label, release: Release) -> Finished | None:
         finished: Finished | None = None
+        most = call.prompt.max_output_tokens * _MOST_CHARACTERS_PER_TOKEN + len(self._shown)
         stream = self._provider.stream(call)
         showing: asyncio.Task[None] | None = None
         try:
@@ -256,7 +257,9 @@ class Attempt:
                         break
                     if isinstance(piece, ReasoningDelta):
                         continue
-                    self._take(piece.text, call.prompt)
+                    self._gate.add(piece.text)
+                    if len(self._gate.text) > most:
+                        raise self._failed("does not end its answer", Charge.UNKNOWN)
                     if showing is not None and not showing.done():
                         continue
                     if showing is not None:
@@ -270,6 +273,19 @@ class Attempt:
                 with suppress(asyncio.CancelledError):
                     await showing
         return finished
+
+    def _call(self, prompt: Prompt, clearance: Clearance) -> ProviderCall:
+        return ProviderCall(
+            deployment=self._deployment,
+            prompt=prompt,
+            clearance=clearance,
+            seconds=self._seconds_left(),
+            first_byte_seconds=self._hop.first_byte_seconds,
+            between_seconds=self._hop.between_seconds,
+        )
+
+    def _failed(self, what: str, charge: Charge | Usage) -> ProviderUnavailable:
+        return ProviderUnavailable(f"{self._deployment.name} {what}", charge=charge, deployment=self._deployment.name)
 
     def _hold_to_form(self, finished: Finished) -> None:
         """Keeps of the text what has the wanted form.
@@ -288,19 +304,6 @@ class Attempt:
                 charge=finished.usage or Charge.UNKNOWN,
             )
         self._gate.text = kept.text
-
-    def _call(self, prompt: Prompt, clearance: Clearance) -> ProviderCall:
-        return ProviderCall(
-            deployment=self._deployment,
-            prompt=prompt,
-            clearance=clearance,
-            seconds=self._seconds_left(),
-            first_byte_seconds=self._hop.first_byte_seconds,
-            between_seconds=self._hop.between_seconds,
-        )
-
-    def _failed(self, what: str, charge: Charge | Usage) -> ProviderUnavailable:
-        return ProviderUnavailable(f"{self._deployment.name} {what}", charge=charge, deployment=self._deployment.name)
 
     async def _show(self, text: str, label: Label, release: Release) -> None:
         """Releases what is due, if the law passes all of the text so far. A blocking verdict ends the attempt."""

@@ -23,6 +23,7 @@ from services.inference.domain.errors import (
     most_hopeful,
 )
 from services.inference.domain.money_bound import bound_of
+from services.inference.domain.prompt import Prompt
 from services.inference.domain.reliability.hop_policy import Move, move_after, pause_before_repeat
 from services.inference.domain.reliability.mid_stream import Resumption, continued_prompt, resumption
 from services.inference.domain.repair import repaired
@@ -74,11 +75,6 @@ class Concluded:
     #: Deployment that continued the text of another; empty: nobody had to.
     continued_by: str
 
-    @property
-    def repairs(self) -> int:
-        """Times that an answer was not in the wanted form."""
-        return sum(note.reason == OutputInvalid.reason for note in self.attempts)
-
 
 @dataclass(slots=True, kw_only=True)
 class _Course:
@@ -107,8 +103,8 @@ class _Course:
     #: All that the caller saw when the last attempt ended.
     released: str = ""
     continued_by: str = ""
-    #: The answer that the next attempt is to repair.
-    broken: OutputInvalid | None = None
+    #: What is sent in place of the prompt to have an answer repaired.
+    repaired: Prompt | None = None
     #: When the call began to wait for somebody who was passed over.
     waits_since: float | None = None
 
@@ -224,7 +220,7 @@ class Chain:
         Raises: what no other candidate could do better.
         """
         tried = repairs = 0
-        course.broken = None
+        course.repaired = None
         while True:
             tried += 1
             try:
@@ -235,12 +231,9 @@ class Chain:
                 if failure.reason == _BUDGET_DEGRADES and not course.cheapest:
                     await self._go_on_with_the_cheapest(course, candidate)
                     return None
-                if isinstance(failure, OutputInvalid) and repairs < candidate.hop.repairs:
-                    repairs, course.broken = repairs + 1, failure
-                    again = self._allowed(course, candidate, repeat=True)
-                    if isinstance(again, Wait):
-                        return None
-                    permit = again
+                repair = self._repair(course, candidate, failure, repairs)
+                if repair is not None:
+                    repairs, permit = repairs + 1, repair
                     continue
                 move = move_after(failure.reason, tried=tried, tries=candidate.hop.tries)
                 if move is Move.END:
@@ -250,6 +243,17 @@ class Chain:
             if again is None:
                 return None
             permit = again
+
+    def _repair(self, course: _Course, candidate: Candidate, failure: MeshError, repairs: int) -> Permit | None:
+        """Prepares to have an answer repaired that has not the wanted form; None: it has, or that was tried enough."""
+        course.repaired = None
+        if not isinstance(failure, OutputInvalid) or repairs >= candidate.hop.repairs:
+            return None
+        given = self._allowed(course, candidate)
+        if not isinstance(given, Permit):
+            return None
+        course.repaired = repaired(course.asked.prompt, failure, model=candidate.version.model)
+        return given
 
     async def _again(self, course: _Course, candidate: Candidate, failure: MeshError, tried: int) -> Permit | None:
         """Waits for the time of a repeat, and gives leave for it; None: there is none."""
@@ -281,15 +285,13 @@ class Chain:
 
     def _made(self, course: _Course, candidate: Candidate) -> Attempt:
         """Makes an attempt; tells the caller when it takes over what another one began."""
-        version, asked, prompt = candidate.version, course.asked, None
+        version, asked, prompt = candidate.version, course.asked, course.repaired
         if course.release is not None and course.void:
             course.release(Restarted(version.name))
         if course.release is not None and course.label is not None:
             course.release(Continued(version.name))
             course.continued_by = version.name
             prompt = continued_prompt(asked.prompt, shown=course.shown, label=course.label)
-        if course.broken is not None:
-            prompt = repaired(asked.prompt, course.broken, model=version.model)
         return Attempt(
             asked,
             candidate,
@@ -299,6 +301,7 @@ class Chain:
             clock=self._clock,
             prompt=prompt,
             shown=course.shown,
+            alone=not course.waiting and not course.passed,
             cheapest=course.cheapest,
             before=course.before if prompt is None and candidate is course.plan.candidates[0] else None,
         )

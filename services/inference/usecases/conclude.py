@@ -13,6 +13,7 @@ from typing import Final
 from services.inference.domain.answer import Answer
 from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
 from services.inference.domain.deployment import Adapter, DeploymentVersion
+from services.inference.domain.errors import OutputInvalid
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import RawAnswer
 from services.inference.usecases.chain import Concluded
@@ -168,10 +169,10 @@ def _unjudged(concluded: Concluded, lost_attempts: int) -> Unjudged:
         stub=raw.deployment.adapter == Adapter.STUB,
         failed_attempts=concluded.failed,
         attempts=concluded.attempts,
+        repairs=sum(note.endswith(f": {OutputInvalid.reason}") for note in concluded.failed),
         deployment=raw.deployment.name,
         deployment_version=raw.deployment.version,
         lost_attempts=lost_attempts,
-        repairs=concluded.repairs,
         continued_by=concluded.continued_by,
         first_byte_us=raw.first_byte_us,
     )

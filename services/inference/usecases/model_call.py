@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 
 from services.inference.domain.answer import Answer, TextDelta
+from services.inference.domain.call import Claimed, RecordedCall
 from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.output_format import OutputKind
 from services.inference.usecases.asked import Asked
@@ -20,10 +21,14 @@ from services.inference.usecases.ports import CallStore, Router
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.content import text_of
 from services.meshkit.content.law import Verdict
+from services.meshkit.core.errors import MeshError
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import names
+from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.tracing import span
+
+log = logger(__name__)
 
 
 class ModelCall:
@@ -56,18 +61,31 @@ class ModelCall:
             regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
             plan = self._router.plan(asked, regions=regions)
             async with self._judging(asked, plan.candidates[0].version) as before:
-                if asked.repeatable:
-                    recorded = await self._calls.claim(asked.key, asked.arguments_hash)
-                    if recorded is not None:
-                        return await self._conclude.replay(asked, recorded)
+                claimed = await self._calls.claim(asked.key, asked.arguments_hash) if asked.repeatable else Claimed()
+                if isinstance(claimed, RecordedCall):
+                    return await self._conclude.replay(asked, claimed)
                 watched = streamed and asked.prompt.output_format.kind is OutputKind.TEXT
-                concluded = await self._chain.run(asked, plan, release if watched else None, before)
-            answer = await finish(self._conclude(asked, concluded, lost_attempts=0))
+                async with self._given_back_if_it_fails(asked):
+                    concluded = await self._chain.run(asked, plan, release if watched else None, before)
+            answer = await finish(self._conclude(asked, concluded, lost_attempts=claimed.lost_attempts))
             if streamed:
                 rest = concluded.raw.gate.passed(text_of(answer.parts))
                 if rest:
                     release(TextDelta(rest))
             return answer
+
+    @asynccontextmanager
+    async def _given_back_if_it_fails(self, asked: Asked) -> AsyncGenerator[None]:
+        """Tells a call whose caller hears that it failed from one that was lost."""
+        try:
+            yield
+        except MeshError:
+            if asked.repeatable:
+                try:
+                    await self._calls.give_back(asked.key)
+                except MeshError as error:
+                    log.warning("a call that failed will count as lost", call_id=str(asked.key), error=error.message)
+            raise
 
     @asynccontextmanager
     async def _judging(self, asked: Asked, first: DeploymentVersion) -> AsyncGenerator[Awaitable[Verdict]]:

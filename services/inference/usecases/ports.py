@@ -5,10 +5,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from math import inf
-from typing import Final, NewType, Protocol
+from typing import NewType, Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
-from services.inference.domain.call import RecordedCall
+from services.inference.domain.call import Claimed, RecordedCall
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task
 from services.inference.domain.money_bound import Overhead
@@ -20,8 +20,6 @@ from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, Settl
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import Secret
-
-_TOKENS_IN_SILENCE: Final = 512
 
 
 class HoldClient(Holds, Protocol):
@@ -63,15 +61,6 @@ class ProviderCall:
     seconds: float
     first_byte_seconds: float = inf
     between_seconds: float = inf
-
-    @property
-    def silent_seconds(self) -> float:
-        """Longest time for an answer that is not streamed: it is silent while it is written, too.
-
-        As long as until a first byte, and as long again for every 512 tokens that it may have: a slow model writes 17
-        of them a second.
-        """
-        return self.first_byte_seconds * (1 + self.prompt.max_output_tokens / _TOKENS_IN_SILENCE)
 
 
 class ModelProvider(Protocol):
@@ -140,11 +129,17 @@ class Embedded:
 class CallStore(SettlementStore, Protocol):
     """Remembers calls by id. Every method sees one tenant's calls, but for `pending` and `forget_expired`."""
 
-    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
-        """Records the intent of a call, or gives the outcome that it has already; None: make it.
+    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
+        """Records the intent of a call, or gives the outcome that it has already.
+
+        A call that was claimed before, not given back, and has no outcome, was lost: what became of it is unknown.
 
         Raises: CallArgumentsDiffer: the id came before with another hash.
         """
+        ...
+
+    async def give_back(self, key: CallKey) -> None:
+        """Says that a claimed call has failed and that its caller was told: it was not lost."""
         ...
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:

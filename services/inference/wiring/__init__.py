@@ -61,7 +61,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         sealing(
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
-        CallRepository(app, maintenance, keys=sealed.keys).running() as calls,
+        CallRepository(app, maintenance, keys=sealed.keys, replica=ids.new("replica")).running() as calls,
         CallsInFlight(most=settings.max_model_calls) as in_flight,
     ):
         holds = CostHoldClient(to_money, ids=ids)

@@ -1,5 +1,6 @@
 """One suite for the memory of calls, on the fake and on real Postgres."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from services.inference.domain.answer import Answer, AttemptNote, StopReason
-from services.inference.domain.call import Blocked, RecordedCall, SettleState, Unjudged
+from services.inference.domain.call import Blocked, Claimed, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage import registry_tables, rollout_tables, routing_tables, tables
 from services.inference.storage.call_repository import CallRepository
@@ -86,7 +87,7 @@ async def postgres_store(urls: DatabaseUrls, folder: Path) -> AsyncIterator[Call
     create_kek_file(folder / "kek")
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(folder / "kek"), clock=SystemClock(), ids=SystemIds())
-        async with CallRepository(app, maintenance, keys=keys).running() as store:
+        async with CallRepository(app, maintenance, keys=keys, replica="replica_1").running() as store:
             yield store
 
 
@@ -128,10 +129,35 @@ Stored = tuple[CallStore, Clock]
 async def test_a_claim_is_free_until_there_is_an_outcome(stored: Stored) -> None:
     store, _ = stored
     key = a_key()
-    assert await store.claim(key, HASH) is None
-    assert await store.claim(key, HASH) is None, "who crashed before an outcome may try again"
+    assert await store.claim(key, HASH) == Claimed()
+    assert await store.claim(key, HASH) == Claimed(lost_attempts=1), "who crashed before an outcome may try again"
     await store.record(a_call(key), token=Secret("token"))
     assert await store.claim(key, HASH) == a_call(key)
+
+
+async def test_a_call_that_was_given_back_was_not_lost(stored: Stored) -> None:
+    store, _ = stored
+    key, lost = a_key(), a_key(path="lost")
+    for expected in (0, 0, 0):
+        assert await store.claim(key, HASH) == Claimed(lost_attempts=expected)
+        await store.give_back(key)
+    for expected in (0, 1, 2):
+        assert await store.claim(lost, HASH) == Claimed(lost_attempts=expected)
+    await store.give_back(lost)
+    assert await store.claim(lost, HASH) == Claimed(lost_attempts=2), "what was lost before stays so"
+
+
+async def test_calls_that_come_together_are_told_apart(stored: Stored) -> None:
+    store, _ = stored
+    lost, fresh, other = a_key(path="lost"), a_key(path="fresh"), a_key(path="other")
+    await store.claim(lost, HASH)
+    await store.claim(other, HASH)
+    claims = await asyncio.gather(
+        store.claim(fresh, HASH), store.claim(lost, HASH), store.claim(other, b"x" * 32), return_exceptions=True
+    )
+    assert claims[:2] == [Claimed(), Claimed(lost_attempts=1)]
+    assert isinstance(claims[2], CallArgumentsDiffer)
+    assert await store.claim(other, HASH) == Claimed(lost_attempts=1), "who was refused began nothing"
 
 
 async def test_every_part_of_an_id_counts(stored: Stored) -> None:
@@ -139,8 +165,8 @@ async def test_every_part_of_an_id_counts(stored: Stored) -> None:
     key = a_key()
     await store.record(a_call(key), token=Secret("token"))
     for changes in ({"run_id": "run_2"}, {"path": "other"}, {"attempt_group": 1}, {"index": 1}):
-        assert await store.claim(a_key(key.tenant, **changes), b"other" * 6) is None
-    assert await store.claim(a_key(), b"other" * 6) is None, "another tenant's ids are its own"
+        assert await store.claim(a_key(key.tenant, **changes), b"other" * 6) == Claimed()
+    assert await store.claim(a_key(), b"other" * 6) == Claimed(), "another tenant's ids are its own"
 
 
 async def test_other_arguments_are_refused_before_and_after_the_outcome(stored: Stored) -> None:
@@ -245,8 +271,8 @@ async def test_old_calls_are_forgotten_but_not_pending_ones(stored: Stored) -> N
     await store.record(a_call(pending), token=Secret("token"))
     assert await store.forget_expired(before=clock.now() - timedelta(hours=1), most=10) == 0
     assert await store.forget_expired(before=clock.now() + timedelta(seconds=1), most=10) == 1
-    assert await store.claim(old, b"new" * 10) is None
-    assert await store.claim(pending, HASH) is not None
+    assert await store.claim(old, b"new" * 10) == Claimed()
+    assert isinstance(await store.claim(pending, HASH), RecordedCall)
 
 
 async def test_a_token_whose_key_was_destroyed_does_not_hold_up_the_others(urls: DatabaseUrls, tmp_path: Path) -> None:

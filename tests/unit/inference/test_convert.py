@@ -1,4 +1,4 @@
-"""Proto to domain: everything that is asked for reaches the prompt, and what makes no sense is refused."""
+"""Proto to domain: everything that is asked for reaches the prompt."""
 
 from typing import Any
 

@@ -487,6 +487,39 @@ async def test_a_failure_at_any_point_leaves_nothing_unaccounted(room: Room, poi
     assert answer.replayed is (point in ("before_settle", "after_settle", "after_record")), "recording goes on beside"
 
 
+async def test_a_call_that_was_lost_in_flight_is_made_again_on_a_second_hold_and_says_so(room: Room) -> None:
+    room.openai.scripts = [[RuntimeError("our bug")], says("Yes.")]
+    with pytest.raises(RuntimeError):
+        await room.ask()
+    answer = await room.ask()
+    assert answer.lost_attempts == 1
+    assert room.holds.states == ["dispatched", "settled"], "the first is left to be assumed"
+    assert (await room.ask()).lost_attempts == 1, "the record says so, too"
+
+
+async def test_a_call_whose_caller_left_counts_as_lost(room: Room) -> None:
+    gate = asyncio.Event()
+    room.openai.before_piece = gate.wait
+    asking = asyncio.ensure_future(room.ask())
+    await until(lambda: room.openai.asked)
+    asking.cancel()
+    await asyncio.wait([asking])
+    gate.set()
+    assert (await room.ask()).lost_attempts == 1
+
+
+async def test_a_call_that_failed_before_its_caller_was_not_lost(room: Room) -> None:
+    for provider in room.providers.values():
+        provider.scripts = [failing(ProviderUnavailable)]
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    room.calls.giving_back.next(Unavailable("postgres"))
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    room.openai.scripts = [says("Yes.")]
+    assert (await room.ask()).lost_attempts == 1, "the second could not be given back"
+
+
 async def test_a_direct_call_is_recorded_without_being_claimed(room: Room) -> None:
     await room.ask(an_asked(repeatable=False))
     assert len(room.calls.calls) == 1

@@ -30,7 +30,6 @@ _MOVES: Final = {
     ProviderUnavailable.reason: Move.AGAIN,
     ProviderRateLimited.reason: Move.AGAIN,
     ProviderRefused.reason: Move.ON,
-    # It was given its answer back as often as it may be.
     OutputInvalid.reason: Move.ON,
     PRICE_UNKNOWN: Move.ON,
 }

@@ -63,7 +63,7 @@ class AnthropicProvider:
             body,
             call.clearance,
             seconds=call.seconds,
-            silent_seconds=call.silent_seconds,
+            between_seconds=call.between_seconds,
         )
         answer = MessageReader(call.deployment)
         text = answer.take_whole(raw)

@@ -83,7 +83,7 @@ class ChatProvider:
             body,
             call.clearance,
             seconds=call.seconds,
-            silent_seconds=call.silent_seconds,
+            between_seconds=call.between_seconds,
         )
         answer = ChatReader(call.deployment)
         text = "".join(piece.text for piece in answer.take(raw) if isinstance(piece, TextDelta))

@@ -41,7 +41,7 @@ MODELS: Final = {
 #: Faults in which no request ever reaches the provider, by the address that stands in for its own.
 UNREACHED: Final = ("tls_reset", "no_such_host")
 NO_HOST: Final = "provider.invalid"
-DEADLINE_SECONDS: Final = 5.0
+DEADLINE_SECONDS: Final = 3.0
 
 UNAVAILABLE: Final = "unavailable/PROVIDER_UNAVAILABLE"
 RATE_LIMITED: Final = "exhausted/PROVIDER_RATE_LIMITED"

@@ -89,7 +89,7 @@ async def test_an_answer_that_breaks_off_fails_when_the_reader_wants_no_other(
         assert len(mesh.provider.meter.calls) == 1
 
 
-async def leave(mesh: InferenceMesh, policy: generation_pb2.CallPolicy | None, *, path: str) -> None:
+async def leave(mesh: InferenceMesh, policy: generation_pb2.CallPolicy, *, path: str) -> None:
     """Asks, and goes away as soon as the provider has been asked."""
     stub: Any = InferenceServiceStub(mesh.channel)
     call = stub.Generate(a_request(path=path, policy=policy), metadata=call_metadata(mesh.principal))
@@ -101,8 +101,12 @@ async def leave(mesh: InferenceMesh, policy: generation_pb2.CallPolicy | None, *
 
 
 async def test_who_leaves_stops_the_provider_within_a_second(mesh: InferenceMesh) -> None:
-    mesh.provider.next(Behaviour(wait=30.0))
-    await leave(mesh, None, path="x")
+    mesh.provider.next(Behaviour(pause=30.0))
+    stream = mesh.stream()
+    reading = asyncio.ensure_future(stream.read())
+    await mesh.provider.until(lambda meter: meter.calls)
+    stream.cancel()
+    await asyncio.wait([reading])
     await mesh.provider.until(lambda meter: meter.calls[0].abandoned, seconds=1.0)
     assert (await mesh.budget()).held_nano_usd > 0, "nobody knows what was used"
 
