@@ -11,13 +11,16 @@ def configured(settings: InferenceSettings) -> Deployments:
     found: list[DeploymentVersion] = []
     if settings.openai_api_key is not None:
         found += _pair(
-            Adapter.OPENAI, settings.openai_model, settings.openai_embedding_model, region=settings.openai_region
+            Adapter(settings.openai_adapter),
+            settings.openai_model,
+            settings.openai_embedding_model,
+            region=settings.openai_region,
         )
     if settings.anthropic_api_key is not None:
         found += _pair(Adapter.ANTHROPIC, settings.anthropic_model, None, region=settings.anthropic_region)
     if settings.compatible_base_url is not None:
         found += _pair(
-            Adapter.OPENAI_COMPATIBLE,
+            Adapter(settings.compatible_adapter),
             settings.compatible_model,
             settings.compatible_embedding_model,
             region=settings.compatible_region,

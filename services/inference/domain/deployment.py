@@ -15,7 +15,14 @@ class Adapter(StrEnum):
     """Who speaks to a deployment: the adapters that ship with the mesh."""
 
     OPENAI = "openai"
+    #: OpenAI's models at Azure, by its `/openai/v1` address.
+    AZURE = "azure"
     ANTHROPIC = "anthropic"
+    VLLM = "vllm"
+    TGI = "tgi"
+    OLLAMA = "ollama"
+    LLAMA_CPP = "llama_cpp"
+    #: A server that speaks OpenAI's dialect, of which nobody knows more.
     OPENAI_COMPATIBLE = "openai_compatible"
     LOCAL = "local"
     STUB = "stub"

@@ -75,10 +75,17 @@ class Overhead:
 
 
 #: Compatible servers: templates such as Harmony write a page of their own; pictures depend on the model.
+_OPENAI: Final = Overhead(request=64, message=16, tools=256, tool=64, pictures=PictureCount.TILES)
+_SERVER: Final = Overhead(request=1_024, message=32, tools=1_024, tool=128, schema_key=8)
 OVERHEADS: Final[dict[str, Overhead]] = {
-    Adapter.OPENAI: Overhead(request=64, message=16, tools=256, tool=64, pictures=PictureCount.TILES),
+    Adapter.OPENAI: _OPENAI,
+    Adapter.AZURE: _OPENAI,
     Adapter.ANTHROPIC: Overhead(request=64, message=16, tools=1_024, tool=64, pictures=PictureCount.AREA),
-    Adapter.OPENAI_COMPATIBLE: Overhead(request=1_024, message=32, tools=1_024, tool=128, schema_key=8),
+    Adapter.VLLM: _SERVER,
+    Adapter.TGI: _SERVER,
+    Adapter.OLLAMA: _SERVER,
+    Adapter.LLAMA_CPP: _SERVER,
+    Adapter.OPENAI_COMPATIBLE: _SERVER,
     Adapter.LOCAL: Overhead(request=256, message=32, tools=1_024, tool=128, schema_key=8),
     Adapter.STUB: Overhead(request=0, message=8, tools=0, tool=64),
 }

@@ -7,8 +7,6 @@ from services.inference.domain.errors import OutputInvalid
 from services.inference.domain.prompt import Prompt
 from services.meshkit.content import Integrity, Label, Message, MessageRole, text_part
 
-#: Times that a deployment is asked again for one call.
-MOST_REPAIRS: Final = 2
 #: The mesh wrote it.
 _OURS: Final = Label(integrity=Integrity.TRUSTED)
 

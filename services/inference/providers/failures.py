@@ -33,6 +33,9 @@ class _Error(msgspec.Struct):
     type: str | None = None
     code: str | int | None = None
     param: str | None = None
+    # llama.cpp says how long the prompt is and how much its window holds.
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
 
 
 class _Body(msgspec.Struct):
@@ -56,6 +59,12 @@ def status_failure(deployment: str, status: int, headers: Mapping[str, str], bod
     if status in (401, 403):
         return ProviderRefused(
             f"{deployment} refuses the key with status {status}{detail}; check the key",
+            deployment=deployment,
+            said=said,
+        )
+    if status == 400 and "over_by" in said:
+        return ProviderRefused(
+            f"the prompt has {said['tokens']} tokens, {said['over_by']} more than the window of {deployment} holds",
             deployment=deployment,
             said=said,
         )
@@ -160,6 +169,9 @@ def _codes(body: bytes) -> dict[str, str]:
         said["code"] = code
     if error.param is not None and _SHORT.fullmatch(error.param):
         said["param"] = error.param
+    if error.n_prompt_tokens is not None and error.n_ctx is not None:
+        said["tokens"], said["window"] = str(error.n_prompt_tokens), str(error.n_ctx)
+        said["over_by"] = str(error.n_prompt_tokens - error.n_ctx)
     return said
 
 

@@ -1,10 +1,12 @@
 """Settings of the providers: addresses, keys, models."""
 
-from typing import Self
+from typing import Final, Literal, Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 
 from services.meshkit.settings import ServiceSettings
+
+_OPENAI_ADDRESS: Final = "https://api.openai.com/v1"
 
 
 def _or_as_the_sdk(variable: str) -> AliasChoices:
@@ -24,8 +26,12 @@ class ProviderSettings(ServiceSettings):
         validation_alias=_or_as_the_sdk("OPENAI_API_KEY"),
         description="Key of OpenAI; without it OpenAI is not asked.",
     )
+    openai_adapter: Literal["openai", "azure"] = Field(
+        default="openai",
+        description="Who speaks there: OpenAI, or Azure at an address such as `https://NAME.openai.azure.com/openai/v1`.",
+    )
     openai_base_url: str = Field(
-        default="https://api.openai.com/v1",
+        default=_OPENAI_ADDRESS,
         validation_alias=_or_as_the_sdk("OPENAI_BASE_URL"),
         description="Where OpenAI's dialect is spoken.",
     )
@@ -50,6 +56,10 @@ class ProviderSettings(ServiceSettings):
     compatible_base_url: str | None = Field(
         default=None,
         description="Address of a server that speaks OpenAI's dialect, such as `http://127.0.0.1:11434/v1` for Ollama.",
+    )
+    compatible_adapter: Literal["openai_compatible", "vllm", "tgi", "ollama", "llama_cpp"] = Field(
+        default="openai_compatible",
+        description="Which server it is. One that is named is told more: schemas, ways to sample, choices of tools.",
     )
     compatible_api_key: SecretStr | None = Field(default=None, description="Key of that server, if it wants one.")
     compatible_model: str = Field(default="", description="Model of that server. Required with its address.")
@@ -83,9 +93,11 @@ class ProviderSettings(ServiceSettings):
         return key if key is not None and key.get_secret_value() else None
 
     @model_validator(mode="after")
-    def _compatible_names_its_model(self) -> Self:
+    def _addresses_and_models_are_said(self) -> Self:
         if self.compatible_base_url is not None and not self.compatible_model:
             raise ValueError(
                 "COMITIA_INFERENCE_COMPATIBLE_MODEL must name the model of COMITIA_INFERENCE_COMPATIBLE_BASE_URL"
             )
+        if self.openai_adapter == "azure" and self.openai_base_url == _OPENAI_ADDRESS:
+            raise ValueError("COMITIA_INFERENCE_OPENAI_BASE_URL must say where Azure is")
         return self

@@ -1,11 +1,10 @@
 """Opens the adapters of the configured deployments."""
 
 from services.inference.domain.deployment import Adapter
-from services.inference.providers.anthropic.messages import AnthropicProvider
+from services.inference.providers.catalogue import CATALOGUE
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai.chat import ChatProvider, Endpoint
+from services.inference.providers.openai.chat import Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
-from services.inference.providers.servers.manners import COMPATIBLE, LOCAL
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
@@ -14,18 +13,12 @@ from services.meshkit.core.secret import NO_SECRET, Secret
 
 def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[str, ModelProvider]:
     """Makes the adapters of what is configured."""
-    made: dict[str, ModelProvider] = {}
     endpoints = _endpoints(settings)
-    if Adapter.OPENAI in endpoints:
-        made[Adapter.OPENAI] = ChatProvider(http, endpoints[Adapter.OPENAI])
     if settings.anthropic_api_key is not None:
-        endpoint = Endpoint(
+        endpoints[Adapter.ANTHROPIC] = Endpoint(
             base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
         )
-        made[Adapter.ANTHROPIC] = AnthropicProvider(http, endpoint)
-    for adapter, manners in ((Adapter.OPENAI_COMPATIBLE, COMPATIBLE), (Adapter.LOCAL, LOCAL)):
-        if adapter in endpoints:
-            made[adapter] = ChatProvider(http, endpoints[adapter], manners)
+    made = {adapter: CATALOGUE[adapter].open(http, endpoint) for adapter, endpoint in endpoints.items()}
     if settings.stub_enabled:
         made[Adapter.STUB] = StubProvider()
     return made
@@ -40,13 +33,13 @@ def _endpoints(settings: InferenceSettings) -> dict[str, Endpoint]:
     """Gives the addresses at which OpenAI's dialect is spoken."""
     endpoints: dict[str, Endpoint] = {}
     if settings.openai_api_key is not None:
-        endpoints[Adapter.OPENAI] = Endpoint(
+        endpoints[settings.openai_adapter] = Endpoint(
             base_url=settings.openai_base_url.rstrip("/"), key=Secret(settings.openai_api_key.get_secret_value())
         )
     if settings.compatible_base_url is not None:
         given = settings.compatible_api_key
         key = NO_SECRET if given is None else Secret(given.get_secret_value())
-        endpoints[Adapter.OPENAI_COMPATIBLE] = Endpoint(base_url=settings.compatible_base_url.rstrip("/"), key=key)
+        endpoints[settings.compatible_adapter] = Endpoint(base_url=settings.compatible_base_url.rstrip("/"), key=key)
     if settings.local_model_url is not None:
         endpoints[Adapter.LOCAL] = Endpoint(base_url=f"{settings.local_model_url.rstrip('/')}/v1")
     return endpoints

@@ -124,10 +124,13 @@ async def test_a_model_that_cannot_be_made_to_call_a_tool_is_not_asked_to(chat: 
     assert refused.value.metadata["field"] == "tool_choice"
 
 
-async def test_a_prompt_beyond_its_context_is_refused(chat: ChatProvider) -> None:
+async def test_a_prompt_beyond_its_context_is_refused_and_told_by_how_much(chat: ChatProvider) -> None:
     with pytest.raises(ProviderRefused) as refused:
         await anext(chat.stream(a_provider_call(CHAT, a_prompt("hi " * 4000), CLEARANCE, seconds=60)))
     assert refused.value.charge is Charge.NOTHING
+    said = refused.value.metadata
+    assert int(said["tokens"]) - int(said["window"]) == int(said["over_by"]) > 0
+    assert "more than the window" in refused.value.message
 
 
 async def test_who_goes_away_stops_the_model_and_too_many_are_refused(chat: ChatProvider, address: str) -> None:

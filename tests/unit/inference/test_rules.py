@@ -10,12 +10,15 @@ from pydantic import ValidationError
 
 from services.inference.chain import configured
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion
+from services.inference.domain.deployment import Adapter, Capability, Deployments, DeploymentVersion
+from services.inference.domain.money_bound import OVERHEADS
 from services.inference.domain.text_gate import TextGate
+from services.inference.providers.catalogue import Catalogue
 from services.inference.providers.sse import MAX_EVENT_BYTES, EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
 from services.meshkit.calls.ports import Clearance, DispatchedHold
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.money import NanoUsd
 from tests.support.inference import STUB, a_prompt, a_provider_call
 
@@ -58,6 +61,30 @@ def test_the_chain_is_what_is_configured_in_its_order() -> None:
 def test_a_compatible_server_must_name_its_model() -> None:
     with pytest.raises(ValidationError, match="COMPATIBLE_MODEL"):
         names(compatible_base_url="http://127.0.0.1:11434/v1")
+
+
+def test_a_server_that_is_named_is_spoken_to_in_its_own_way() -> None:
+    server = {"compatible_base_url": "http://127.0.0.1:8000/v1", "compatible_model": "qwen3"}
+    for adapter in ("vllm", "tgi", "ollama", "llama_cpp"):
+        assert names(**server, compatible_adapter=adapter) == [f"{adapter}/qwen3"]
+
+
+def test_azure_is_asked_where_it_is() -> None:
+    azure = {"openai_adapter": "azure", "openai_api_key": "k"}
+    assert names(**azure, openai_base_url="https://x.openai.azure.com/openai/v1") == ["azure/gpt-4o-mini"]
+    with pytest.raises(ValidationError, match="OPENAI_BASE_URL"):
+        names(**azure)
+
+
+def test_every_adapter_says_what_it_can_and_what_its_dialect_adds() -> None:
+    for adapter in Adapter:
+        if adapter is Adapter.STUB:
+            continue
+        claims = Catalogue().claims(adapter)
+        assert Capability.TOOLS in claims.capabilities
+        assert claims.overhead is OVERHEADS[adapter]
+    with pytest.raises(Invalid, match="adapter"):
+        Catalogue().claims("stub")
 
 
 @pytest.mark.parametrize(
