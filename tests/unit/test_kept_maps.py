@@ -20,6 +20,7 @@ BY_TENANT: Final = ("TenantId", "CallKey")
 WHY: Final[Mapping[str, frozenset[str]]] = {
     "it lives for one call, request, batch, file or run, and goes with it": frozenset(
         {
+            "inference/usecases/admit.py:FairScheduler",
             "cost/domain/hold_lines.py:Place",
             "cost/domain/hold_lines.py:Turns",
             "cost/domain/hold_lines.py:_Look",
@@ -29,7 +30,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "gateway/relations/explain.py:_Ways",
             "gateway/relations/search.py:Search",
             "inference/domain/money_bound.py:Overhead",
-            "inference/providers/anthropic/messages.py:_Reader",
+            "inference/providers/anthropic/messages.py:MessageReader",
             "inference/providers/openai/chat_wire.py:ToolCalls",
             "inference/transport/doors/door.py:Visit",
             "meshkit/batching/client_stream.py:ClientStream",
@@ -81,6 +82,10 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "the key is the whole content or its digest, so an equal key is an equal content": frozenset(
         {
+            "inference/domain/answer_cache.py:KeptAnswers",
+            "inference/usecases/cached_answers.py:CachedAnswers",
+            "inference/domain/output_format.py:_compiled()",
+            "inference/domain/prompt.py:_schema_problem()",
             "gateway/clients/openfga.py:OpenFgaRelationStore",
             "gateway/relations/parse.py:_remembered()",
             "meshkit/documents/checking_cost.py:Cost",
@@ -126,6 +131,8 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "the key is or holds the tenant, which its type does not say": frozenset(
         {
+            "inference/domain/fairness/fair_queue.py:FairQueue",
+            "inference/domain/fairness/fair_queue.py:_Lane",
             "cost/usecases/hold_queue.py:HoldQueue",
             "meshkit/calls/unanswered.py:Unanswered",
             "meshkit/crypto/keyring.py:KeyRing",
@@ -153,6 +160,8 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "prices, keys, settings, connections, tasks and names of the installation itself": frozenset(
         {
+            "inference/providers/egress.py:EgressRule",
+            "inference/usecases/deployment_gates.py:DeploymentGates",
             "cost/domain/price_book.py:PriceBook",
             "cost/domain/recommendation.py:_draws()",
             "gateway/clients/tenant_stores.py:GrpcTenantStores",

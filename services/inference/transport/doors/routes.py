@@ -49,10 +49,10 @@ _IN_FLIGHT: Final = metrics.RPC_IN_FLIGHT.labels(_SERVICE)
 _refused: Final = metrics.BoundedLabel(most=200)
 
 
-class RequestTooLarge(Invalid):
+class BodyTooLarge(Invalid):
     """The body is longer than the doors take. Send less."""
 
-    reason = "REQUEST_TOO_LARGE"
+    reason = "BODY_TOO_LARGE"
 
     def __init__(self) -> None:
         super().__init__("body", f"is longer than {MAX_REQUEST_BYTES} bytes", most=MAX_REQUEST_BYTES)
@@ -159,7 +159,7 @@ class Doors:
             if isinstance(error, Internal):
                 log.error("our own rules were broken", method=name, error=repr(error), exc_info=error)
         except web.HTTPRequestEntityTooLarge:
-            failure = RequestTooLarge()
+            failure = BodyTooLarge()
         except ConnectionError:
             # Whoever asked has gone; aiohttp notices, too.
             failure = Cancelled("the caller went away before the answer")
