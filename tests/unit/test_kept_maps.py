@@ -29,7 +29,6 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "gateway/relations/explain.py:_Granted",
             "gateway/relations/explain.py:_Ways",
             "gateway/relations/search.py:Search",
-            "inference/domain/money_bound.py:Overhead",
             "inference/providers/anthropic/messages.py:MessageReader",
             "inference/providers/openai/chat_wire.py:ToolCalls",
             "inference/transport/doors/door.py:Visit",

@@ -23,6 +23,7 @@ OUTWARD = {"aiohttp", "anthropic", "http", "httpx", "openai", "requests", "socke
 OPENERS = {"urllib.request", "create_connection", "open_connection", "open_unix_connection", "sock_connect"}
 #: Opens no way out: it is the model that is asked, in a process of its own.
 LOCAL_MODEL = "inference/local/"
+DOORS = "inference/transport/doors/"
 
 
 def trees(*services: str) -> Iterator[tuple[str, ast.Module]]:
