@@ -108,7 +108,7 @@ async def test_what_a_key_is_narrowed_to_binds_at_the_doors(mesh: RunningMesh, t
 async def test_too_large_a_body_is_told_in_the_dialect(tenant: Tenant) -> None:
     headers = {"x-api-key": tenant.key}
     status, error, _ = await knock(tenant, {"model": "stub", "messages": [], "user": "x" * (21 * 2**20)}, **headers)
-    assert (status, error["code"]) == (413, "body_too_large")
+    assert (status, error["code"]) == (413, "request_too_large")
     status, error, _ = await knock(tenant, {"model": "stub", "messages": "nonsense"}, **headers)
     assert (status, error["type"], error["param"]) == (400, "invalid_request_error", "messages")
 

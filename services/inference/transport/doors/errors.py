@@ -86,7 +86,7 @@ _BY_REASON: Final[Mapping[str, Told]] = {
     "PROVIDER_REFUSED": Told(status=502, openai="server_error", anthropic="api_error", again=False),
     "QUOTA_EXCEEDED": _NO_MONEY,
     "REQUEST_IN_PROGRESS": Told(status=409, openai=_REQUEST, anthropic=_REQUEST),
-    "BODY_TOO_LARGE": Told(status=413, openai=_REQUEST, anthropic="request_too_large"),
+    "REQUEST_TOO_LARGE": Told(status=413, openai=_REQUEST, anthropic="request_too_large"),
     "UNKNOWN_FIELD": Told(status=400, openai=_REQUEST, anthropic=_REQUEST, code="unsupported_parameter"),
 }
 

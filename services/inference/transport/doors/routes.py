@@ -25,6 +25,7 @@ from services.meshkit.core.errors import Cancelled, DeadlineExceeded, Internal, 
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.call import Call, Drain, enter_call
 from services.meshkit.grpc.client_address import FORWARDED_FOR
+from services.meshkit.grpc.decoding import RequestTooLarge
 from services.meshkit.grpc.errors import STATUS_OF
 from services.meshkit.grpc.guard import DEFAULT_MAX_SECONDS, Admission, Admitted
 from services.meshkit.grpc.incidents import incident
@@ -47,15 +48,6 @@ _JSON: Final = "application/json"
 _ANTHROPIC: Final = "/v1/messages"
 _IN_FLIGHT: Final = metrics.RPC_IN_FLIGHT.labels(_SERVICE)
 _refused: Final = metrics.BoundedLabel(most=200)
-
-
-class BodyTooLarge(Invalid):
-    """The body is longer than the doors take. Send less."""
-
-    reason = "BODY_TOO_LARGE"
-
-    def __init__(self) -> None:
-        super().__init__("body", f"is longer than {MAX_REQUEST_BYTES} bytes", most=MAX_REQUEST_BYTES)
 
 
 class NoSuchDoor(NotFound):
@@ -159,7 +151,9 @@ class Doors:
             if isinstance(error, Internal):
                 log.error("our own rules were broken", method=name, error=repr(error), exc_info=error)
         except web.HTTPRequestEntityTooLarge:
-            failure = BodyTooLarge()
+            failure = RequestTooLarge(
+                f"the body is longer than {MAX_REQUEST_BYTES} bytes", limit_bytes=MAX_REQUEST_BYTES
+            )
         except ConnectionError:
             # Whoever asked has gone; aiohttp notices, too.
             failure = Cancelled("the caller went away before the answer")
