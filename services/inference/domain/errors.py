@@ -10,6 +10,7 @@ MeshError
 │                 ├───── OutputInvalid             OUTPUT_INVALID
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
 │                 ├───── EgressRefused             EGRESS_REFUSED
+│                 ├───── RolloutDecided            ROLLOUT_DECIDED
 │                 └───── ProviderRefused           PROVIDER_REFUSED       ┐
 ├── Exhausted ─────────┬ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
@@ -170,6 +171,15 @@ class RolloutInProgress(Conflict):
 
     def __init__(self, route: str, *, rollout_id: str) -> None:
         super().__init__(f"a rollout of the route {route!r} is running", route=route, rollout_id=rollout_id)
+
+
+class RolloutDecided(Precondition):
+    """The rollout has ended. Start another one."""
+
+    reason = "ROLLOUT_DECIDED"
+
+    def __init__(self, rollout_id: str, *, state: str) -> None:
+        super().__init__(f"the rollout {rollout_id!r} is {state} already", rollout_id=rollout_id, state=state)
 
 
 class ModelBusy(Exhausted):
