@@ -12,7 +12,7 @@ from services.inference.domain.deployment import Adapter, DeploymentVersion, Tas
 from services.inference.domain.errors import CallArgumentsDiffer, Charge
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.asked import Asked
-from services.inference.usecases.ports import ProviderCall
+from services.inference.usecases.ports import EmbeddingProvider, ProviderCall
 from services.meshkit.calls.ports import Clearance, DispatchedHold, PendingSettlement, Settlement
 from services.meshkit.content import (
     CallContext,
@@ -319,6 +319,19 @@ class ScriptedProvider:
         finally:
             if not ended:
                 self.closed += 1
+
+
+class ScriptedModels:
+    """Implements `OpenModels` by adapter."""
+
+    def __init__(self, providers: Mapping[str, ScriptedProvider]) -> None:
+        self._providers = providers
+
+    def provider(self, version: DeploymentVersion) -> ScriptedProvider:
+        return self._providers[version.adapter]
+
+    def embedder(self, version: DeploymentVersion) -> EmbeddingProvider:
+        raise NotImplementedError
 
 
 def failing(error: type[Any], charge: Charge | Usage = Charge.NOTHING, *texts: str) -> Script:

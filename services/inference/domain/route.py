@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.deployment import DeploymentVersion, Tier
+from services.inference.domain.rollout.rollout import Rollout
+from services.meshkit.core.identity import TenantId
 
 
 class RouteMode(StrEnum):
@@ -74,6 +76,17 @@ class Arm(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A call on one side of a rollout."""
+
+    tenant: TenantId
+    rollout: Rollout
+    #: What does not change sides, such as a run.
+    unit: bytes
+    arm: Arm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A version that may take a call, and within which limits."""
 
@@ -81,6 +94,8 @@ class Candidate:
     hop: HopLimits = HopLimits()
     #: Its side, when it is part of a rollout.
     arm: Arm | None = None
+    #: The trial that what comes of it counts in; None: in none.
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import aiohttp
 from services.inference.providers import failures
 from services.inference.providers.sse import EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.meshkit.calls.ports import Clearance
+from services.meshkit.outward.addresses import AddressRefused, AddressRule, checked_connector, system_lookup
 
 #: Names the hold that pays for a call to whoever is asked, so that their bill can be put beside the ledger. OpenAI
 #: documents the header (ASCII, at most 512 characters), Claude Code sends it to Anthropic, and other servers pass over
@@ -61,7 +62,7 @@ class ProviderHttp:
                         raise failures.garbage(deployment)
                     for event in parser.feed(chunk):
                         yield event
-        except aiohttp.ClientConnectorError as cause:
+        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
             raise failures.unreachable(deployment) from cause
         except TimeoutError as cause:
             raise failures.timed_out(deployment) from cause
@@ -93,7 +94,7 @@ class ProviderHttp:
             ):
                 await _raise_for_status(deployment, response)
                 return await _read(response, MAX_BODY_BYTES)
-        except aiohttp.ClientConnectorError as cause:
+        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
             raise failures.unreachable(deployment) from cause
         except TimeoutError as cause:
             raise failures.timed_out(deployment) from cause
@@ -108,13 +109,17 @@ class ProviderHttp:
 
 
 @asynccontextmanager
-async def provider_http(*, connections: int) -> AsyncGenerator[ProviderHttp]:
+async def provider_http(*, connections: int, rule: AddressRule | None = None) -> AsyncGenerator[ProviderHttp]:
     """Opens the pool of connections to providers and closes it after the block.
 
     Args:
         connections: most sockets at any time over all providers.
+        rule: which addresses may be connected to; None: any, for addresses that the installation itself names.
     """
-    connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60)
+    if rule is None:
+        connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60)
+    else:
+        connector = checked_connector(rule, system_lookup, limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
     async with aiohttp.ClientSession(
         connector=connector,

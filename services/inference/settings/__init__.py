@@ -4,9 +4,10 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.inference.settings.providers import ProviderSettings
+from services.inference.settings.registry import RegistrySettings
 
 
-class InferenceSettings(ProviderSettings):
+class InferenceSettings(ProviderSettings, RegistrySettings):
     """Read once from `COMITIA_INFERENCE_…`. Each part of the service has its own in a file beside this one."""
 
     model_config = SettingsConfigDict(

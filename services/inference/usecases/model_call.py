@@ -10,7 +10,7 @@ asked about an answer, it is recorded unjudged: nobody sees it, and a repeat has
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -21,10 +21,11 @@ from services.inference.domain.call import Blocked, Outcome, RecordedCall, Settl
 from services.inference.domain.cheaper import cheapest_of
 from services.inference.domain.deployment import DEFAULT, Adapter, Deployments, DeploymentVersion
 from services.inference.domain.errors import ProviderFailure, most_hopeful
+from services.inference.domain.route import AttemptOutcome, Candidate
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer, judged_before
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import CallStore, HoldClient, ModelProvider, PriceList
+from services.inference.usecases.ports import CallStore, HoldClient, OpenModels, PriceList, Router
 from services.meshkit.calls.ports import LawGate, Settlement
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.content import Usage, text_of
@@ -62,7 +63,8 @@ class ModelCall:
         self,
         *,
         deployments: Deployments,
-        providers: Mapping[str, ModelProvider],
+        router: Router,
+        models: OpenModels,
         law: LawGate,
         holds: HoldClient,
         prices: PriceList,
@@ -72,7 +74,8 @@ class ModelCall:
         clock: Clock,
     ) -> None:
         self._deployments = deployments
-        self._providers = providers
+        self._router = router
+        self._models = models
         self._law = law
         self._holds = holds
         self._prices = prices
@@ -90,14 +93,14 @@ class ModelCall:
         """
         with span(names.SPAN_INFERENCE, model=asked.model, run_id=asked.context.call_id.run_id):
             rules = rules_of(self._tenants, asked.principal.tenant)
-            candidates = self._deployments.generators(asked.model, regions=asked.regions(rules))
-            async with self._judging(asked, candidates[0]) as before:
+            candidates = self._router.plan(asked, regions=asked.regions(rules)).candidates
+            async with self._judging(asked, candidates[0].version) as before:
                 if asked.repeatable:
                     recorded = await self._calls.claim(asked.key, asked.arguments_hash)
                     if recorded is not None:
                         return await self._replay(asked, recorded)
-                raw, failed = await self._chain(asked, candidates, before, release if streamed else None)
-            answer = await finish(self._conclude(asked, raw, failed))
+                answered, raw, failed = await self._chain(asked, candidates, before, release if streamed else None)
+            answer = await finish(self._conclude(asked, answered, raw, failed))
             if streamed:
                 rest = raw.gate.passed(text_of(answer.parts))
                 if rest:
@@ -119,11 +122,11 @@ class ModelCall:
     async def _chain(
         self,
         asked: Asked,
-        candidates: tuple[DeploymentVersion, ...],
+        candidates: tuple[Candidate, ...],
         before: Awaitable[Verdict],
         release: Release | None,
-    ) -> tuple[RawAnswer, tuple[str, ...]]:
-        """Asks one deployment after the other until one answers; gives the answer and the failures before it.
+    ) -> tuple[Candidate, RawAnswer, tuple[str, ...]]:
+        """Asks one deployment after the other until one answers; gives it, its answer and the failures before it.
 
         Args:
             before: verdict on what is sent to the first.
@@ -133,25 +136,29 @@ class ModelCall:
         void = cheapest = False
         waiting = list(candidates)
         while waiting:
-            deployment = waiting.pop(0)
+            candidate = waiting.pop(0)
+            deployment = candidate.version
             attempt = Attempt(
                 asked,
                 deployment,
-                self._providers[deployment.adapter],
+                self._models.provider(deployment),
                 law=self._law,
                 holds=self._holds,
                 clock=self._clock,
                 cheapest=cheapest,
-                before=before if deployment is candidates[0] else None,
+                before=before if candidate is candidates[0] else None,
             )
             if void and release is not None:
                 release(Restarted(deployment.name))
+            started = perf_counter()
             try:
                 with self._measured(deployment):
-                    return await attempt.run(release), tuple(notes)
+                    return candidate, await attempt.run(release), tuple(notes)
             except MeshError as failure:
+                took = int((perf_counter() - started) * 1_000_000)
+                self._router.told(candidate, AttemptOutcome(reason=failure.reason, latency_us=took))
                 if failure.reason == _BUDGET_DEGRADES and not cheapest:
-                    waiting = await self._cheapest(asked, [deployment, *waiting], candidates)
+                    waiting = await self._cheapest(asked, [candidate, *waiting], candidates)
                     cheapest = True
                     if not waiting:
                         raise most_hopeful([*failures, failure]) from failure
@@ -164,8 +171,8 @@ class ModelCall:
         raise most_hopeful(failures)
 
     async def _cheapest(
-        self, asked: Asked, chain: Sequence[DeploymentVersion], candidates: Sequence[DeploymentVersion]
-    ) -> list[DeploymentVersion]:
+        self, asked: Asked, chain: Sequence[Candidate], candidates: Sequence[Candidate]
+    ) -> list[Candidate]:
         """Gives those to go on with when a budget lets only the cheapest through; none to give up.
 
         Args:
@@ -174,8 +181,10 @@ class ModelCall:
         rules = rules_of(self._tenants, asked.principal.tenant)
         by_name = asked.model not in ("", DEFAULT)
         default = self._deployments.default_generators(regions=asked.regions(rules)) if by_name else ()
-        rates = await self._prices.rates(asked.principal, [*candidates, *default])
-        return cheapest_of(chain, (*candidates, *default), rates=rates, prompt=asked.prompt)
+        known = [*(one.version for one in candidates), *default]
+        rates = await self._prices.rates(asked.principal, known)
+        left = cheapest_of([one.version for one in chain], known, rates=rates, prompt=asked.prompt)
+        return [one for one in chain if one.version in left]
 
     @contextmanager
     def _measured(self, deployment: DeploymentVersion) -> Generator[None]:
@@ -193,7 +202,7 @@ class ModelCall:
             model = self._model_label(deployment.model)
             metrics.INFERENCE_LATENCY.labels(deployment.payee, model, outcome).observe(perf_counter() - started)
 
-    async def _conclude(self, asked: Asked, raw: RawAnswer, failed: tuple[str, ...]) -> Answer:
+    async def _conclude(self, asked: Asked, answered: Candidate, raw: RawAnswer, failed: tuple[str, ...]) -> Answer:
         """Settles beside judging and recording an answer. Never interrupted: the money is spent already."""
         usage = raw.finished.usage
         if usage is not None:
@@ -203,6 +212,7 @@ class ModelCall:
         charged, recorded = await asyncio.gather(settling, recording, return_exceptions=True)
         if isinstance(charged, BaseException):
             raise charged
+        self._router.told(answered, AttemptOutcome(latency_us=raw.provider_us, cost_nano_usd=charged or 0))
         if isinstance(recorded, BaseException):
             raise recorded
         if recorded.hold_id != raw.hold.id:

@@ -173,6 +173,8 @@ class AdapterClaims:
     overhead: Overhead | None
     #: True when it continues an answer whose beginning it is shown.
     prefills: bool
+    #: True when nobody knows where it is unless a version says so.
+    needs_address: bool = False
 
 
 class Adapters(Protocol):

@@ -18,9 +18,8 @@ from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.kept_vectors import SqlKeptVectors
 from services.inference.storage.tenant_data import TENANT_DATA
-from services.inference.transport.model_servicer import ModelServicer
-from services.inference.usecases.list_models import ListModels
 from services.inference.wiring.core import core
+from services.inference.wiring.registry import known_models, model_servicer
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
@@ -31,6 +30,7 @@ from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
+from services.meshkit.outward.addresses import AddressRule
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.request_ids import ForgetRequests
@@ -48,11 +48,14 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
         ) as app,
         sql_engine(
-            settings.maintenance_database_url.get_secret_value(), pool_size=1, application_name="inference-maintenance"
+            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="inference-maintenance"
         ) as maintenance,
         channel(settings.policy_target, identity=identity) as to_policy,
         channel(settings.cost_target, identity=identity) as to_cost,
         provider_http(connections=settings.max_provider_connections) as http,
+        provider_http(
+            connections=settings.max_provider_connections, rule=AddressRule(allow_private=settings.private_endpoints)
+        ) as outward,
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
         service_audit("inference", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
@@ -65,9 +68,21 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         holds = CostHoldClient(to_money, ids=ids)
         prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
         deployments = configured(settings)
+        known = known_models(
+            settings,
+            deployments=deployments,
+            http=http,
+            outward=outward,
+            app=app,
+            maintenance=maintenance,
+            keys=sealed.keys,
+            clock=clock,
+            ids=ids,
+        )
         asking = core(
             settings,
             deployments=deployments,
+            known=known,
             http=http,
             law=PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE),
             holds=holds,
@@ -78,7 +93,9 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             clock=clock,
             ids=ids,
         )
-        models = ModelServicer(list_models=ListModels(deployments=deployments, prices=prices))
+        models = model_servicer(
+            known, deployments=deployments, prices=prices, model_call=asking.model_call, clock=clock, ids=ids
+        )
         yield Server(
             name="inference",
             listen=settings.listen,
@@ -93,6 +110,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             refusals=audit.refusals,
             background=(
                 *asking.background,
+                *known.background,
                 Sweep(
                     calls=calls,
                     holds=holds,

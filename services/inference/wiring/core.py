@@ -14,7 +14,8 @@ from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
-from services.inference.wiring.providers import embedders, providers
+from services.inference.wiring.providers import embedders
+from services.inference.wiring.registry import Known
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.core.clock import Clock
@@ -29,6 +30,7 @@ class Core:
     """What serves InferenceService, and what runs behind it."""
 
     servicer: InferenceServicer
+    model_call: ModelCall
     background: tuple[Background, ...]
 
 
@@ -36,6 +38,7 @@ def core(
     settings: InferenceSettings,
     *,
     deployments: Deployments,
+    known: Known,
     http: ProviderHttp,
     law: LawGate,
     holds: HoldClient,
@@ -50,7 +53,8 @@ def core(
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     model_call = ModelCall(
         deployments=deployments,
-        providers=providers(settings, http),
+        router=known.router,
+        models=known.models,
         law=law,
         holds=holds,
         prices=prices,
@@ -76,8 +80,8 @@ def core(
         generate=Generate(model_call=model_call, in_flight=in_flight),
         stream_generate=StreamGenerate(model_call=model_call, in_flight=in_flight),
         embed=EmbedOnce(embed=embed, answers=answers),
-        deployments=deployments,
+        registry=known.registry,
         clock=clock,
         ids=ids,
     )
-    return Core(servicer=servicer, background=(notes,))
+    return Core(servicer=servicer, model_call=model_call, background=(notes,))

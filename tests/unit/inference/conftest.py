@@ -14,6 +14,9 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
+from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.registry import MemoryRegistry
+from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.testing.fake_clock import FakeClock
@@ -26,6 +29,7 @@ from tests.support.inference import (
     FakeLaw,
     FakePrices,
     MemoryCallStore,
+    ScriptedModels,
     ScriptedProvider,
     an_asked,
     says,
@@ -78,7 +82,8 @@ def make_room(
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     core = ModelCall(
         deployments=Deployments(deployments),
-        providers=providers,
+        router=RouteCalls(MemoryRegistry(Deployments(deployments), clock=clock), ObserveRollouts()),
+        models=ScriptedModels(providers),
         law=law,
         holds=holds,
         prices=FakePrices(prices),

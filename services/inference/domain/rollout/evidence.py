@@ -3,7 +3,7 @@
 Worse: only *bad events* are counted, at most one of a kind for each unit. Units are divided by a hash, so when the
 canary is no worse, the next bad event is the canary's with a probability of at most its share, however many bad events
 there are and however that changes in time. `EProcess` bets against this: its expected value then never grows, so the
-chance that it ever reaches 1/α is at most α (Ville 1939), and looking at it all the time costs nothing.
+chance that it ever reaches 1/alpha is at most alpha (Ville 1939), and looking at it all the time costs nothing.
 
 Not worse: bounds of a rate that hold at all times at once (`rate_bounds`), by mixing over all rates (Robbins 1970).
 
@@ -62,7 +62,7 @@ class EProcess:
 def _bets(share_permille: int, canary: bool) -> tuple[float, ...]:
     """Gives, for each ratio, the logarithm by which an event multiplies what was bet on it.
 
-    With a share π, a canary that errs r times as often has a part ρ = πr/(1-π+πr) in all bad events.
+    With a share p, a canary that errs r times as often has a part pr/(1-p+pr) in all bad events.
     """
     share = share_permille / ALL
     parts = [share * ratio / (1 - share + share * ratio) for ratio in RATIOS]

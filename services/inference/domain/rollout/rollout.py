@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final, Self
 
 from services.inference.domain.errors import RolloutDecided
@@ -123,15 +124,11 @@ def checked_steps(kind: RolloutKind, steps_permille: Sequence[int]) -> tuple[int
     if not steps_permille:
         return _BLUE_GREEN_STEPS if kind is RolloutKind.BLUE_GREEN else _CANARY_STEPS
     # The step to all is the promotion itself.
-    steps = tuple(steps_permille[:-1] if steps_permille[-1] == ALL else steps_permille)
+    steps: tuple[int, ...] = tuple(steps_permille[:-1] if steps_permille[-1] == ALL else steps_permille)
     if not 1 <= len(steps) <= MOST_STEPS:
         raise Invalid("rollout.steps_permille", f"must hold 1 to {MOST_STEPS} steps below {ALL}")
     if kind is RolloutKind.BLUE_GREEN and len(steps) > 1:
         raise Invalid("rollout.steps_permille", "must hold one step for BLUE_GREEN")
-    if (
-        steps[0] < 1
-        or steps[-1] >= ALL
-        or any(one >= next_one for one, next_one in zip(steps, steps[1:], strict=False))
-    ):
+    if min(steps) < 1 or max(steps) >= ALL or any(one >= next_one for one, next_one in pairwise(steps)):
         raise Invalid("rollout.steps_permille", f"must grow, from 1 to {ALL}")
     return steps

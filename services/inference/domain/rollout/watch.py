@@ -16,17 +16,15 @@ _LEAST: Final = 50
 _DEAR: Final = 1.25
 #: Units of one rollout that a replica tells apart; what comes later is not counted, so that memory stays bounded.
 MOST_UNITS: Final = 100_000
-#: Failures that say nothing of a version: the caller, the law, the money or the installation is the reason.
-_NOT_ITS_FAULT: Final = frozenset(
+#: Failures that are the version's. Others are the caller's, the law's or the money's, and say nothing of it.
+_ITS_FAULT: Final = frozenset(
     {
-        "CONTEXT_TOO_LONG",
-        "MEDIA_INVALID",
-        "CALL_NOT_BOUNDED",
-        "LAW_BLOCKED",
-        "PRICE_UNKNOWN",
-        "CANCELLED",
-        "TOO_MANY_MODEL_CALLS",
-        "UNAVAILABLE",
+        "PROVIDER_FAILED",
+        "PROVIDER_REFUSED",
+        "PROVIDER_RATE_LIMITED",
+        "PROVIDER_UNAVAILABLE",
+        "ANSWER_BROKE_OFF",
+        "OUTPUT_INVALID",
     }
 )
 
@@ -102,7 +100,7 @@ class Watch:
 
     def note(self, unit: bytes, arm: Arm, outcome: AttemptOutcome, *, share_permille: int) -> list[BadEvent]:
         """Takes in what came of asking the side of a unit; gives what was bad about it, and new."""
-        if outcome.reason in _NOT_ITS_FAULT:
+        if outcome.reason and outcome.reason not in _ITS_FAULT:
             return []
         if unit not in self._units:
             if len(self._units) >= MOST_UNITS:

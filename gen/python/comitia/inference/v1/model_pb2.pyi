@@ -196,7 +196,7 @@ class _RolloutKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutKi
     ROLLOUT_KIND_WEIGHTED: _RolloutKind.ValueType  # 2
     """Step by step, as somebody promotes it; the judge only takes it back."""
     ROLLOUT_KIND_BLUE_GREEN: _RolloutKind.ValueType  # 3
-    """All at once; the judge only takes it back."""
+    """At once, but for what is left to compare with, 5 % unless its step says otherwise; the judge only takes it back."""
 
 class RolloutKind(_RolloutKind, metaclass=_RolloutKindEnumTypeWrapper):
     """How a rollout goes on."""
@@ -207,7 +207,7 @@ ROLLOUT_KIND_CANARY: RolloutKind.ValueType  # 1
 ROLLOUT_KIND_WEIGHTED: RolloutKind.ValueType  # 2
 """Step by step, as somebody promotes it; the judge only takes it back."""
 ROLLOUT_KIND_BLUE_GREEN: RolloutKind.ValueType  # 3
-"""All at once; the judge only takes it back."""
+"""At once, but for what is left to compare with, 5 % unless its step says otherwise; the judge only takes it back."""
 Global___RolloutKind: _TypeAlias = RolloutKind  # noqa: Y015
 
 class _RolloutState:
@@ -700,7 +700,9 @@ class ModelRollout(_message.Message):
 
     @_builtins.property
     def steps_permille(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The canary's share step by step, thousandths, growing. Empty: 10 and 50 %, then all."""
+        """The canary's share step by step, thousandths, growing. Empty: 10 and 50 %, for
+        BLUE_GREEN 95 %. After the last one it has all.
+        """
 
     @_builtins.property
     def step_min(self) -> _duration_pb2.Duration:

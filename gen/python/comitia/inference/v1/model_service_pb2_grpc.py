@@ -189,7 +189,7 @@ class ModelServiceServicer:
     def SetModelRoute(self, request, context):
         """Makes a route or replaces it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
         FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -234,7 +234,7 @@ class ModelServiceServicer:
     def GetModelRollout(self, request, context):
         """Fetches a rollout with what its judge has seen.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,7 +252,7 @@ class ModelServiceServicer:
     def PromoteModelRollout(self, request, context):
         """Takes the next step of a rollout now; after the last one the canary answers all.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,7 +261,7 @@ class ModelServiceServicer:
     def RollBackModelRollout(self, request, context):
         """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -66,7 +66,7 @@ class ModelServiceStub:
     SetModelRoute: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.SetModelRouteRequest, _model_service_pb2.SetModelRouteResponse]
     """Makes a route or replaces it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
     FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
     """
     GetModelRoute: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]
@@ -90,7 +90,7 @@ class ModelServiceStub:
     GetModelRollout: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRolloutRequest, _model_service_pb2.GetModelRolloutResponse]
     """Fetches a rollout with what its judge has seen.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
     """
     ListModelRollouts: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelRolloutsRequest, _model_service_pb2.ListModelRolloutsResponse]
     """Lists the rollouts, newest first.
@@ -100,12 +100,12 @@ class ModelServiceStub:
     PromoteModelRollout: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.PromoteModelRolloutRequest, _model_service_pb2.PromoteModelRolloutResponse]
     """Takes the next step of a rollout now; after the last one the canary answers all.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
     """
     RollBackModelRollout: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollBackModelRolloutRequest, _model_service_pb2.RollBackModelRolloutResponse]
     """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
     ReportModelQuality: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]
     """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
@@ -152,7 +152,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     SetModelRoute: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SetModelRouteRequest, _model_service_pb2.SetModelRouteResponse]  # type: ignore[assignment]
     """Makes a route or replaces it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
     FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
     """
     GetModelRoute: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]  # type: ignore[assignment]
@@ -176,7 +176,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModelRollout: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRolloutRequest, _model_service_pb2.GetModelRolloutResponse]  # type: ignore[assignment]
     """Fetches a rollout with what its judge has seen.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
     """
     ListModelRollouts: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelRolloutsRequest, _model_service_pb2.ListModelRolloutsResponse]  # type: ignore[assignment]
     """Lists the rollouts, newest first.
@@ -186,12 +186,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     PromoteModelRollout: _aio.UnaryUnaryMultiCallable[_model_service_pb2.PromoteModelRolloutRequest, _model_service_pb2.PromoteModelRolloutResponse]  # type: ignore[assignment]
     """Takes the next step of a rollout now; after the last one the canary answers all.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
     """
     RollBackModelRollout: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollBackModelRolloutRequest, _model_service_pb2.RollBackModelRolloutResponse]  # type: ignore[assignment]
     """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
     ReportModelQuality: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]  # type: ignore[assignment]
     """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
@@ -283,7 +283,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.SetModelRouteResponse, _abc.Awaitable[_model_service_pb2.SetModelRouteResponse]]:
         """Makes a route or replaces it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
         FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
         """
 
@@ -337,7 +337,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.GetModelRolloutResponse, _abc.Awaitable[_model_service_pb2.GetModelRolloutResponse]]:
         """Fetches a rollout with what its judge has seen.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -359,7 +359,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.PromoteModelRolloutResponse, _abc.Awaitable[_model_service_pb2.PromoteModelRolloutResponse]]:
         """Takes the next step of a rollout now; after the last one the canary answers all.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
         """
 
     @_abc_1.abstractmethod
@@ -370,7 +370,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.RollBackModelRolloutResponse, _abc.Awaitable[_model_service_pb2.RollBackModelRolloutResponse]]:
         """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,108 @@
+"""Puts together what tenants register: deployments, routes and rollouts, and how replicas come to know of them."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.inference.domain.deployment import Deployments
+from services.inference.providers.http import ProviderHttp
+from services.inference.providers.opened import OpenedModels, RegisterableAdapters
+from services.inference.settings import InferenceSettings
+from services.inference.storage.registry_feed import SqlRegistryFeed
+from services.inference.storage.registry_repository import RegistryRepository
+from services.inference.storage.rollout_records import SqlRolloutRecords
+from services.inference.transport.model_servicer import ModelServicer
+from services.inference.usecases.check_models import CheckModels
+from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
+from services.inference.usecases.list_models import ListModels
+from services.inference.usecases.model_call import ModelCall
+from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.ports import PriceList
+from services.inference.usecases.register_models import RegisterModels
+from services.inference.usecases.registry import MemoryRegistry
+from services.inference.usecases.registry_news import RegistryNews
+from services.inference.usecases.route_calls import RouteCalls
+from services.inference.usecases.run_rollouts import RunRollouts
+from services.inference.usecases.set_routes import SetRoutes
+from services.inference.wiring.providers import embedders, providers
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.grpc.server import Background
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of models on this replica, and what keeps it so."""
+
+    registry: MemoryRegistry
+    router: RouteCalls
+    models: OpenedModels
+    repository: RegistryRepository
+    news: RegistryNews
+    rollouts: RunRollouts
+    judge: JudgeRollouts
+
+    @property
+    def background(self) -> tuple[Background, ...]:
+        """What runs beside the server."""
+        return self.news, self.judge
+
+
+def known_models(
+    settings: InferenceSettings,
+    *,
+    deployments: Deployments,
+    http: ProviderHttp,
+    outward: ProviderHttp,
+    app: AsyncEngine,
+    maintenance: AsyncEngine,
+    keys: KeyRing,
+    clock: Clock,
+    ids: IdSource,
+) -> Known:
+    """Puts it together.
+
+    Args:
+        outward: what registered models are asked by.
+    """
+    registry, observe = MemoryRegistry(deployments, clock=clock), ObserveRollouts()
+    repository = RegistryRepository(app, keys=keys)
+    news = RegistryNews(SqlRegistryFeed(maintenance, keys=keys), registry, observe, clock=clock)
+    rollouts = RunRollouts(begin=repository.begin, installed=deployments, clock=clock)
+    return Known(
+        registry=registry,
+        router=RouteCalls(registry, observe),
+        models=OpenedModels(providers(settings, http), embedders(settings, http), http=outward, secrets=news.key),
+        repository=repository,
+        news=news,
+        rollouts=rollouts,
+        judge=JudgeRollouts(
+            registry=registry,
+            observe=observe,
+            records=SqlRolloutRecords(app, maintenance, replica=ids.new("replica"), clock=clock),
+            rollouts=rollouts,
+            clock=clock,
+        ),
+    )
+
+
+def model_servicer(
+    known: Known, *, deployments: Deployments, prices: PriceList, model_call: ModelCall, clock: Clock, ids: IdSource
+) -> ModelServicer:
+    """Puts the face of ModelService together."""
+    repository = known.repository
+    register = RegisterModels(
+        begin=repository.begin, adapters=RegisterableAdapters(), seals=repository, clock=clock, ids=ids
+    )
+    return ModelServicer(
+        list_models=ListModels(deployments=deployments, registered=repository, prices=prices),
+        register=register,
+        check=CheckModels(registered=repository, register=register, news=known.news, model_call=model_call),
+        set_routes=SetRoutes(begin=repository.begin, installed=deployments),
+        rollouts=known.rollouts,
+        roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
+        registered=repository,
+        clock=clock,
+        ids=ids,
+    )
