@@ -1,5 +1,6 @@
 """The judge of rollouts: takes back what does harm and lets grow what does not, by itself."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -12,11 +13,14 @@ from services.inference.usecases.registry_ports import RolloutRecords
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.meshkit.core.audit import mesh_acts
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.errors import ErrorKind, MeshError, Unavailable
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.once import nothing_to_repeat
 from services.meshkit.telemetry.logs import logger
 
 _SECONDS: Final = 1.0
+#: Longest wait for the database when somebody wants a rollout taken back, seconds.
+_MOST_SECONDS: Final = 3.0
 _ACTION: Final = "models.write"
 #: Bad events that are kept for a database that is away, of one rollout.
 _MOST_FRESH: Final = 100_000
@@ -47,6 +51,8 @@ class JudgeRollouts:
         self._clock = clock
         #: Rollouts that were taken back here and are not durably so.
         self._owed: dict[str, tuple[TenantId, Rollout]] = {}
+        #: True while the database is away.
+        self._alone = False
 
     async def __call__(self) -> None:
         """Judges until cancelled."""
@@ -65,9 +71,12 @@ class JudgeRollouts:
                     for tenant, rollout in self._registry.running():
                         await self._decide(tenant, rollout)
         except MeshError as error:
-            if error.kind is not ErrorKind.UNAVAILABLE:
-                log.warning("rollouts are not judged right now", error=error.message)
+            if not self._alone:
+                log.warning("each replica judges rollouts by what it has seen itself", error=error.message)
+            self._alone = True
             self._decide_alone()
+        else:
+            self._alone = False
 
     def take_back(self, tenant: TenantId, rollout: Rollout, *, by: str, reason: str) -> Rollout:
         """Takes a rollout back on this replica at once, and in the database as soon as that is there.
@@ -157,12 +166,18 @@ class RollBack:
 
     async def __call__(self, tenant: TenantId, rollout_id: str, *, by: str) -> Rollout:
         """Raises: RolloutNotFound, RolloutDecided: it is promoted."""
+        known = self._judge.running_or_taken_back(tenant, rollout_id)
         try:
-            return await self._rollouts.roll_back(tenant, rollout_id, by=by)
+            async with asyncio.timeout(_MOST_SECONDS):
+                return await self._rollouts.roll_back(tenant, rollout_id, by=by)
+        except TimeoutError:
+            if known is None:
+                raise Unavailable("postgres") from None
         except MeshError as error:
-            known = self._judge.running_or_taken_back(tenant, rollout_id)
-            if error.kind is not ErrorKind.UNAVAILABLE or known is None:
+            if error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED) or known is None:
                 raise
+        # What is done from here on is done by a repeat as well, and no answer can be kept.
+        nothing_to_repeat()
         if known.state is RolloutState.ROLLED_BACK:
             return known
         return self._judge.take_back(tenant, known, by=by, reason="by command, while the database was away")

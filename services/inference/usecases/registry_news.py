@@ -1,11 +1,14 @@
 """Follows the changes that all replicas make to the registry."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from services.inference.domain.deployment import DeploymentVersion
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.registry import MemoryRegistry
-from services.inference.usecases.registry_ports import RegistryFeed, RegistryState
+from services.inference.usecases.registry_ports import RegistryFeed, RegistryState, RegistryWork
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.secret import NO_SECRET, Secret
@@ -31,6 +34,8 @@ class RegistryNews:
         #: None before the first look.
         self._version: int | None = None
         self._keys: dict[tuple[str, int], Secret] = {}
+        #: One look at a time: what an earlier one has read must not come after what a later one has.
+        self._looking = asyncio.Lock()
 
     def key(self, version: DeploymentVersion) -> Secret:
         """Gives the key that a registered version is asked with."""
@@ -55,12 +60,23 @@ class RegistryNews:
 
     async def look(self) -> None:
         """Takes in what changed since the last look. Raises: MeshError: the database is away."""
-        if self._version is None:
-            self._take(await self._feed.whole(), whole=True)
-        elif await self._feed.version() == self._version:
-            self._registry.heard()
-        else:
-            self._take(await self._feed.since(self._version), whole=False)
+        async with self._looking:
+            if self._version is None:
+                self._take(await self._feed.whole(), whole=True)
+            elif await self._feed.version() == self._version:
+                self._registry.heard()
+            else:
+                self._take(await self._feed.since(self._version), whole=False)
+
+    @asynccontextmanager
+    async def changing(self, work: AbstractAsyncContextManager[RegistryWork]) -> AsyncGenerator[RegistryWork]:
+        """Looks at once after a change is committed, so that whoever asks this replica next meets it."""
+        async with work as entered:
+            yield entered
+        try:
+            await self.look()
+        except MeshError as error:
+            log.warning("a change of models is seen later here", error=error.message)
 
     def _take(self, state: RegistryState, *, whole: bool) -> None:
         if whole:

@@ -1,5 +1,6 @@
 """Puts together what tenants register: deployments, routes and rollouts, and how replicas come to know of them."""
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,11 +22,13 @@ from services.inference.usecases.ports import PriceList
 from services.inference.usecases.register_models import RegisterModels
 from services.inference.usecases.registry import MemoryRegistry
 from services.inference.usecases.registry_news import RegistryNews
+from services.inference.usecases.registry_ports import BeginRegistryWork, RegistryWork
 from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
 from services.inference.wiring.providers import embedders, providers
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.server import Background
@@ -39,6 +42,7 @@ class Known:
     router: RouteCalls
     models: OpenedModels
     repository: RegistryRepository
+    begin: BeginRegistryWork
     news: RegistryNews
     rollouts: RunRollouts
     judge: JudgeRollouts
@@ -69,12 +73,17 @@ def known_models(
     registry, observe = MemoryRegistry(deployments, clock=clock), ObserveRollouts()
     repository = RegistryRepository(app, keys=keys)
     news = RegistryNews(SqlRegistryFeed(maintenance, keys=keys), registry, observe, clock=clock)
-    rollouts = RunRollouts(begin=repository.begin, installed=deployments, clock=clock)
+
+    def begin(tenant: TenantId) -> AbstractAsyncContextManager[RegistryWork]:
+        return news.changing(repository.begin(tenant))
+
+    rollouts = RunRollouts(begin=begin, installed=deployments, clock=clock)
     return Known(
         registry=registry,
         router=RouteCalls(registry, observe),
         models=OpenedModels(providers(settings, http), embedders(settings, http), http=outward, secrets=news.key),
         repository=repository,
+        begin=begin,
         news=news,
         rollouts=rollouts,
         judge=JudgeRollouts(
@@ -93,13 +102,13 @@ def model_servicer(
     """Puts the face of ModelService together."""
     repository = known.repository
     register = RegisterModels(
-        begin=repository.begin, adapters=RegisterableAdapters(), seals=repository, clock=clock, ids=ids
+        begin=known.begin, adapters=RegisterableAdapters(), seals=repository, clock=clock, ids=ids
     )
     return ModelServicer(
         list_models=ListModels(deployments=deployments, registered=repository, prices=prices),
         register=register,
         check=CheckModels(registered=repository, register=register, news=known.news, model_call=model_call),
-        set_routes=SetRoutes(begin=repository.begin, installed=deployments),
+        set_routes=SetRoutes(begin=known.begin, installed=deployments),
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
         registered=repository,
