@@ -29,7 +29,7 @@ from comitia.gateway.v1 import (
     tenant_service_pb2,
     user_service_pb2,
 )
-from comitia.inference.v1 import inference_service_pb2
+from comitia.inference.v1 import inference_service_pb2, model_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import agent_service_pb2, estimate_service_pb2, session_service_pb2
 from comitia.policy.v1 import policy_service_pb2
@@ -59,6 +59,7 @@ _CONTRACTS: Final = (
     inference_service_pb2,
     ledger_service_pb2,
     memory_service_pb2,
+    model_service_pb2,
     policy_service_pb2,
     pricing_service_pb2,
     session_service_pb2,
