@@ -164,7 +164,7 @@ class AsyncModels:
             route=route,
             stable=model_pb2.ModelVersionRef(deployment=stable, version=stable_version),
             canary=model_pb2.ModelVersionRef(deployment=canary, version=canary_version),
-            kind=number_of(model_pb2.RolloutKind, kind, field="kind"),
+            kind=model_pb2.RolloutKind.ValueType(number_of(model_pb2.RolloutKind, kind, field="kind")),
             steps_permille=steps_permille,
         )
         request = model_service_pb2.StartModelRolloutRequest(rollout=rollout)
