@@ -17,6 +17,9 @@ from services.inference.providers.http import provider_http
 from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.kept_vectors import SqlKeptVectors
+from services.inference.storage.registry_feed import SqlRegistryFeed
+from services.inference.storage.registry_repository import RegistryRepository
+from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.wiring.core import core
 from services.inference.wiring.registry import known_models, model_servicer
@@ -73,11 +76,10 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             deployments=deployments,
             http=http,
             outward=outward,
-            app=app,
-            maintenance=maintenance,
-            keys=sealed.keys,
+            repository=RegistryRepository(app, keys=sealed.keys),
+            feed=SqlRegistryFeed(maintenance, keys=sealed.keys),
+            records=SqlRolloutRecords(app, maintenance, replica=ids.new("replica"), clock=clock),
             clock=clock,
-            ids=ids,
         )
         asking = core(
             settings,

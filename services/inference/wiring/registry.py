@@ -3,8 +3,6 @@
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from services.inference.domain.deployment import Deployments
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.opened import OpenedModels, RegisterableAdapters
@@ -30,7 +28,6 @@ from services.inference.wiring.providers import embedders, providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
-from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.server import Background
 
 
@@ -59,11 +56,10 @@ def known_models(
     deployments: Deployments,
     http: ProviderHttp,
     outward: ProviderHttp,
-    app: AsyncEngine,
-    maintenance: AsyncEngine,
-    keys: KeyRing,
+    repository: RegistryRepository,
+    feed: SqlRegistryFeed,
+    records: SqlRolloutRecords,
     clock: Clock,
-    ids: IdSource,
 ) -> Known:
     """Puts it together.
 
@@ -71,8 +67,7 @@ def known_models(
         outward: what registered models are asked by.
     """
     registry, observe = MemoryRegistry(deployments, clock=clock), ObserveRollouts()
-    repository = RegistryRepository(app, keys=keys)
-    news = RegistryNews(SqlRegistryFeed(maintenance, keys=keys), registry, observe, clock=clock)
+    news = RegistryNews(feed, registry, observe, clock=clock)
 
     def begin(tenant: TenantId) -> AbstractAsyncContextManager[RegistryWork]:
         return news.changing(repository.begin(tenant))
@@ -89,7 +84,7 @@ def known_models(
         judge=JudgeRollouts(
             registry=registry,
             observe=observe,
-            records=SqlRolloutRecords(app, maintenance, replica=ids.new("replica"), clock=clock),
+            records=records,
             rollouts=rollouts,
             clock=clock,
         ),
