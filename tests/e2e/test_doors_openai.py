@@ -204,7 +204,7 @@ async def test_a_stream_that_breaks_off_is_an_error_and_no_short_answer(ai: Asyn
         async for chunk in stream:
             heard += chunk.choices[0].delta.content or ""
     assert heard.startswith("One sentence.")
-    assert broken.value.code == "provider_unavailable"
+    assert broken.value.code == "answer_broke_off"
 
 
 async def test_who_hangs_up_stops_the_provider(ai: AsyncOpenAI, tenant: Tenant) -> None:

@@ -92,7 +92,7 @@ def test_a_spike_is_told_with_its_run_and_takes_its_agent_to_the_cheaper_model(
     assert "nine in ten" in shell.run("costs", "forecast")
     made = shell.json("budget", "set", "50.00", "--budget", "agent:Ada")
     shell.run("budget", "on-spike", "agent:Ada", "--minutes", "30")
-    assert "agent Ada" in shell.run("budget", "on-spike")
+    assert "agent:Ada" in shell.run("budget", "on-spike")
     think(shell, "before")
     assert models(shell, "before") == {"gpt-4o": 1}
     assert shell.json("costs", "alerts") == []
@@ -133,4 +133,4 @@ def test_the_limit_below_what_is_spent_is_told_on_the_bus(watched: RunningMesh, 
     found = status(shell, "tenant")
     assert int(found["budget"]["overrun_nano_usd"]) > 0
     until_told(watched, f"comitia.cost.budget.overrun.v1.{tenant}", found["budget"]["budget_id"])
-    assert "(overrun); raise its limit to go on" in think(shell, "refused", code=1)
+    assert "more is spent than its limit; raise its limit to go on" in think(shell, "refused", code=1)

@@ -13,6 +13,13 @@ async def _check(request: bytes, context: object) -> bytes:
     return b"\x08\x01"
 
 
+async def _say_well(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while await reader.readline():
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+
+
 async def main(service: str) -> None:
     """Serves health until SIGTERM."""
     if os.environ.get("COMITIA_DUMMY_DIES") == service:
@@ -24,6 +31,10 @@ async def main(service: str) -> None:
     server.add_generic_rpc_handlers((health,))
     server.add_insecure_port(os.environ[f"COMITIA_{service.upper()}_LISTEN"])
     await server.start()
+    doors = os.environ.get(f"COMITIA_{service.upper()}_DOORS_LISTEN")
+    if doors:
+        host, _, port = doors.rpartition(":")
+        await asyncio.start_server(_say_well, host, int(port))
     print(f"{service} serves", flush=True)
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)

@@ -172,5 +172,5 @@ async def test_a_deployment_is_asked_again_before_the_next_when_it_may_be(
 
 
 async def test_what_nothing_obeys_yet_is_refused_by_name(mesh: InferenceMesh) -> None:
-    policy = generation_pb2.CallPolicy(cache=generation_pb2.CACHE_USE_NO)
-    assert await mesh.refused("Generate", a_request(policy=policy)) == "invalid/INVALID_FIELD/policy.cache"
+    policy = generation_pb2.CallPolicy(sticky_key="anna")
+    assert await mesh.refused("Generate", a_request(policy=policy)) == "invalid/INVALID_FIELD/policy.sticky_key"
