@@ -79,8 +79,8 @@ async def test_a_session_parks_with_the_reason_until_it_goes_on_or_is_cancelled(
         assert [turn.output.content for turn in turns] == [f"At last, {what}"] * goes_on
         calls = [call for call in cast.provider.meter(f"case {what}.")["calls"] if "messages" in call["body"]]
         tries[what] = len(calls)
-        # A cancel ends the tries, which go on until it comes.
-        assert tries[what] == TRIES + 1 if goes_on else tries[what] >= TRIES
+        # A cancel ends the tries. A provider that fails is left alone, so not each of them reaches it.
+        assert tries[what] == TRIES + 1 if goes_on else tries[what] >= 1, what
     # What the provider counts as answered is charged, once, and nothing else: silence is an answer that costs.
     confirmed = [call for call in cast.provider.meter(cast.mark)["calls"] if call["confirmed"]]
     [charged] = [line for line in (await cast.client.costs.summary(by="kind")).lines if line.key == "generate"]
