@@ -272,4 +272,48 @@ FIND_AGENTS: Final = OneTrip(
         ) AS found;""",
 )
 
-ONE_TRIPS: Final = (COMMIT_TICK, FIND_ANSWER, BEGIN_RUN, BEGIN_RUNS, VIEW_OF_RUN, FIND_AGENTS)
+#: The round of a replica's leases: it says that it lives, extends what it has, and takes of what is free up to its
+#: share. One trip, or a replica that is stopped in the middle would keep the locks of all its shards while it sleeps,
+#: and nobody could take them over. Gives the share as the fence of shard -1, then what it holds.
+HOLD_SHARDS: Final = OneTrip(
+    name="hold_shards",
+    planned_once=True,
+    arguments=(
+        "text",  # 1 `replica/incarnation`
+        "text",  # 2 the replica
+        "boolean",  # 3 true for its first round: what its former incarnations had is free
+        "smallint[]",  # 4 shards that it holds, and
+        "bigint[]",  # 5 the epochs of their leases
+        "interval",  # 6 life of a lease
+        "int",  # 7 how many shards there are
+        "int",  # 8 at most so many are taken
+    ),
+    returns="TABLE (number smallint, fence bigint)",
+    body=f"""
+        DECLARE share bigint; kept bigint;
+        BEGIN
+        INSERT INTO engine_replica (owner, alive_until) VALUES ($1, now() + $6)
+            ON CONFLICT (owner) DO UPDATE SET alive_until = excluded.alive_until;
+        -- One that has not said for so long that it lives takes no share of the shards.
+        DELETE FROM engine_replica
+            WHERE alive_until < now() OR ($3 AND split_part(owner, '/', 1) = $2 AND owner <> $1);
+        SELECT ceil($7::numeric / count(*)) INTO share FROM engine_replica;
+        RETURN QUERY SELECT (-1)::smallint, share;
+        RETURN QUERY UPDATE shard SET lease_until = now() + $6
+            FROM unnest($4, $5) AS held (number, epoch)
+            WHERE shard.shard = held.number AND shard.epoch = held.epoch AND shard.owner = $1
+            RETURNING shard.shard, shard.epoch;
+        GET DIAGNOSTICS kept = ROW_COUNT;
+        -- A commit under way keeps its shards from being taken over; they are tried again in the next round.
+        RETURN QUERY WITH free AS (
+            SELECT shard FROM shard
+            WHERE owner IS NULL OR lease_until < now() OR (owner = $1 AND shard <> ALL($4))
+                OR ($3 AND split_part(owner, '/', 1) = $2 AND owner <> $1)
+            ORDER BY shard LIMIT greatest(0, least(share - kept, $8)) FOR UPDATE SKIP LOCKED)
+        UPDATE shard SET owner = $1, epoch = epoch + 1, lease_until = now() + $6
+            FROM free WHERE shard.shard = free.shard AND pg_try_advisory_xact_lock({SHARD_LOCK}, free.shard)
+            RETURNING shard.shard, shard.epoch;
+        END;""",  # noqa: S608  # a constant of ours
+)
+
+ONE_TRIPS: Final = (HOLD_SHARDS, COMMIT_TICK, FIND_ANSWER, BEGIN_RUN, BEGIN_RUNS, VIEW_OF_RUN, FIND_AGENTS)
