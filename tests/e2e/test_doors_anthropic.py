@@ -93,6 +93,25 @@ async def test_a_tool_is_called_and_its_result_is_read(claude: AsyncAnthropic, t
         assert asked(tenant)[-1]["body"]["messages"][-1]["role"] == "tool"
 
 
+async def test_what_a_model_is_told_besides_its_prompt_reaches_it(claude: AsyncAnthropic, tenant: Tenant) -> None:
+    tenant.says("", tool_calls=[("call_1", "weather", '{"city":"Ulm"}')])
+    answer = await claude.messages.create(
+        model=MODEL,
+        messages=asking(tenant),
+        tools=[WEATHER],
+        max_tokens=50,
+        tool_choice={"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
+        extra_body={"top_p": 0.5},
+    )
+    assert answer.stop_reason == "tool_use"
+    sent = asked(tenant)[-1]["body"]
+    assert (sent["tool_choice"]["function"]["name"], sent["parallel_tool_calls"], sent["top_p"]) == (
+        "weather",
+        False,
+        0.5,
+    )
+
+
 async def test_errors_are_those_that_the_client_knows(
     claude: AsyncAnthropic, tenant: Tenant, mesh: RunningMesh
 ) -> None:

@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionToolParam
+from pydantic import BaseModel
 
 from tests.e2e.conftest import Tenant, until
 from tests.support.mesh import RunningMesh
@@ -123,6 +124,54 @@ async def test_a_tool_is_called_and_its_result_is_read(ai: AsyncOpenAI, tenant: 
         assert second.choices[0].message.content == "It rains in Ulm."
         sent = asked(tenant)[-1]["body"]["messages"]
         assert sent[-1] == {"role": "tool", "tool_call_id": "call_1", "content": "cloudburst"}
+
+
+async def test_what_a_model_is_told_besides_its_prompt_reaches_it(ai: AsyncOpenAI, tenant: Tenant) -> None:
+    tenant.says("", tool_calls=[("call_1", "weather", '{"city":"Ulm"}')])
+    answer = await ai.chat.completions.create(
+        model=MODEL,
+        messages=asking(tenant),
+        tools=[WEATHER],
+        tool_choice={"type": "function", "function": {"name": "weather"}},
+        parallel_tool_calls=False,
+        top_p=0.5,
+        seed=7,
+        frequency_penalty=0.25,
+    )
+    assert answer.choices[0].message.tool_calls
+    sent = asked(tenant)[-1]["body"]
+    assert sent["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
+    told = {name: sent[name] for name in ("parallel_tool_calls", "top_p", "seed", "frequency_penalty")}
+    assert told == {"parallel_tool_calls": False, "top_p": 0.5, "seed": 7, "frequency_penalty": 0.25}
+    with pytest.raises(openai.BadRequestError) as refused:
+        await ai.chat.completions.create(model=MODEL, messages=asking(tenant), tool_choice="required")
+    assert refused.value.param == "tool_choice"
+
+
+class River(BaseModel):
+    """What a client may want to read."""
+
+    name: str
+    km: int
+
+
+async def test_an_answer_has_the_form_that_was_asked_for(ai: AsyncOpenAI, tenant: Tenant) -> None:
+    tenant.says('{"name": "Danube", "km": "long"}')
+    tenant.says('{"name": "Danube", "km": 2850}', match=("km",))
+    answer = await ai.chat.completions.parse(model=MODEL, messages=asking(tenant), response_format=River)
+    assert answer.choices[0].message.parsed == River(name="Danube", km=2850)
+    assert len(asked(tenant)) == 2, "what broke the form is asked for again"
+    tenant.says('{"name": "Rhine", "km": 1230}')
+    async with ai.chat.completions.stream(model=MODEL, messages=asking(tenant), response_format=River) as stream:
+        streamed = await stream.get_final_completion()
+    assert streamed.choices[0].message.parsed == River(name="Rhine", km=1230)
+    with pytest.raises(openai.BadRequestError) as refused:
+        await ai.chat.completions.create(
+            model=MODEL,
+            messages=asking(tenant),
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}},
+        )
+    assert str(refused.value.param).startswith("response_format")
 
 
 async def test_errors_are_those_that_the_client_knows(ai: AsyncOpenAI, tenant: Tenant, mesh: RunningMesh) -> None:

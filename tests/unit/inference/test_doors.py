@@ -65,7 +65,7 @@ def test_what_a_tool_is_said_to_have_said_is_trusted_by_nobody() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format.type"),
     ],
 )
 def test_what_is_not_taken_is_refused_by_its_name(fields: dict[str, Any], param: str) -> None:

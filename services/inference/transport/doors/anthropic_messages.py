@@ -22,7 +22,6 @@ from services.inference.domain.prompt import (
 )
 from services.inference.transport.doors.bodies import read
 from services.inference.transport.doors.labels import BROUGHT, SAID
-from services.inference.transport.doors.unsent import refuse_unsent
 from services.meshkit.content import (
     DocumentPart,
     ImagePart,
@@ -198,7 +197,6 @@ def prompt_of(asked: CountRequest) -> Prompt:
             sampling=Sampling(top_p=asked.top_p, top_k=asked.top_k),
         )
     try:
-        refuse_unsent(prompt)
         return checked_prompt(prompt)
     except Invalid as refused:
         field = refused.field or "body"

@@ -23,7 +23,6 @@ from services.inference.domain.prompt import (
 )
 from services.inference.transport.doors.bodies import media_of, read
 from services.inference.transport.doors.labels import BROUGHT, SAID
-from services.inference.transport.doors.unsent import refuse_unsent
 from services.meshkit.content import (
     Label,
     Message,
@@ -243,7 +242,6 @@ def prompt_of(asked: ChatRequest, *, default_output: int) -> Prompt:
         ),
     )
     try:
-        refuse_unsent(prompt)
         return checked_prompt(prompt)
     except Invalid as refused:
         raise _in_dialect(refused, asked) from refused
