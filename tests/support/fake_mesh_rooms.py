@@ -360,6 +360,8 @@ class Money:
     def ImportPrices(self, request: Any, _context: Any) -> pricing_service_pb2.ImportPricesResponse:
         if "gpt" not in request.content:
             raise Invalid("content", "line 2, model: is required")
+        if "1000" in request.content and not request.confirm_unit:
+            raise Invalid("content", "line 2, input: is far off; say confirm_unit (--confirm-unit)")
         change = price_list_pb2.PriceChange(after=[cost_pb2.Price(provider="openai", model="gpt-4o-mini")])
         return pricing_service_pb2.ImportPricesResponse(changes=[change], change_count=1, unchanged_count=2)
 

@@ -126,6 +126,7 @@ class Sessions:
             convergence=request.convergence,
             manual_advance=request.manual_advance,
             max_cost_nano_usd=request.max_cost_nano_usd or 1_000_000_000,
+            metadata=request.metadata,
             start_time=NOON,
             state=session_pb2.SESSION_STATE_RUNNING,
         )

@@ -187,12 +187,14 @@ def test_a_session_without_agents_is_held_by_those_that_ship(comitia: Comitia, m
 def test_options_of_a_session_reach_the_mesh(comitia: Comitia, mesh: FakeMesh, athena: Path) -> None:
     comitia("agent", "create", str(athena))
     options = "--mode consensus --strategy parallel --rounds 5 --all-rounds --manual --max-cost 0.25 --model stub"
-    comitia("session", "start", "Tabs?", "-a", "Athena@1.0.0", "--meaning", "0.9", *options.split())
+    named = ("-a", "Athena@1.0.0", "--meaning", "0.9", "--project", "atlas")
+    comitia("session", "start", "Tabs?", *named, *options.split())
 
     [played] = mesh.sessions.played.values()
     assert played.session.mode == session_pb2.SESSION_MODE_CONSENSUS
     assert played.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL
     assert (played.session.max_rounds, played.session.max_cost_nano_usd) == (5, 250_000_000)
+    assert played.session.metadata == {"project": "atlas"}
     assert (played.session.convergence.enabled, played.session.manual_advance) == (False, True)
     assert (played.model, played.session.convergence.semantic_threshold) == ("stub", 0.9)
 
@@ -262,6 +264,15 @@ def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_
     assert "nothing was written, --apply imports" in comitia("prices", "import", str(good)).out
     assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
     assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
+
+
+def test_a_price_that_looks_like_another_unit_is_imported_once_it_is_confirmed(
+    comitia: Comitia, tmp_path: Path
+) -> None:
+    dear = tmp_path / "prices.csv"
+    dear.write_text("provider,model,input\nopenai,gpt-4o-mini,1000\n", encoding="utf-8")
+    assert "--confirm-unit" in comitia("prices", "import", str(dear), "--apply", code=2).err
+    assert "1 price changes" in comitia("prices", "import", str(dear), "--apply", "--confirm-unit").out
 
 
 @pytest.mark.parametrize(
