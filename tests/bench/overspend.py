@@ -155,8 +155,9 @@ def show(callers: int, we: Outcome, they: Outcome | None) -> None:
 async def main() -> None:
     """Measures each crowd."""
     setup_logs("error")
-    # Rates have figures of their own; here each call is to be decided by money.
+    # Rates and seats have figures of their own; here each call is to be decided by money.
     environment = {f"COMITIA_{service.upper()}_RATE_FACTOR": "10000" for service in SERVICES}
+    environment["COMITIA_INFERENCE_MAX_MODEL_CALLS"] = str(max(CROWDS))
     with ExitStack() as stack:
         # It runs a loop of its own while it comes up.
         settings = {**environment, "COMITIA_INFERENCE_OPENAI_MODEL": MODEL}
