@@ -1,13 +1,15 @@
 """Roll-ups: sums of the ledger by hour and by day, and how a span of time is put together from them.
 
 A day that lies whole in the span is read from the sums by day, an hour at its edges from the sums by hour, and only
-what is left, less than an hour at each end, from the entries themselves. Hours and days are those of UTC.
+what is left, less than an hour at each end, from the entries themselves: those that lie in the span, or those of the
+hour that do not, whichever is less time. Hours and days are those of UTC.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from itertools import chain
 from typing import Final
 
 from services.meshkit.core.errors import Invalid
@@ -64,14 +66,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cover:
-    """Spans without overlap that are a span together."""
+    """Spans that are a span together: days, hours and moments do not overlap, and gaps are what hours have too much."""
 
     #: Whole days.
     days: tuple[Span, ...] = ()
     #: Whole hours.
     hours: tuple[Span, ...] = ()
-    #: What is less than an hour.
+    #: What is half an hour at most.
     moments: tuple[Span, ...] = ()
+    #: What of `hours` lies outside of the span, less than half an hour in each of its hours.
+    gaps: tuple[Span, ...] = ()
 
 
 def cover(span: Span, *, days: bool = True) -> Cover:
@@ -89,11 +93,35 @@ def cover(span: Span, *, days: bool = True) -> Cover:
     inner, rests = _split(bounded, Step.DAY) if days else (None, [bounded])
     hours: list[Span] = []
     moments: list[Span] = []
+    gaps: list[Span] = []
     for rest in rests:
         whole, left = _split(rest, Step.HOUR)
         hours += [whole] if whole is not None else []
-        moments += left
-    return Cover(days=() if inner is None else (inner,), hours=tuple(hours), moments=tuple(moments))
+        for hour, part in chain.from_iterable(map(_by_hour, left)):
+            outside = [gap for gap in (Span(hour.start, part.start), Span(part.end, hour.end)) if not gap.empty]
+            if sum(map(_length, outside), timedelta()) >= _HOUR / 2:
+                moments.append(part)
+            else:
+                hours.append(hour)
+                gaps += outside
+    return Cover(days=() if inner is None else (inner,), hours=tuple(hours), moments=tuple(moments), gaps=tuple(gaps))
+
+
+def _by_hour(rest: Span) -> Iterator[tuple[Span, Span]]:
+    """Gives the hours that a bounded span touches, each with the part of the span that lies in it."""
+    if rest.start is None or rest.end is None:
+        raise ValueError("hours of a span without bounds cannot be counted")
+    start = Step.HOUR.floor(rest.start)
+    while start < rest.end:
+        hour = Span(start, start + _HOUR)
+        yield hour, rest.within(hour)
+        start += _HOUR
+
+
+def _length(span: Span) -> timedelta:
+    if span.start is None or span.end is None:
+        raise ValueError("a span without bounds has no length")
+    return span.end - span.start
 
 
 def _split(span: Span, step: Step) -> tuple[Span | None, list[Span]]:

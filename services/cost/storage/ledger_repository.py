@@ -139,7 +139,7 @@ class LedgerRepository:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             parts = await _parts(scope, tenant, span, only, by=None, step=step, names=_NAMES)
             keys = [parts.c.start, *(parts.c[name] for name in _NAMES)]
-            query = select(*keys, *_added(parts)).group_by(*keys).order_by(*keys)
+            query = select(*keys, *_added(parts)).group_by(*keys).having(_something(parts)).order_by(*keys)
             async with scope.stream(query) as result:
                 async for rows in result.mappings().partitions(size):
                     yield [_export_line(row) for row in rows]
@@ -176,6 +176,7 @@ async def _parts(
         read(COST_DAY, COST_DAY.c.day, whole.days),
         read(hours, hours.c.hour, whole.hours),
         read(COST_EVENT, COST_EVENT.c.created_time, whole.moments, number < mark),
+        _taken_off(read(COST_EVENT, COST_EVENT.c.created_time, whole.gaps, number < mark)),
         read(new, new.c.created_time, (span,)),
     ).cte()
 
@@ -263,6 +264,12 @@ def _read(
     return query
 
 
+def _taken_off(rows: Select[Any]) -> Select[Any]:
+    """Turns what rows add into what they take off."""
+    had = rows.subquery()
+    return select(*((-column).label(column.name) if column.name in _ADDED else column for column in had.c))
+
+
 def _within(time: ColumnElement[Any], spans: Sequence[Span]) -> ColumnElement[bool]:
     return or_(
         false(),
@@ -288,13 +295,20 @@ def _summed(parts: CTE, most_lines: int) -> Select[Any]:
         func.sum(func.sum(parts.c.unpriced_nano_usd)).over().label("total_unpriced"),
     ]
     columns = select(parts.c.key, *_added(parts), *totals)
-    return columns.group_by(parts.c.key).order_by(money.desc(), parts.c.key).limit(most_lines)
+    lines = columns.group_by(parts.c.key).having(_something(parts))
+    return lines.order_by(money.desc(), parts.c.key).limit(most_lines)
 
 
 def _by_step(parts: CTE, most_lines: int) -> Select[Any]:
-    dearest = select(parts.c.key).group_by(parts.c.key).order_by(func.sum(parts.c.cost_nano_usd).desc(), parts.c.key)
+    dearest = select(parts.c.key).group_by(parts.c.key).having(_something(parts))
+    dearest = dearest.order_by(func.sum(parts.c.cost_nano_usd).desc(), parts.c.key)
     key = case((parts.c.key.in_(dearest.limit(most_lines)), parts.c.key)).label("key")
-    return select(parts.c.start, key, *_added(parts)).group_by(parts.c.start, key)
+    return select(parts.c.start, key, *_added(parts)).group_by(parts.c.start, key).having(_something(parts))
+
+
+def _something(parts: CTE) -> ColumnElement[bool]:
+    """Leaves out who has no entry in the span, only in an hour that reaches beyond it."""
+    return or_(*(func.sum(parts.c[name]) != 0 for name in _ADDED))
 
 
 def _added(parts: CTE) -> list[ColumnElement[Any]]:

@@ -29,7 +29,8 @@ def test_a_cover_holds_each_moment_of_its_span_once(
     parts = cover(Span(start, end), days=days)
     for moment in asked:
         inside = (start is None or start <= moment) and (end is None or moment < end)
-        assert holds((*parts.days, *parts.hours, *parts.moments), moment) == int(inside)
+        assert holds((*parts.days, *parts.hours, *parts.moments), moment) - holds(parts.gaps, moment) == int(inside)
+        assert holds(parts.gaps, moment) <= holds(parts.hours, moment)
 
 
 @given(start=ROUND, end=ROUND)
@@ -41,10 +42,10 @@ def test_a_cover_takes_the_coarsest_sums(start: datetime, end: datetime) -> None
         assert (step.floor(span.start), step.floor(span.end)) == (span.start, span.end)
     hours = sum((one.end - one.start for one in parts.hours if one.start and one.end), timedelta())
     assert hours < timedelta(days=2)
-    rest = sum((one.end - one.start for one in parts.moments if one.start and one.end), timedelta())
-    assert rest < timedelta(hours=2)
-    assert len(parts.hours) <= 2
-    assert len(parts.moments) <= 2
+    rest = [one.end - one.start for one in (*parts.moments, *parts.gaps) if one.start and one.end]
+    assert sum(rest, timedelta()) <= timedelta(hours=1), "half an hour of single entries at each end"
+    assert len(parts.hours) <= 4
+    assert len(rest) <= 2
 
 
 def test_all_time_is_days_alone() -> None:
