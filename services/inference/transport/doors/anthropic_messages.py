@@ -7,20 +7,22 @@ import base64
 import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import (
     Prompt,
+    ReasoningEffort,
     Sampling,
     ToolChoice,
     ToolChoiceMode,
     ToolDefinition,
     checked_prompt,
 )
-from services.inference.transport.doors.bodies import read
+from services.inference.transport.doors.bodies import UnknownField, read
 from services.inference.transport.doors.labels import BROUGHT, SAID
 from services.meshkit.content import (
     DocumentPart,
@@ -40,6 +42,17 @@ from services.meshkit.core.errors import Invalid
 
 #: Bytes that count as one token where no provider has counted yet.
 _BYTES_PER_TOKEN: Final = 4
+#: What providers are told that a schema is called; the dialect has no name for it.
+_SCHEMA_NAME: Final = "answer"
+
+
+class ThreadUnsupported(UnknownField):
+    """Conversations are not kept here. The clients know this refusal, and send the whole conversation instead."""
+
+    reason = "THREAD_UNSUPPORTED"
+
+    def __init__(self) -> None:
+        super().__init__("thread")
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -107,6 +120,10 @@ class _Tool(_Block, kw_only=True):
     description: str | None = None
     type: Literal["custom"] | None = None
     strict: bool | None = None
+    # How its call comes; here it comes whole, and from the model itself.
+    eager_input_streaming: bool | None = None
+    defer_loading: Literal[False] | None = None
+    allowed_callers: list[Literal["direct"]] | None = None
 
 
 class _ToolChoice(_Strict):
@@ -123,7 +140,16 @@ class _Thinking(_Strict):
     type: Literal["disabled"]
 
 
-class CountRequest(_Strict):
+class _JsonSchema(_Strict, tag_field="type", tag="json_schema"):
+    schema: dict[str, Any]
+
+
+class _OutputConfig(_Strict):
+    format: _JsonSchema | None = None
+    effort: Literal["low", "medium", "high"] | None = None
+
+
+class CountRequest(_Block, kw_only=True):
     """A prompt that is to be counted."""
 
     model: str
@@ -132,6 +158,9 @@ class CountRequest(_Strict):
     tools: list[_Tool] | None = None
     tool_choice: _ToolChoice | None = None
     thinking: _Thinking | None = None
+    output_config: _OutputConfig | None = None
+    # Where a provider keeps the conversation.
+    thread: dict[str, Any] | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -147,6 +176,7 @@ class MessagesRequest(CountRequest, kw_only=True):
     service_tier: Literal["auto", "standard_only"] | None = None
 
 
+Request = TypeVar("Request", bound=CountRequest)
 _REQUESTS: Final = msgspec.json.Decoder(MessagesRequest)
 _COUNTS: Final = msgspec.json.Decoder(CountRequest)
 _CHOICES: Final = {
@@ -156,7 +186,7 @@ _CHOICES: Final = {
     "none": ToolChoiceMode.NONE,
 }
 #: What our checks call fields that the dialect calls otherwise.
-_FIELDS: Final = {"max_output_tokens": "max_tokens"}
+_FIELDS: Final = {"max_output_tokens": "max_tokens", "output_format.json_schema": "output_config.format"}
 
 
 def messages_request(body: bytes) -> MessagesRequest:
@@ -164,12 +194,18 @@ def messages_request(body: bytes) -> MessagesRequest:
 
     Raises: UnknownField, Invalid, naming the field.
     """
-    return read(body, _REQUESTS)
+    return _stateless(read(body, _REQUESTS))
 
 
 def count_request(body: bytes) -> CountRequest:
     """Reads a request to count. Raises: as `messages_request`."""
-    return read(body, _COUNTS)
+    return _stateless(read(body, _COUNTS))
+
+
+def _stateless(asked: Request) -> Request:
+    if asked.thread is not None:
+        raise ThreadUnsupported
+    return asked
 
 
 def prompt_of(asked: CountRequest) -> Prompt:
@@ -177,7 +213,7 @@ def prompt_of(asked: CountRequest) -> Prompt:
 
     Raises: Invalid, naming the field as the dialect does.
     """
-    choice = asked.tool_choice
+    choice, config = asked.tool_choice, asked.output_config or _OutputConfig()
     parallel = None if choice is None or not choice.disable_parallel_tool_use else False
     prompt = Prompt(
         messages=tuple(_messages(asked)),
@@ -187,6 +223,7 @@ def prompt_of(asked: CountRequest) -> Prompt:
         ),
         tool_choice=ToolChoice() if choice is None else ToolChoice(mode=_CHOICES[choice.type], name=choice.name),
         parallel_tool_calls=parallel,
+        output_format=_output_format(config.format),
     )
     if isinstance(asked, MessagesRequest):
         prompt = replace(
@@ -194,13 +231,25 @@ def prompt_of(asked: CountRequest) -> Prompt:
             max_output_tokens=asked.max_tokens,
             temperature=asked.temperature,
             stop_sequences=tuple(asked.stop_sequences or ()),
-            sampling=Sampling(top_p=asked.top_p, top_k=asked.top_k),
+            sampling=Sampling(
+                top_p=asked.top_p,
+                top_k=asked.top_k,
+                reasoning_effort=None if config.effort is None else ReasoningEffort(config.effort),
+            ),
         )
     try:
         return checked_prompt(prompt)
     except Invalid as refused:
         field = refused.field or "body"
-        raise Invalid(_FIELDS.get(field, field), refused.sentence, **refused.metadata) from refused
+        for ours, theirs in _FIELDS.items():
+            field = field.replace(ours, theirs)
+        raise Invalid(field, refused.sentence, **refused.metadata) from refused
+
+
+def _output_format(wanted: _JsonSchema | None) -> OutputFormat:
+    if wanted is None:
+        return OutputFormat()
+    return OutputFormat(kind=OutputKind.JSON_SCHEMA, name=_SCHEMA_NAME, schema=wanted.schema, strict=True)
 
 
 def estimated_tokens(prompt: Prompt) -> int:

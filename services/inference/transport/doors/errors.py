@@ -32,6 +32,8 @@ class Told:
     anthropic_status: int | None = None
     #: False: who repeats the request gets the same answer, or pays again.
     again: bool = True
+    #: What Anthropic's clients read besides the type.
+    details: Mapping[str, object] | None = None
 
     def status_in(self, dialect: Dialect) -> int:
         """Gives the status of the response."""
@@ -87,6 +89,12 @@ _BY_REASON: Final[Mapping[str, Told]] = {
     "QUOTA_EXCEEDED": _NO_MONEY,
     "REQUEST_IN_PROGRESS": Told(status=409, openai=_REQUEST, anthropic=_REQUEST),
     "REQUEST_TOO_LARGE": Told(status=413, openai=_REQUEST, anthropic="request_too_large"),
+    "THREAD_UNSUPPORTED": Told(
+        status=400,
+        openai=_REQUEST,
+        anthropic=_REQUEST,
+        details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+    ),
     "UNKNOWN_FIELD": Told(status=400, openai=_REQUEST, anthropic=_REQUEST, code="unsupported_parameter"),
 }
 
@@ -100,7 +108,9 @@ def error_body(failure: MeshError, dialect: Dialect, *, request_id: str) -> dict
     """Writes the body of a failure."""
     said = told(failure)
     if dialect is Dialect.ANTHROPIC:
-        error = {"type": said.anthropic, "message": failure.message}
+        error: dict[str, object] = {"type": said.anthropic, "message": failure.message}
+        if said.details is not None:
+            error["details"] = said.details
         return {"type": "error", "error": error, "request_id": request_id}
     code = said.code or failure.reason.lower()
     return {"error": {"message": failure.message, "type": said.openai, "param": failure.field, "code": code}}

@@ -44,7 +44,12 @@ class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     pass
 
 
-class _Text(_Strict, tag_field="type", tag="text"):
+class _Part(_Strict):
+    # A hint to the provider: taken, and not passed on.
+    prompt_cache_breakpoint: dict[str, Any] | None = None
+
+
+class _Text(_Part, tag_field="type", tag="text", kw_only=True):
     text: str
 
 
@@ -57,7 +62,7 @@ class _Url(_Strict):
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
-class _Image(_Strict, tag_field="type", tag="image_url"):
+class _Image(_Part, tag_field="type", tag="image_url", kw_only=True):
     image_url: _Url
 
 
@@ -66,7 +71,7 @@ class _FileData(_Strict):
     filename: str = ""
 
 
-class _File(_Strict, tag_field="type", tag="file"):
+class _File(_Part, tag_field="type", tag="file", kw_only=True):
     file: _FileData
 
 
@@ -191,6 +196,8 @@ class ChatRequest(_Strict):
     safety_identifier: str | None = None
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
 
 
 _DECODER: Final = msgspec.json.Decoder(ChatRequest)
