@@ -7,12 +7,10 @@ from aiohttp import web
 
 from services.inference.domain.deployment import Deployments
 from services.inference.transport.convert import model_of
+from services.inference.transport.doors.anthropic_answers import MessageAnswer, MessageStream, event
 from services.inference.transport.doors.anthropic_messages import (
-    MessageAnswer,
-    MessageStream,
     count_request,
     estimated_tokens,
-    event,
     messages_request,
     prompt_of,
 )

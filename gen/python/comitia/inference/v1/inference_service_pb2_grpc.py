@@ -32,7 +32,8 @@ class InferenceServiceStub:
     token in call metadata, never from a field.
 
     The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
-    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/THREAD_UNSUPPORTED, INVALID_ARGUMENT/REQUEST_TOO_LARGE,
+    NOT_FOUND/NO_SUCH_METHOD, and
     UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
@@ -76,7 +77,8 @@ class InferenceServiceServicer:
     token in call metadata, never from a field.
 
     The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
-    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/THREAD_UNSUPPORTED, INVALID_ARGUMENT/REQUEST_TOO_LARGE,
+    NOT_FOUND/NO_SUCH_METHOD, and
     UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
@@ -176,7 +178,8 @@ class InferenceService:
     token in call metadata, never from a field.
 
     The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
-    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/THREAD_UNSUPPORTED, INVALID_ARGUMENT/REQUEST_TOO_LARGE,
+    NOT_FOUND/NO_SUCH_METHOD, and
     UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 

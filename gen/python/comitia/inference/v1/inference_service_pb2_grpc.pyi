@@ -33,7 +33,8 @@ class InferenceServiceStub:
     token in call metadata, never from a field.
 
     The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
-    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/THREAD_UNSUPPORTED, INVALID_ARGUMENT/REQUEST_TOO_LARGE,
+    NOT_FOUND/NO_SUCH_METHOD, and
     UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
@@ -83,7 +84,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     token in call metadata, never from a field.
 
     The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
-    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/THREAD_UNSUPPORTED, INVALID_ARGUMENT/REQUEST_TOO_LARGE,
+    NOT_FOUND/NO_SUCH_METHOD, and
     UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
@@ -129,7 +131,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     token in call metadata, never from a field.
 
     The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
-    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/THREAD_UNSUPPORTED, INVALID_ARGUMENT/REQUEST_TOO_LARGE,
+    NOT_FOUND/NO_SUCH_METHOD, and
     UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
