@@ -22,6 +22,7 @@ from services.inference.domain.prompt import (
 )
 from services.inference.transport.doors.bodies import read
 from services.inference.transport.doors.labels import BROUGHT, SAID
+from services.inference.transport.doors.said import text_and_calls
 from services.meshkit.content import (
     DocumentPart,
     ImagePart,
@@ -33,7 +34,6 @@ from services.meshkit.content import (
     ToolCallPart,
     ToolResultPart,
     Usage,
-    text_of,
     text_part,
 )
 from services.meshkit.core.errors import Invalid
@@ -316,7 +316,7 @@ class MessageAnswer:
 
     def whole(self, answer: Answer) -> bytes:
         """Writes an answer that is not streamed."""
-        text, calls = _said(answer)
+        text, calls = text_and_calls(answer)
         content: list[dict[str, object]] = [{"type": "text", "text": text}] if text else []
         content += [_written(call, dict(call.arguments)) for call in calls]
         return msgspec.json.encode(
@@ -357,7 +357,7 @@ class MessageStream:
 
     def end(self, answer: Answer) -> bytes:
         """Writes what is left of the answer, why it ended, and what it used."""
-        text, calls = _said(answer)
+        text, calls = text_and_calls(answer)
         reason, events = _STOPS[answer.stop_reason], b""
         if not text.startswith(self._shown):
             # The law took back what it had passed; what it says now cannot stand after that.
@@ -378,6 +378,10 @@ class MessageStream:
         events += event("message_delta", delta=delta, usage=usage(answer.usage))
         return events + event("message_stop")
 
+    def broken(self, body: Mapping[str, object]) -> bytes:
+        """Writes that it failed."""
+        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(body)
+
 
 def event(kind: str, **fields: object) -> bytes:
     """Writes an event of a stream."""
@@ -396,12 +400,6 @@ def usage(used: Usage) -> dict[str, object]:
         },
         "output_tokens": used.output + used.reasoning + used.audio_out,
     }
-
-
-def _said(answer: Answer) -> tuple[str, list[ToolCallPart]]:
-    contents = [part.content for part in answer.parts]
-    calls = [content for content in contents if isinstance(content, ToolCallPart)]
-    return text_of(part for part in answer.parts if isinstance(part.content, TextPart)), calls
 
 
 def _written(call: ToolCallPart, arguments: dict[str, object]) -> dict[str, object]:
