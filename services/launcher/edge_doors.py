@@ -27,6 +27,7 @@ DOORS: Final = tuple(
     DoorRoute(path)
     for path in (
         "/v1/chat/completions",
+        "/v1/responses",
         "/v1/embeddings",
         "/v1/messages",
         "/v1/messages/count_tokens",

@@ -16,6 +16,7 @@ from services.inference.transport.doors.keys import DoorKeys, HoldBack
 from services.inference.transport.doors.listener import listening
 from services.inference.transport.doors.messages_door import CountTokensDoor, MessagesDoor
 from services.inference.transport.doors.models_door import ModelsDoor
+from services.inference.transport.doors.responses_door import ResponsesDoor
 from services.inference.transport.doors.routes import Doors
 from services.inference.wiring.core import Core
 from services.meshkit.core.clock import Clock
@@ -51,6 +52,7 @@ def doors(
     models = ModelsDoor(deployments)
     served: dict[tuple[str, str], Door] = {
         ("POST", "/v1/chat/completions"): ChatDoor(core.asking, default_output=settings.doors_output_tokens),
+        ("POST", "/v1/responses"): ResponsesDoor(core.asking, default_output=settings.doors_output_tokens),
         ("POST", "/v1/embeddings"): EmbeddingsDoor(core.embed, ids=ids),
         ("POST", "/v1/messages"): MessagesDoor(core.asking),
         ("POST", "/v1/messages/count_tokens"): CountTokensDoor(deployments),

@@ -3,13 +3,15 @@
 Source: the Anthropic API reference; the contract tests read every answer with the types of the official client.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from services.inference.domain.answer import Answer, StopReason
-from services.meshkit.content import TextPart, ToolCallPart, Usage, text_of
+from services.inference.transport.doors.said import text_and_calls
+from services.meshkit.content import ToolCallPart, Usage
 
 _STOPS: Final = {
     StopReason.STOP: "end_turn",
@@ -32,7 +34,7 @@ class MessageAnswer:
 
     def whole(self, answer: Answer) -> bytes:
         """Writes an answer that is not streamed."""
-        text, calls = _said(answer)
+        text, calls = text_and_calls(answer)
         content: list[dict[str, object]] = [{"type": "text", "text": text}] if text else []
         content += [_written(call, dict(call.arguments)) for call in calls]
         return msgspec.json.encode(
@@ -73,7 +75,7 @@ class MessageStream:
 
     def end(self, answer: Answer) -> bytes:
         """Writes what is left of the answer, why it ended, and what it used."""
-        text, calls = _said(answer)
+        text, calls = text_and_calls(answer)
         reason, events = _STOPS[answer.stop_reason], b""
         if not text.startswith(self._shown):
             # The law took back what it had passed; what it says now cannot stand after that.
@@ -94,6 +96,10 @@ class MessageStream:
         events += event("message_delta", delta=delta, usage=usage(answer.usage))
         return events + event("message_stop")
 
+    def broken(self, body: Mapping[str, object]) -> bytes:
+        """Writes that it failed."""
+        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(body)
+
 
 def event(kind: str, **fields: object) -> bytes:
     """Writes an event of a stream."""
@@ -112,12 +118,6 @@ def usage(used: Usage) -> dict[str, object]:
         },
         "output_tokens": used.output + used.reasoning + used.audio_out,
     }
-
-
-def _said(answer: Answer) -> tuple[str, list[ToolCallPart]]:
-    contents = [part.content for part in answer.parts]
-    calls = [content for content in contents if isinstance(content, ToolCallPart)]
-    return text_of(part for part in answer.parts if isinstance(part.content, TextPart)), calls
 
 
 def _written(call: ToolCallPart, arguments: dict[str, object]) -> dict[str, object]:

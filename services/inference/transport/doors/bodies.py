@@ -18,47 +18,54 @@ _MISSING: Final = re.compile(r"Object missing required field `([^`]*)`(?: - at `
 _PLACE: Final = re.compile(r"(.*) - at `\$\.?(.*)`")
 _DATA_URL: Final = re.compile(r"data:([\w.+-]+/[\w.+-]+);base64,(.*)", re.DOTALL | re.ASCII)
 _PICTURE: Final = "image/"
+#: What of a value that is not taken is said back, characters.
+_MOST_SAID: Final = 64
 
 Request = TypeVar("Request")
 
 
 class UnknownField(Invalid):
-    """The request has a field that this door does not take. Leave it out."""
+    """The request has a field, or a value of one, that this door does not take. Leave it out."""
 
     reason = "UNKNOWN_FIELD"
 
-    def __init__(self, field: str) -> None:
-        super().__init__(field, "is not supported here; leave it out")
+    def __init__(self, field: str, value: str | None = None) -> None:
+        said = "is" if value is None else f"of {value[:_MOST_SAID]!r} is"
+        super().__init__(field, f"{said} not supported here; leave it out")
 
 
-def read(body: bytes, decoder: msgspec.json.Decoder[Request]) -> Request:
-    """Reads a request.
+def read(body: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[Request], *, place: str = "") -> Request:
+    """Reads a request, or a piece of it.
 
+    Args:
+        place: where the piece stands, such as `input[0]`.
     Raises: UnknownField, Invalid, naming the field.
     """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from error
+        raise _refusal(str(error), place) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Invalid("body", f"is no JSON: {error}") from error
     except RecursionError as error:
         raise Invalid("body", "is nested too deeply") from error
 
 
-def _refusal(said: str) -> Invalid:
+def _refusal(said: str, piece: str) -> Invalid:
     unknown = _UNKNOWN.fullmatch(said)
     if unknown is not None:
-        return UnknownField(_joined(unknown[2], unknown[1]))
+        return UnknownField(_joined(piece, unknown[2], unknown[1]))
     missing = _MISSING.fullmatch(said)
     if missing is not None:
-        return Invalid(_joined(missing[2], missing[1]), "is missing")
+        return Invalid(_joined(piece, missing[2], missing[1]), "is missing")
     placed = _PLACE.fullmatch(said)
-    return Invalid("body", said) if placed is None else Invalid(placed[2] or "body", placed[1])
+    if placed is None:
+        return Invalid(piece or "body", said)
+    return Invalid(_joined(piece, placed[2]) or "body", placed[1])
 
 
-def _joined(place: str | None, field: str) -> str:
-    return f"{place}.{field}" if place else field
+def _joined(*names: str | None) -> str:
+    return ".".join(name for name in names if name)
 
 
 def media_of(url: str, *, field: str, title: str = "") -> ImagePart | DocumentPart:

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from services.inference.transport.convert import model_of
@@ -44,7 +43,3 @@ class ChatDoor:
         answer = await self._asking.calls(asked).answer(asked)
         headers = {**visit.headers, **answer_headers(answer)}
         return web.Response(body=said.whole(answer), content_type="application/json", headers=headers)
-
-    def broken(self, body: dict[str, object]) -> bytes:
-        """See `Door`."""
-        return b"data: %b\n\n" % msgspec.json.encode(body)

@@ -28,6 +28,26 @@ _KEYED: Final = "idem"
 _POLICY: Final = CallPolicy(mid_stream=MidStream.CONTINUE)
 
 
+class Writes(Protocol):
+    """Writes one streamed answer in the dialect of a door, event by event."""
+
+    def text(self, text: str) -> bytes:
+        """Writes text that the law passed."""
+        ...
+
+    def end(self, answer: Answer) -> bytes:
+        """Writes what is left of the answer, why it ended, and what it used."""
+        ...
+
+    def broken(self, body: dict[str, object]) -> bytes:
+        """Writes that it failed.
+
+        Args:
+            body: the failure, as a response of its own would tell it.
+        """
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Visit:
     """One request at a door, by somebody who may come in."""
@@ -44,6 +64,8 @@ class Visit:
     headers: dict[str, str] = field(default_factory=dict[str, str])
     #: The response, once its head has left.
     begun: web.StreamResponse | None = None
+    #: What writes into it; there once it has begun.
+    said: Writes = field(init=False)
 
 
 class Door(Protocol):
@@ -61,10 +83,6 @@ class Door(Protocol):
 
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """Answers. Raises: MeshError; once the head of the response has left, it is told in the stream."""
-        ...
-
-    def broken(self, body: dict[str, object]) -> bytes:
-        """Writes, into a stream that has begun, that it failed."""
         ...
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from services.inference.transport.convert import model_of
@@ -50,7 +49,3 @@ class EmbeddingsDoor:
         return web.Response(
             body=embeddings(made, request), content_type="application/json", headers=dict(visit.headers)
         )
-
-    def broken(self, body: dict[str, object]) -> bytes:
-        """See `Door`; nothing is streamed here."""
-        return msgspec.json.encode(body)

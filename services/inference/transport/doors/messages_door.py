@@ -49,10 +49,6 @@ class MessagesDoor:
         headers = {**visit.headers, **answer_headers(answer)}
         return web.Response(body=said.whole(answer), content_type="application/json", headers=headers)
 
-    def broken(self, body: dict[str, object]) -> bytes:
-        """See `Door`."""
-        return b"event: error\ndata: %b\n\n" % msgspec.json.encode(body)
-
 
 class CountTokensDoor:
     """Says about how many tokens a prompt has, in Anthropic's dialect."""
@@ -69,7 +65,3 @@ class CountTokensDoor:
         self._deployments.generators(model_of(request.model))
         body = msgspec.json.encode({"input_tokens": estimated_tokens(prompt_of(request))})
         return web.Response(body=body, content_type="application/json", headers=dict(visit.headers))
-
-    def broken(self, body: dict[str, object]) -> bytes:
-        """See `Door`; nothing is streamed here."""
-        return msgspec.json.encode(body)

@@ -42,10 +42,6 @@ class ModelsDoor:
             body=msgspec.json.encode(answer), content_type="application/json", headers=dict(visit.headers)
         )
 
-    def broken(self, body: dict[str, object]) -> bytes:
-        """See `Door`; nothing is streamed here."""
-        return msgspec.json.encode(body)
-
     def _owner(self, name: str, owners: dict[str, str]) -> str:
         if name in owners:
             return owners[name]

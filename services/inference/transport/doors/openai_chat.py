@@ -23,16 +23,15 @@ from services.inference.domain.prompt import (
 )
 from services.inference.transport.doors.bodies import media_of, read
 from services.inference.transport.doors.labels import BROUGHT, SAID
+from services.inference.transport.doors.said import text_and_calls
 from services.meshkit.content import (
     Label,
     Message,
     MessageRole,
     Part,
-    TextPart,
     ToolCallPart,
     ToolResultPart,
     Usage,
-    text_of,
     text_part,
 )
 from services.meshkit.core.errors import Invalid
@@ -367,7 +366,7 @@ class ChatAnswer:
 
     def whole(self, answer: Answer) -> bytes:
         """Writes an answer that is not streamed."""
-        text, calls = _said(answer)
+        text, calls = text_and_calls(answer)
         refused = answer.stop_reason is StopReason.REFUSAL
         message: dict[str, object] = {
             "role": "assistant",
@@ -425,7 +424,7 @@ class ChatStream:
 
     def end(self, answer: Answer) -> bytes:
         """Writes what is left of the answer, why it ended, and what it used."""
-        text, calls = _said(answer)
+        text, calls = text_and_calls(answer)
         events = [self._beginning()]
         finish = _FINISH[answer.stop_reason]
         if not text.startswith(self._shown):
@@ -441,6 +440,10 @@ class ChatStream:
             events.append(self._answer.counts(answer))
         events.append(b"data: [DONE]\n\n")
         return b"".join(events)
+
+    def broken(self, body: Mapping[str, object]) -> bytes:
+        """Writes that it failed."""
+        return b"data: %b\n\n" % msgspec.json.encode(body)
 
     def _beginning(self) -> bytes:
         if self._begun:
@@ -464,12 +467,6 @@ def usage(used: Usage) -> dict[str, object]:
         },
         "completion_tokens_details": {"reasoning_tokens": used.reasoning, "audio_tokens": used.audio_out},
     }
-
-
-def _said(answer: Answer) -> tuple[str, list[ToolCallPart]]:
-    contents = [part.content for part in answer.parts]
-    calls = [content for content in contents if isinstance(content, ToolCallPart)]
-    return text_of(part for part in answer.parts if isinstance(part.content, TextPart)), calls
 
 
 def _written(call: ToolCallPart) -> dict[str, object]:

@@ -167,7 +167,7 @@ class Doors:
         if visit.begun is None:
             return _refusal(failure, dialect, visit.id, visit.headers), code
         with suppress(ConnectionError):
-            await visit.begun.write(route.door.broken(error_body(failure, dialect, request_id=visit.id)))
+            await visit.begun.write(visit.said.broken(error_body(failure, dialect, request_id=visit.id)))
         # Without an orderly end, no client takes what it has for a whole answer.
         visit.begun.force_close()
         if visit.request.transport is not None:

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 from aiohttp import web
 
 from services.inference.domain.answer import Answer, Restarted, StreamEvent, TextDelta
 from services.inference.domain.errors import AnswerBrokeOff
-from services.inference.transport.doors.door import Visit
+from services.inference.transport.doors.door import Visit, Writes
 from services.inference.transport.doors.headers import answer_headers
 from services.meshkit.core.errors import Internal
 
@@ -42,18 +42,6 @@ async def with_pauses(events: AsyncGenerator[Event], *, seconds: float = QUIET_S
         await events.aclose()
 
 
-class Writes(Protocol):
-    """Writes one answer in the dialect of a door, event by event."""
-
-    def text(self, text: str) -> bytes:
-        """Writes text that the law passed."""
-        ...
-
-    def end(self, answer: Answer) -> bytes:
-        """Writes what is left of the answer, why it ended, and what it used."""
-        ...
-
-
 async def streamed(
     visit: Visit, events: AsyncGenerator[StreamEvent], said: Writes, *, quiet: bytes
 ) -> web.StreamResponse:
@@ -68,12 +56,12 @@ async def streamed(
         async for event in coming:
             match event:
                 case TextDelta(text=text):
-                    response = visit.begun or await _begun(visit)
+                    response = visit.begun or await _begun(visit, said)
                     await response.write(said.text(text))
                 case Answer():
                     if visit.begun is None:
                         visit.headers.update(answer_headers(event))
-                    response = visit.begun or await _begun(visit)
+                    response = visit.begun or await _begun(visit, said)
                     await response.write(said.end(event))
                     await response.write_eof()
                     return response
@@ -86,11 +74,11 @@ async def streamed(
     raise Internal("a call of a model ended without an answer")
 
 
-async def _begun(visit: Visit) -> web.StreamResponse:
+async def _begun(visit: Visit, said: Writes) -> web.StreamResponse:
     """Sends the head of a stream. From here on a failure is told in the stream."""
     response = web.StreamResponse(
         headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache", **visit.headers}
     )
     await response.prepare(visit.request)
-    visit.begun = response
+    visit.begun, visit.said = response, said
     return response
