@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -22,7 +21,7 @@ from services.cost.domain.errors import (
 )
 from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
 from services.cost.domain.hold_lines import HeldBack, Turns, is_held_back
-from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
+from services.cost.domain.node import BESIDE, NodeKey, Nodes
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
 from services.cost.domain.terms import Rules, TermsChange
@@ -62,18 +61,7 @@ class SpendBook:
     ) -> None:
         self._budgets = {budget.id: budget for budget in budgets}
         self._holds = {hold.id: hold for hold in holds}
-        self._beside = {
-            (budget.tenant, key_of(budget)): budget.id
-            for budget in self._budgets.values()
-            if budget.scope in BESIDE and not budget.removed
-        }
-        # A node that comes back is the last one of its name.
-        self._removed = {
-            (budget.tenant, key_of(budget)): budget.id
-            for budget in sorted(
-                (one for one in self._budgets.values() if one.removed), key=attrgetter("created", "id")
-            )
-        }
+        self._nodes = Nodes(self._budgets.values())
         self._by_request = {(hold.tenant, hold.request_id): hold.id for hold in self._holds.values()}
         self._now = now
         self._new_id = new_id
@@ -111,7 +99,7 @@ class SpendBook:
             return self._become(first, first.taken_over(self._now))
         if tenant_budget_id(wanted.tenant) not in wanted.budgets:
             raise Internal("a hold must name the budget of its tenant")
-        wanted = self._with_those_beside(wanted)
+        wanted = self._nodes.with_those_beside(wanted)
         budgets = [self._budget(wanted.tenant, name) for name in wanted.budgets]
         if len(budgets) > 1:
             # The widest one speaks first, so that who asks for more than several of them have is told the same again.
@@ -270,7 +258,7 @@ class SpendBook:
         else:
             made = replace(removed, removed=False, degraded_until=None)
             made = made.defined(terms, now=self._now, charged=charged)
-        self._beside[tenant, key] = made.id
+        self._nodes.put_up(made)
         self._redefine(made)
         self._put(replace(own, tree=own.tree + 1))
         return made
@@ -288,17 +276,17 @@ class SpendBook:
         )
 
     def _removed_node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
-        known = self._removed.get((tenant, key))
+        known = self._nodes.removed(tenant, key)
         return None if known is None else self._budget(tenant, known, removed_too=True)
 
     def _node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
         own = key.scope is BudgetScope.TENANT
-        known = tenant_budget_id(tenant) if own else self._beside.get((tenant, key))
+        known = tenant_budget_id(tenant) if own else self._nodes.standing(tenant, key)
         return None if known is None else self._budget(tenant, known)
 
     def named(self, tenant: TenantId, key: NodeKey) -> BudgetId | None:
         """Gives the node of this name that the book has, None if it has none."""
-        return self._beside.get((tenant, key))
+        return self._nodes.standing(tenant, key)
 
     def remove(self, tenant: TenantId, budget_id: BudgetId) -> Budget:
         """Takes a node out of the tree; calls spend from it no more, and what it paid stays.
@@ -311,21 +299,13 @@ class SpendBook:
         if any(gauge.held for _, gauge in before.gauges):
             raise BudgetInUse(budget_id, name=before.full_name, held=before.held, calls=before.calls.held)
         own = self._budget(tenant, tenant_budget_id(tenant))
-        del self._beside[tenant, key_of(before)]
-        self._removed[tenant, key_of(before)] = budget_id
+        self._nodes.take_down(before)
         self._put(replace(own, tree=own.tree + 1))
         return self._redefine(replace(before, removed=True))
 
     def changes(self) -> Changes:
         """Gives what is to be written; call it once, at the end."""
         return self._draft.changes(self._budgets)
-
-    def _with_those_beside(self, wanted: Hold) -> Hold:
-        if not self._beside:
-            return wanted
-        found = [self._beside.get((wanted.tenant, key)) for key in nodes_beside(wanted.purpose.context)]
-        names = {name for name in found if name is not None}
-        return replace(wanted, budgets=tuple(sorted(names.union(wanted.budgets)))) if names else wanted
 
     def _become(self, before: Hold, after: Hold) -> Hold:
         """Books the step from one state of a hold to the next in all its budgets and in the ledger."""
