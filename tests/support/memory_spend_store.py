@@ -11,11 +11,12 @@ from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.budget_alert import BudgetAlert
 from services.cost.domain.budget_tree import run_of
+from services.cost.domain.changes import Changes
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, NodeNotFound
 from services.cost.domain.hold import CHARGED_STATES, OPEN_STATES, Hold, HoldId
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
-from services.cost.domain.spend_book import Changes, Recount, SpendBook
+from services.cost.domain.spend_book import Recount, SpendBook
 from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.ports import KeptAlert, SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.core.identity import TenantId

@@ -21,11 +21,11 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     "it lives for one call, request, batch, file or run, and goes with it": frozenset(
         {
             "inference/usecases/admit.py:FairScheduler",
+            "cost/domain/changes.py:ChangesDraft",
             "cost/domain/hold_lines.py:Place",
             "cost/domain/hold_lines.py:Turns",
             "cost/domain/hold_lines.py:_Look",
             "cost/domain/spend_book.py:SpendBook",
-            "cost/domain/spend_book.py:_Dirty",
             "gateway/relations/explain.py:_Granted",
             "gateway/relations/explain.py:_Ways",
             "gateway/relations/search.py:Search",

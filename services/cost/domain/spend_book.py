@@ -1,16 +1,16 @@
 """The budgets and holds of one transaction: locked, decided in memory in order, written back at once."""
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.budget_alert import AlertCause, BudgetAlert, BudgetAlertId, alerts_of
-from services.cost.domain.cost_event import CostEvent, entries_of
+from services.cost.domain.changes import Changes, ChangesDraft
+from services.cost.domain.cost_event import entries_of
 from services.cost.domain.errors import (
     BudgetExhausted,
     BudgetInUse,
@@ -21,7 +21,7 @@ from services.cost.domain.errors import (
 )
 from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
 from services.cost.domain.hold_lines import HeldBack, Turns, is_held_back
-from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
+from services.cost.domain.node import BESIDE, NodeKey, Nodes
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
 from services.cost.domain.terms import Rules, TermsChange
@@ -36,38 +36,6 @@ from services.meshkit.core.tenant import QuotaExceeded
 PriceOf = Callable[[bytes], Price]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What a transaction has to write, and which rows that was decided on."""
-
-    #: Budgets that were asked or changed and holds that were changed, as they were before, each in id order.
-    #: Who decided without locks may write only if they are still so.
-    seen_budgets: tuple[Budget, ...]
-    seen_holds: tuple[Hold, ...]
-    new_holds: tuple[Hold, ...]
-    holds: tuple[Hold, ...]
-    budgets: tuple[Budget, ...]
-    entries: tuple[CostEvent, ...]
-    alerts: tuple[BudgetAlert, ...]
-    #: Budgets that are new, or of which people changed more than the limit of money: written as a whole.
-    defined: tuple[Budget, ...] = ()
-
-    @property
-    def empty(self) -> bool:
-        """True when there is nothing to write."""
-        return not (self.new_holds or self.holds or self.budgets or self.entries or self.defined)
-
-    @property
-    def settled(self) -> bool:
-        """True when something is charged or a charge is taken back."""
-        return bool(self.entries)
-
-    def cover(self, holds: Iterable[Hold]) -> bool:
-        """True when each of these is new or changed, so that writing the changes proves it right."""
-        written = {hold.id for hold in (*self.new_holds, *self.holds)}
-        return all(hold.id in written for hold in holds)
-
-
 class Recount(NamedTuple):
     """Charges that have to be counted anew in the ledger."""
 
@@ -75,18 +43,6 @@ class Recount(NamedTuple):
     since: datetime
     #: True for all that a budget without a period ever paid: what the ledger can no longer tell is left out.
     endless: bool
-
-
-@dataclass(slots=True)
-class _Dirty:
-    seen_budgets: dict[BudgetId, Budget] = field(default_factory=dict[BudgetId, Budget])
-    seen_holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
-    new_holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
-    holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
-    budgets: set[BudgetId] = field(default_factory=set[BudgetId])
-    defined: set[BudgetId] = field(default_factory=set[BudgetId])
-    entries: list[CostEvent] = field(default_factory=list[CostEvent])
-    alerts: list[BudgetAlert] = field(default_factory=list[BudgetAlert])
 
 
 class SpendBook:
@@ -105,22 +61,11 @@ class SpendBook:
     ) -> None:
         self._budgets = {budget.id: budget for budget in budgets}
         self._holds = {hold.id: hold for hold in holds}
-        self._beside = {
-            (budget.tenant, key_of(budget)): budget.id
-            for budget in self._budgets.values()
-            if budget.scope in BESIDE and not budget.removed
-        }
-        # A node that comes back is the last one of its name.
-        self._removed = {
-            (budget.tenant, key_of(budget)): budget.id
-            for budget in sorted(
-                (one for one in self._budgets.values() if one.removed), key=attrgetter("created", "id")
-            )
-        }
+        self._nodes = Nodes(self._budgets.values())
         self._by_request = {(hold.tenant, hold.request_id): hold.id for hold in self._holds.values()}
         self._now = now
         self._new_id = new_id
-        self._dirty = _Dirty()
+        self._draft = ChangesDraft()
 
     @property
     def holds(self) -> Collection[Hold]:
@@ -154,7 +99,7 @@ class SpendBook:
             return self._become(first, first.taken_over(self._now))
         if tenant_budget_id(wanted.tenant) not in wanted.budgets:
             raise Internal("a hold must name the budget of its tenant")
-        wanted = self._with_those_beside(wanted)
+        wanted = self._nodes.with_those_beside(wanted)
         budgets = [self._budget(wanted.tenant, name) for name in wanted.budgets]
         if len(budgets) > 1:
             # The widest one speaks first, so that who asks for more than several of them have is told the same again.
@@ -174,7 +119,7 @@ class SpendBook:
             turns.served(key)
         for budget in held:
             self._put(budget, run_id=wanted.run_id)
-        self._holds[wanted.id] = self._dirty.new_holds[wanted.id] = wanted
+        self._holds[wanted.id] = self._draft.new_holds[wanted.id] = wanted
         self._by_request[key] = wanted.id
         return wanted
 
@@ -313,7 +258,7 @@ class SpendBook:
         else:
             made = replace(removed, removed=False, degraded_until=None)
             made = made.defined(terms, now=self._now, charged=charged)
-        self._beside[tenant, key] = made.id
+        self._nodes.put_up(made)
         self._redefine(made)
         self._put(replace(own, tree=own.tree + 1))
         return made
@@ -331,17 +276,17 @@ class SpendBook:
         )
 
     def _removed_node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
-        known = self._removed.get((tenant, key))
+        known = self._nodes.removed(tenant, key)
         return None if known is None else self._budget(tenant, known, removed_too=True)
 
     def _node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
         own = key.scope is BudgetScope.TENANT
-        known = tenant_budget_id(tenant) if own else self._beside.get((tenant, key))
+        known = tenant_budget_id(tenant) if own else self._nodes.standing(tenant, key)
         return None if known is None else self._budget(tenant, known)
 
     def named(self, tenant: TenantId, key: NodeKey) -> BudgetId | None:
         """Gives the node of this name that the book has, None if it has none."""
-        return self._beside.get((tenant, key))
+        return self._nodes.standing(tenant, key)
 
     def remove(self, tenant: TenantId, budget_id: BudgetId) -> Budget:
         """Takes a node out of the tree; calls spend from it no more, and what it paid stays.
@@ -354,35 +299,13 @@ class SpendBook:
         if any(gauge.held for _, gauge in before.gauges):
             raise BudgetInUse(budget_id, name=before.full_name, held=before.held, calls=before.calls.held)
         own = self._budget(tenant, tenant_budget_id(tenant))
-        del self._beside[tenant, key_of(before)]
-        self._removed[tenant, key_of(before)] = budget_id
+        self._nodes.take_down(before)
         self._put(replace(own, tree=own.tree + 1))
         return self._redefine(replace(before, removed=True))
 
     def changes(self) -> Changes:
         """Gives what is to be written; call it once, at the end."""
-        dirty = self._dirty
-        return Changes(
-            seen_budgets=tuple(dirty.seen_budgets[budget] for budget in sorted(dirty.seen_budgets)),
-            seen_holds=tuple(dirty.seen_holds[hold] for hold in sorted(dirty.seen_holds)),
-            new_holds=tuple(dirty.new_holds.values()),
-            holds=tuple(dirty.holds.values()),
-            budgets=tuple(self._revised(budget) for budget in sorted(dirty.budgets - dirty.defined)),
-            entries=tuple(dirty.entries),
-            alerts=tuple(dirty.alerts),
-            defined=tuple(self._revised(budget) for budget in sorted(dirty.defined)),
-        )
-
-    def _revised(self, budget_id: BudgetId) -> Budget:
-        budget = self._budgets[budget_id]
-        return replace(budget, revision=budget.revision + 1)
-
-    def _with_those_beside(self, wanted: Hold) -> Hold:
-        if not self._beside:
-            return wanted
-        found = [self._beside.get((wanted.tenant, key)) for key in nodes_beside(wanted.purpose.context)]
-        names = {name for name in found if name is not None}
-        return replace(wanted, budgets=tuple(sorted(names.union(wanted.budgets)))) if names else wanted
+        return self._draft.changes(self._budgets)
 
     def _become(self, before: Hold, after: Hold) -> Hold:
         """Books the step from one state of a hold to the next in all its budgets and in the ledger."""
@@ -393,11 +316,11 @@ class SpendBook:
             moved = [self._moved(before, name, held, spent) for name in after.budgets]
             for budget in moved:
                 self._put(budget, run_id=before.run_id)
-        self._dirty.entries += entries_of(before, after, now=self._now, new_id=self._new_id)
-        if before.id not in self._dirty.new_holds:
-            self._dirty.seen_holds.setdefault(before.id, before)
+        self._draft.entries += entries_of(before, after, now=self._now, new_id=self._new_id)
+        if before.id not in self._draft.new_holds:
+            self._draft.seen_holds.setdefault(before.id, before)
         self._holds[after.id] = after
-        fresh = self._dirty.new_holds if after.id in self._dirty.new_holds else self._dirty.holds
+        fresh = self._draft.new_holds if after.id in self._draft.new_holds else self._draft.holds
         fresh[after.id] = after
         return after
 
@@ -409,12 +332,12 @@ class SpendBook:
         before = self._budgets[budget.id]
         self._budgets[budget.id] = budget
         if budget is not before:
-            self._dirty.budgets.add(budget.id)
-        self._dirty.alerts += alerts_of(before, budget, run_id=run_id, now=self._now, new_id=self._new_id)
+            self._draft.budgets.add(budget.id)
+        self._draft.alerts += alerts_of(before, budget, run_id=run_id, now=self._now, new_id=self._new_id)
         return budget
 
     def _redefine(self, budget: Budget) -> Budget:
-        self._dirty.defined.add(budget.id)
+        self._draft.defined.add(budget.id)
         return self._put(budget)
 
     def _refuse_unless_all_free(
@@ -456,7 +379,7 @@ class SpendBook:
                         at=self._now,
                         run_id=run_id,
                     )
-                    self._dirty.alerts.append(told)
+                    self._draft.alerts.append(told)
             raise
 
     def _budget(self, tenant: TenantId, budget_id: BudgetId, *, removed_too: bool = False) -> Budget:
@@ -464,9 +387,9 @@ class SpendBook:
         budget = self._budgets.get(budget_id)
         if budget is None or budget.tenant != tenant or (budget.removed and not removed_too):
             raise BudgetNotFound(budget_id)
-        if budget_id not in self._dirty.seen_budgets and budget_id not in self._dirty.defined:
+        if budget_id not in self._draft.seen_budgets and budget_id not in self._draft.defined:
             # It is written only as it was seen; what is decided on is what it has become by now.
-            self._dirty.seen_budgets[budget_id] = budget
+            self._draft.seen_budgets[budget_id] = budget
             budget = self._budgets[budget_id] = budget.at(self._now)
         return budget
 

@@ -9,12 +9,12 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.cost.domain.changes import Changes
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.hold import Hold
 from services.cost.domain.price_book import PriceBook
 from services.cost.domain.repricing import Repriced, RepricedBooks, RepricedModel, Repricing, booked, repricing
 from services.cost.domain.rollup import Span
-from services.cost.domain.spend_book import Changes
 from services.cost.storage import statements as sql
 from services.cost.storage.one_trips import WRITE_SPENDING
 from services.cost.storage.rows import budget_of, counts_of, hold_of

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 from services.cost.domain.amounts import Gauge
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Warned
 from services.cost.domain.budget_alert import BudgetAlert
+from services.cost.domain.changes import Changes
 from services.cost.domain.cost_event import CostEvent, CostEventId
 from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
 from services.cost.domain.period import Period
-from services.cost.domain.spend_book import Changes
 from services.cost.domain.terms import BudgetMode, Rules
 from services.cost.storage.one_trips import GROUPS
 from services.meshkit.content import CallContext, CallId, Usage

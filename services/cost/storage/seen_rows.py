@@ -6,9 +6,9 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
+from services.cost.domain.changes import Changes
 from services.cost.domain.hold import OPEN_STATES, Hold, HoldId
 from services.cost.domain.node import Tree, nodes_beside
-from services.cost.domain.spend_book import Changes
 from services.cost.usecases.ports import SpendNeeds
 from services.meshkit.core.identity import TenantId
 

@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.changes import Changes
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey, Tree, nodes_beside
-from services.cost.domain.spend_book import Changes, Recount, SpendBook
+from services.cost.domain.spend_book import Recount, SpendBook
 from services.cost.storage import statements as sql
 from services.cost.storage.one_trips import ADD_RUN_BUDGET, LIMIT_BUDGET, WRITE_SPENDING
 from services.cost.storage.rows import EncodeAlert, arrays_of, budget_of, definition_of, hold_of, limit_values

@@ -14,10 +14,10 @@ from services.cost.domain.budget_tree import as_tree
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey
 from services.cost.transport import budget_fields, convert
+from services.cost.usecases.askers import Asker, Behind
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.detour import Detour
 from services.cost.usecases.get_budget import GetBudget
-from services.cost.usecases.hold_queue import Asker, Behind
 from services.cost.usecases.list_budget_alerts import ListBudgetAlerts
 from services.cost.usecases.ports import BudgetReader
 from services.cost.usecases.remove_budget import RemoveBudget

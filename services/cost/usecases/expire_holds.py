@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 from typing import Final
 
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.changes import Changes
+from services.cost.domain.spend_book import SpendBook
 from services.cost.usecases.ports import BeginSweep, Sweep
 from services.cost.usecases.report import report
 from services.cost.usecases.rounds import failed, make_round, passes

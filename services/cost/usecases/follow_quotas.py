@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from services.cost.domain.budget import tenant_budget_id
+from services.cost.domain.changes import Changes
 from services.cost.domain.errors import BudgetNotFound
-from services.cost.domain.spend_book import Changes
 from services.cost.usecases.ports import BeginWork, SpendNeeds
 from services.cost.usecases.report import report
 from services.cost.usecases.rounds import failed, for_each

@@ -8,26 +8,19 @@ it waits for has changed in this process, and now and then because other replica
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from math import inf
 from operator import attrgetter
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from services.cost.domain.errors import BudgetExhausted, TooManyWaiting
 from services.cost.domain.hold import Hold
-from services.cost.domain.hold_lines import HoldLines, Place, RequestKey
+from services.cost.domain.hold_lines import HoldLines, RequestKey
+from services.cost.usecases.askers import WAITING, Asker, Behind, Group, Item, Made, Wait, operation_of, too_late
 from services.cost.usecases.detour import Detour
 from services.cost.usecases.report import report_refusals
-from services.cost.usecases.spend import Abandon, Foreseen, Operation, Outcome, Reserve, Spend, digest_of
+from services.cost.usecases.spend import Abandon, Foreseen, Outcome, Reserve, Spend, digest_of
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    Internal,
-    MeshError,
-    RequestIdReused,
-    Unavailable,
-)
+from services.meshkit.core.errors import Internal, MeshError, RequestIdReused, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
@@ -39,102 +32,6 @@ NAME: Final = "cost.waiting"
 _TICK_SECONDS: Final = 0.05
 #: Most lines whose first call is tried again at one poll.
 _MOST_POLLED: Final = 64
-
-
-class Asker:
-    """Whoever asked for a hold and may wait for it. It is told the outcome, or goes away and leaves nothing behind."""
-
-    __slots__ = ("_queue", "deadline", "future", "gone", "made", "order", "since", "until", "wait")
-
-    def __init__(self, queue: "HoldQueue", order: Reserve, now: float) -> None:
-        self._queue = queue
-        self.order = order
-        self.since = now
-        #: Time of the monotonic clock at which whoever asked goes away.
-        self.deadline = inf if order.left is None else now + order.left.total_seconds()
-        #: When it waits no longer.
-        self.until = min(self.deadline, now + order.wait.total_seconds())
-        self.gone = False
-        self.wait: Wait | None = None
-        self.made: Made | None = None
-        self.future: asyncio.Future[Hold] | None = None
-
-    @property
-    def waits(self) -> bool:
-        """True from when it has a place in line, whatever becomes of that."""
-        return self.future is not None
-
-    async def answer(self) -> Hold:
-        """Waits for the hold. Raises: MeshError: it is refused after all, or its time is up."""
-        if self.future is None:
-            raise TypeError("only who waits is answered here")
-        try:
-            hold = await self.future
-            self.told()
-            return hold
-        finally:
-            self.leave()
-
-    def told(self) -> None:
-        """Notes that the hold is in the hands of whoever asked."""
-        if self.made is not None:
-            self.made.told = True
-
-    def stop(self) -> None:
-        """Ends the wait because this process stops. The same request may be repeated elsewhere."""
-        if self.future is not None and not self.future.done():
-            self.future.set_exception(Unavailable("cost"))
-
-    def leave(self) -> None:
-        """Goes away, at whatever moment: from the line at once; a hold that nobody was told of is freed."""
-        if not self.gone:
-            self.gone = True
-            self._queue.left(self)
-
-
-class Made:
-    """A hold on its way to those who asked for it."""
-
-    __slots__ = ("askers", "hold", "told")
-
-    def __init__(self, hold: Hold, askers: int) -> None:
-        self.hold = hold
-        self.askers = askers
-        self.told = False
-
-
-class Wait:
-    """A request that waits in line, with all who ask for it: a repeat attaches to it."""
-
-    __slots__ = ("askers", "order", "place", "refusal", "trying")
-
-    def __init__(self, order: Reserve, place: Place, refusal: BudgetExhausted) -> None:
-        self.order = order
-        self.place = place
-        #: Why it waits.
-        self.refusal = refusal
-        self.askers: list[Asker] = []
-        #: True while it is decided again.
-        self.trying = False
-
-
-#: What a group commits: an operation, a request that may wait, one that waits, or the end of an orphaned hold.
-Item = Operation | Asker | Wait
-#: An item that waits apart for rows that are locked.
-Behind = Detour[Item, Hold | Asker]
-_WAITING: Final = (Asker, Wait)
-
-
-class Group(Protocol):
-    """A group commit of items; `meshkit.batching.GroupCommit` is one."""
-
-    async def submit(self, item: Item) -> Hold | Asker | Behind:
-        """Raises: MeshError: this item was refused."""
-        ...
-
-    async def submit_many(self, items: Sequence[Item]) -> Sequence[Hold | Asker | Behind | MeshError]:
-        """Gives what became of each, in order. Raises: MeshError: nothing could be decided."""
-        ...
 
 
 class HoldQueue:
@@ -209,23 +106,23 @@ class HoldQueue:
     def foresee(self, items: Sequence[Item]) -> Foreseen | None:
         """Decides a group while another one is written. See `Spend`; None when somebody waits, or is late."""
         now = self._clock.monotonic()
-        if len(self._lines) or any(_too_late(item, now) is not None for item in items):
+        if len(self._lines) or any(too_late(item, now) is not None for item in items):
             return None
-        return self._spend.foresee([_operation(item) for item in items])
+        return self._spend.foresee([operation_of(item) for item in items])
 
     async def commit(
         self, items: Sequence[Item], *, patiently: bool = False, foreseen: Foreseen | None = None
     ) -> Sequence[Outcome | Asker]:
         """Carries out a group of items. See `Spend`; groups of other tenants may be carried out meanwhile."""
         now = self._clock.monotonic()
-        late = {index: error for index, item in enumerate(items) if (error := _too_late(item, now)) is not None}
+        late = {index: error for index, item in enumerate(items) if (error := too_late(item, now)) is not None}
         alive = [item for index, item in enumerate(items) if index not in late] if late else items
         # Whoever waits by now comes first.
         still = None if late or len(self._lines) else foreseen
-        operations = [_operation(item) for item in alive]
+        operations = [operation_of(item) for item in alive]
         decided = await self._spend.decide(operations, patiently=patiently, foreseen=still)
         outcomes: list[Outcome | Asker] = [
-            self._after(item, outcome, now) if isinstance(item, _WAITING) else outcome
+            self._after(item, outcome, now) if isinstance(item, WAITING) else outcome
             for item, outcome in zip(alive, decided.outcomes, strict=True)
         ]
         if len(self._lines):
@@ -444,29 +341,9 @@ class HoldQueue:
             return [Internal("deciding a group of calls failed")] * len(items)
 
 
-def tenant_of(item: Item) -> TenantId:
-    """Gives whose rows an item is about."""
-    return item.order.tenant if isinstance(item, _WAITING) else item.tenant
-
-
 def _freed(hold: Hold, outcome: Hold | Asker | MeshError) -> None:
     if isinstance(outcome, MeshError):
         log.warning("a hold that nobody waits for is left to expire", hold_id=str(hold.id), error=str(outcome))
-
-
-def _operation(item: Item) -> Operation:
-    return item.order if isinstance(item, _WAITING) else item
-
-
-def _too_late(item: Item, now: float) -> MeshError | None:
-    """Says why nothing may be held for an item any more."""
-    if isinstance(item, Asker):
-        if item.gone:
-            return Cancelled("whoever asked went away")
-        return DeadlineExceeded("the time of this call is used up") if item.deadline <= now else None
-    if isinstance(item, Wait) and all(asker.until <= now for asker in item.askers):
-        return item.refusal
-    return None
 
 
 def _word_of(outcome: Outcome) -> str:

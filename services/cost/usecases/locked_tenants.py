@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from services.cost.domain.hold import Hold
+from services.cost.usecases.askers import Asker, Behind, Item, tenant_of
 from services.cost.usecases.detour import Detour
-from services.cost.usecases.hold_queue import Asker, Behind, Item, tenant_of
 from services.cost.usecases.spend import Foreseen, Outcome
 from services.meshkit.batching.dispatcher import QueueFull, is_poison
 from services.meshkit.core.errors import Conflict, MeshError

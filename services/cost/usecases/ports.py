@@ -10,11 +10,12 @@ from uuid import UUID
 from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
 from services.cost.domain.budget_alert import BudgetAlertId
+from services.cost.domain.changes import Changes
 from services.cost.domain.hold import HoldId
 from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
 from services.cost.domain.price_table import ShippedPrices
-from services.cost.domain.spend_book import Changes, Recount, SpendBook
+from services.cost.domain.spend_book import Recount, SpendBook
 from services.meshkit.content import CallContext
 from services.meshkit.core.identity import TenantId
 

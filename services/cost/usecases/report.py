@@ -6,7 +6,7 @@ from typing import Final
 
 from services.cost.domain.budget import Budget
 from services.cost.domain.budget_alert import AlertCause, BudgetAlert
-from services.cost.domain.spend_book import Changes
+from services.cost.domain.changes import Changes
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.telemetry import metrics

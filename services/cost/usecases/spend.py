@@ -9,10 +9,11 @@ from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE
 from services.cost.domain.budget import BudgetId, tenant_budget_id
+from services.cost.domain.changes import Changes
 from services.cost.domain.errors import PriceUnknown
 from services.cost.domain.hold import Hold, HoldId, HoldState, Purpose
 from services.cost.domain.hold_lines import HoldLines, Turns
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import SpendBook
 from services.cost.domain.unknown_price import at_ceiling
 from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from services.cost.domain.hold import Hold
+from services.cost.usecases.askers import Asker, Behind, Group, Item
 from services.cost.usecases.detour import Detour
-from services.cost.usecases.hold_queue import Asker, Behind, Group, HoldQueue, Item
+from services.cost.usecases.hold_queue import HoldQueue
 from services.cost.usecases.spend import Operation, Outcome, Reserve
 
 

@@ -16,13 +16,14 @@ from services.cost.storage.hold_retention import HoldRetention
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.budget_servicer import BudgetServicer
 from services.cost.transport.convert import alert_to_message
+from services.cost.usecases.askers import Asker, Behind, Item
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.expire_holds import ExpireHolds
 from services.cost.usecases.follow_quotas import FollowQuotas
 from services.cost.usecases.forget_alerts import ForgetAlerts
 from services.cost.usecases.forget_holds import ForgetHolds
 from services.cost.usecases.get_budget import GetBudget
-from services.cost.usecases.hold_queue import Asker, Behind, HoldQueue, Item
+from services.cost.usecases.hold_queue import HoldQueue
 from services.cost.usecases.list_budget_alerts import ListBudgetAlerts
 from services.cost.usecases.locked_tenants import LockedTenants
 from services.cost.usecases.remove_budget import RemoveBudget

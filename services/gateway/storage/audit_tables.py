@@ -24,6 +24,13 @@ from sqlalchemy import (
 
 def audit_tables(metadata: MetaData) -> None:
     """Describes them."""
+    _chains(metadata)
+    _heads(metadata)
+    _streams(metadata)
+
+
+def _chains(metadata: MetaData) -> None:
+    """Entries of tenants, and how far each chain has come."""
     content = text("canonical IS NOT NULL")
     Table(
         "audit_chain",
@@ -58,6 +65,10 @@ def audit_tables(metadata: MetaData) -> None:
         Column("archived_size", BigInteger, nullable=False),
         Index("ix_audit_tree_unsigned", "tenant_id", postgresql_where=text("size > signed_size")),
     )
+
+
+def _heads(metadata: MetaData) -> None:
+    """What of the chains is signed, and what lies in the archive."""
     Table(
         "audit_head",
         metadata,
@@ -75,6 +86,10 @@ def audit_tables(metadata: MetaData) -> None:
         Column("end_index", BigInteger, nullable=False),
         PrimaryKeyConstraint("tenant_id", "first_index", name="pk_audit_archive"),
     )
+
+
+def _streams(metadata: MetaData) -> None:
+    """How far each stream of a service was collected, where it broke, and who has taken note of that."""
     Table(
         "audit_cursor",
         metadata,

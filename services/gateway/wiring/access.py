@@ -15,7 +15,7 @@ from services.gateway.usecases.check_relation import AuthorizeCaller, CheckRelat
 from services.gateway.usecases.deliver_relations import DeliverRelations
 from services.gateway.usecases.write_access_model import WriteAccessModel
 from services.gateway.usecases.write_relations import WriteRelations
-from services.meshkit.core.clock import Clock
+from services.gateway.wiring.ground import Ground
 from services.meshkit.grpc.server import Background, Registration
 from services.meshkit.sql.engine import AsyncEngine
 
@@ -29,27 +29,20 @@ class Access:
 
 
 @asynccontextmanager
-async def access(
-    settings: GatewaySettings, *, engine: AsyncEngine, maintenance: AsyncEngine, clock: Clock
-) -> AsyncGenerator[Access]:
-    """Gives what answers about relations; they are kept here, or by an OpenFGA server where one is set.
-
-    Args:
-        engine: of the role `app`.
-        maintenance: of the role `maintenance`.
-    """
-    async with _store(settings, engine) as store:
-        begin, models = SqlBeginAccessWork(engine), SqlModelReader(engine)
+async def access(on: Ground) -> AsyncGenerator[Access]:
+    """Gives what answers about relations; they are kept here, or by an OpenFGA server where one is set."""
+    async with _store(on.settings, on.app) as store:
+        begin, models = SqlBeginAccessWork(on.app), SqlModelReader(on.app)
         deliver = DeliverRelations(
-            begin=SqlBeginAccessWork(engine, audited=False),
+            begin=SqlBeginAccessWork(on.app, audited=False),
             store=store,
-            undelivered=SqlUndeliveredChanges(maintenance),
-            clock=clock,
+            undelivered=SqlUndeliveredChanges(on.maintenance),
+            clock=on.clock,
         )
         servicer = AccessServicer(
             write_model=WriteAccessModel(begin=begin, store=store),
             write_relations=WriteRelations(
-                begin=begin, store=store, deliver=deliver, most=settings.max_relation_tuples
+                begin=begin, store=store, deliver=deliver, most=on.settings.max_relation_tuples
             ),
             check_relation=CheckRelation(models=models, store=store),
             authorize_caller=AuthorizeCaller(models=models, store=store),

@@ -1,4 +1,4 @@
-"""Puts the sign-in of people together; a part of `wiring.py`."""
+"""Puts the sign-in of people together; a part of the wiring."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -6,33 +6,22 @@ from contextlib import asynccontextmanager
 from services.gateway.clients.id_tokens import IdTokenVerifier
 from services.gateway.clients.issuer_keys import IssuerKeys
 from services.gateway.clients.outward_json import outward_json
-from services.gateway.settings import GatewaySettings
 from services.gateway.storage.people_reader import SqlLoginDirectory, SqlPeopleReader
 from services.gateway.storage.people_work import SqlBeginPeopleWork
 from services.gateway.transport.user_servicer import UserServicer, registration
 from services.gateway.usecases.change_user import RemoveUser, SetUserRoles
 from services.gateway.usecases.invite_user import InviteUser
-from services.gateway.usecases.ports import TokenSigner
 from services.gateway.usecases.sign_in import SignIn
 from services.gateway.usecases.trust_issuer import DistrustIssuer, TrustIssuer
-from services.meshkit.core.clock import Clock
-from services.meshkit.core.ids import IdSource
+from services.gateway.wiring.ground import Ground
 from services.meshkit.grpc.server import Registration
-from services.meshkit.sql.engine import AsyncEngine
 from services.meshkit.telemetry.metrics import show_size
 
 
 @asynccontextmanager
-async def people(
-    settings: GatewaySettings,
-    *,
-    engine: AsyncEngine,
-    maintenance: AsyncEngine,
-    signer: TokenSigner,
-    clock: Clock,
-    ids: IdSource,
-) -> AsyncGenerator[Registration]:
+async def people(on: Ground) -> AsyncGenerator[Registration]:
     """Gives the service of people."""
+    settings, clock, ids = on.settings, on.clock, on.ids
     async with outward_json() as source:
         keys = IssuerKeys(
             source,
@@ -42,13 +31,13 @@ async def people(
             outage_seconds=settings.oidc_outage_seconds,
         )
         show_size("oidc_issuers", keys)
-        begin = SqlBeginPeopleWork(engine)
+        begin = SqlBeginPeopleWork(on.app)
         servicer = UserServicer(
             sign_in=SignIn(
-                directory=SqlLoginDirectory(maintenance),
+                directory=SqlLoginDirectory(on.maintenance),
                 id_tokens=IdTokenVerifier(keys, clock=clock),
                 begin=begin,
-                signer=signer,
+                signer=on.signing.ring,
                 clock=clock,
                 ids=ids,
                 most_users=settings.max_users,
@@ -58,6 +47,6 @@ async def people(
             remove_user=RemoveUser(begin=begin, clock=clock),
             trust_issuer=TrustIssuer(begin=begin, issuers=keys, clock=clock, ids=ids, most=settings.max_oidc_issuers),
             distrust_issuer=DistrustIssuer(begin=begin),
-            people=SqlPeopleReader(engine),
+            people=SqlPeopleReader(on.app),
         )
         yield registration(servicer)

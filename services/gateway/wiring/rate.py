@@ -1,4 +1,4 @@
-"""Puts together what leases rates; a part of `wiring.py`."""
+"""Puts together what leases rates; a part of the wiring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

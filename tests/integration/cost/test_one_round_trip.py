@@ -15,12 +15,13 @@ import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.changes import Changes
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.price_table import ShippedPrices
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import SpendBook
 from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository

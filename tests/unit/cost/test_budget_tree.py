@@ -14,13 +14,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from services.cost.domain.amounts import NONE, Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.budget_alert import AlertCause
+from services.cost.domain.changes import Changes
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetInUse
 from services.cost.domain.hold import OPEN_STATES, Hold, HoldId, HoldState
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import SpendBook
 from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.meshkit.content import CallContext, CallId, Usage
 from services.meshkit.core.errors import Invalid, MeshError

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.cost.domain.spend_book import Changes
+from services.cost.domain.changes import Changes
 from services.cost.usecases.expire_holds import ExpireHolds
 from services.cost.usecases.ports import Sweep
 from services.meshkit.core.errors import Internal, Unavailable

@@ -14,7 +14,8 @@ from services.cost.domain.budget import tenant_budget_id
 from services.cost.domain.errors import BudgetExhausted, RefusalCause
 from services.cost.domain.hold import CostKind, Hold, HoldState
 from services.cost.domain.hold_lines import HoldLines
-from services.cost.usecases.hold_queue import Asker, HoldQueue, Item
+from services.cost.usecases.askers import Asker, Item
+from services.cost.usecases.hold_queue import HoldQueue
 from services.cost.usecases.spend import Release, Reserve, Spend
 from services.cost.usecases.spend_together import SpendTogether
 from services.meshkit.batching.group_commit import GroupCommit

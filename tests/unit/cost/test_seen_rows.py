@@ -5,8 +5,9 @@ from uuid import uuid4
 import pytest
 
 from services.cost.domain.budget import Budget
+from services.cost.domain.changes import Changes
 from services.cost.domain.hold import Hold
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import SpendBook
 from services.cost.storage import seen_rows
 from services.cost.storage.seen_rows import SeenRows
 from services.cost.usecases.ports import SpendNeeds

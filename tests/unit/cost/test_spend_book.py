@@ -15,11 +15,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from services.cost.domain.amounts import MAX_CHARGE, MAX_LIMIT, Amounts, Measure
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.budget_alert import AlertCause
+from services.cost.domain.changes import Changes
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import SpendBook
 from services.cost.domain.terms import BudgetMode
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
