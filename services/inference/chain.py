@@ -20,7 +20,7 @@ def configured(settings: InferenceSettings) -> Deployments:
         found += _pair(Adapter.ANTHROPIC, settings.anthropic_model, None, region=settings.anthropic_region)
     if settings.compatible_base_url is not None:
         found += _pair(
-            Adapter(settings.compatible_adapter),
+            settings.compatible_adapter,
             settings.compatible_model,
             settings.compatible_embedding_model,
             region=settings.compatible_region,
@@ -35,7 +35,7 @@ def configured(settings: InferenceSettings) -> Deployments:
 
 
 def _pair(
-    adapter: Adapter, model: str, embedding_model: str | None, *, region: str = "", image_tokens: int = 0
+    adapter: str, model: str, embedding_model: str | None, *, region: str = "", image_tokens: int = 0
 ) -> list[DeploymentVersion]:
     pair = [
         DeploymentVersion(

@@ -8,6 +8,7 @@ MeshError
 │                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
+│                 ├───── AdapterUnusable           ADAPTER_UNUSABLE
 │                 ├───── EgressRefused             EGRESS_REFUSED         ┐
 │                 ├───── OutputInvalid             OUTPUT_INVALID         │
 │                 └───── ProviderRefused           PROVIDER_REFUSED       │
@@ -108,6 +109,15 @@ class ModelIncompatible(Precondition):
 
     def __init__(self, deployment: str, *, differs: tuple[str, ...]) -> None:
         super().__init__(f"the model {deployment!r} does not fit: {'; '.join(differs)}", deployment=deployment)
+
+
+class AdapterUnusable(Precondition):
+    """An adapter is not installed, or cannot be used as it is. Ends a start."""
+
+    reason = "ADAPTER_UNUSABLE"
+
+    def __init__(self, adapter: str, why: str) -> None:
+        super().__init__(f"the adapter {adapter!r} cannot be used: {why}", adapter=adapter)
 
 
 class LawBlocked(PermissionDenied):

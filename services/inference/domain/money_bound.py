@@ -91,12 +91,17 @@ OVERHEADS: Final[dict[str, Overhead]] = {
 }
 
 
+def overhead_of(adapter: str) -> Overhead:
+    """Gives what the dialect of an adapter adds; one that an installation adds is taken for a server nobody knows."""
+    return OVERHEADS.get(adapter, _SERVER)
+
+
 def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
     """Gives the most that a call can be billed for.
 
     Raises: CallNotBounded: a part whose tokens nobody can bound.
     """
-    overhead = OVERHEADS[deployment.adapter]
+    overhead = overhead_of(deployment.adapter)
     tokens = overhead.request
     for index, message in enumerate(prompt.messages):
         tokens += overhead.message + _text(message.name)

@@ -1,12 +1,19 @@
-"""The adapters that ship with the mesh: where each usually is, what it can do, and how it is opened."""
+"""The adapters there are: where each usually is, what it can do, and how it is opened.
 
+Most ship with the mesh. A package that is installed beside it adds its own by an entry point, a name and an
+`AdapterSpec`; it runs in this process, so whoever installs it trusts it with keys and prompts.
+"""
+
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from services.inference.domain.deployment import Adapter, AdapterForm, Capability
-from services.inference.domain.money_bound import OVERHEADS
+from services.inference.domain.errors import AdapterUnusable
+from services.inference.domain.money_bound import overhead_of
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import OPENAI, ChatProvider, Endpoint
@@ -14,6 +21,10 @@ from services.inference.providers.openai.chat_wire import Manners
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
 from services.inference.usecases.ports import AdapterClaims, ModelProvider
 from services.meshkit.core.errors import Invalid
+
+#: Entry points of this group are adapters of other packages.
+ENTRY_POINTS: Final = "comitia.inference.adapters"
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +62,45 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
 }
 
 
+def installed_adapters() -> Mapping[str, AdapterSpec]:
+    """Gives the adapters that ship with the mesh, and those of packages that are installed beside it.
+
+    Raises: AdapterUnusable: one of these has a name that is taken, or cannot be loaded.
+    """
+    found = dict(CATALOGUE)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name in found or point.name == Adapter.STUB:
+            raise AdapterUnusable(point.name, f"{point.value} brings it, and the name is taken")
+        if not _NAME.fullmatch(point.name):
+            raise AdapterUnusable(point.name, "its name must be 1 to 32 small letters, digits and `_`")
+        found[point.name] = _loaded(point)
+    return found
+
+
+def _loaded(point: EntryPoint) -> AdapterSpec:
+    try:
+        spec: object = point.load()
+    except (ImportError, AttributeError) as cause:
+        raise AdapterUnusable(point.name, f"{point.value} cannot be loaded: {cause}") from cause
+    if not isinstance(spec, AdapterSpec):
+        raise AdapterUnusable(point.name, f"{point.value} is no AdapterSpec")
+    return spec
+
+
 class Catalogue:
     """Implements `Adapters`. The stub is no adapter: it speaks to nobody."""
 
+    def __init__(self, specs: Mapping[str, AdapterSpec] = CATALOGUE) -> None:
+        self._specs = specs
+
     def claims(self, adapter: str) -> AdapterClaims:
         """See `Adapters.claims`."""
-        spec = CATALOGUE.get(adapter)
+        spec = self._specs.get(adapter)
         if spec is None:
-            raise Invalid("version.adapter", f"must be one of {', '.join(CATALOGUE)}")
+            raise Invalid("version.adapter", f"must be one of {', '.join(self._specs)}")
         return AdapterClaims(
             forms=frozenset({AdapterForm.WIRE}),
             capabilities=spec.capabilities,
-            overhead=OVERHEADS[adapter],
+            overhead=overhead_of(adapter),
             prefills=False,
         )

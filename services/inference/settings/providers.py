@@ -57,9 +57,10 @@ class ProviderSettings(ServiceSettings):
         default=None,
         description="Address of a server that speaks OpenAI's dialect, such as `http://127.0.0.1:11434/v1` for Ollama.",
     )
-    compatible_adapter: Literal["openai_compatible", "vllm", "tgi", "ollama", "llama_cpp"] = Field(
+    compatible_adapter: str = Field(
         default="openai_compatible",
-        description="Which server it is. One that is named is told more: schemas, ways to sample, choices of tools.",
+        description="Which server it is: `vllm`, `tgi`, `ollama`, `llama_cpp`, or the adapter of an installed package. "
+        "One that is named is told more: schemas, ways to sample, choices of tools.",
     )
     compatible_api_key: SecretStr | None = Field(default=None, description="Key of that server, if it wants one.")
     compatible_model: str = Field(default="", description="Model of that server. Required with its address.")
@@ -91,6 +92,13 @@ class ProviderSettings(ServiceSettings):
     def _empty_is_none(cls, key: SecretStr | None) -> SecretStr | None:
         """Takes an empty variable for one that is not set: the way to switch a provider off."""
         return key if key is not None and key.get_secret_value() else None
+
+    @field_validator("compatible_adapter")
+    @classmethod
+    def _is_no_other(cls, adapter: str) -> str:
+        if adapter in ("openai", "azure", "anthropic", "local", "stub"):
+            raise ValueError(f"{adapter} has settings of its own")
+        return adapter
 
     @model_validator(mode="after")
     def _addresses_and_models_are_said(self) -> Self:

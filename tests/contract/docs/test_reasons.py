@@ -20,7 +20,7 @@ WITHIN: Final[Mapping[str, str]] = {
         ("ADDRESS_TAKEN", "BOOTSTRAP_KEY_DIFFERS", "CERTIFICATE_UNUSABLE", "KEK_FILE_UNSAFE", "KEY_SERVICE_SETTINGS"),
         "ends a start",
     ),
-    **dict.fromkeys(("KEY_UNREADABLE", "WEIGHTS_MISSING", "WEIGHTS_UNREADABLE"), "ends a start"),
+    **dict.fromkeys(("ADAPTER_UNUSABLE", "KEY_UNREADABLE", "WEIGHTS_MISSING", "WEIGHTS_UNREADABLE"), "ends a start"),
     **dict.fromkeys(("AUDIT_FEED_MALFORMED", "HEAD_STORE_DAMAGED"), "an alarm of the chain"),
     **dict.fromkeys(("BUS_MESSAGE_TOO_LARGE", "BUS_SUBJECT_UNKNOWN"), "of work without a caller"),
     **dict.fromkeys(
