@@ -23,6 +23,8 @@ _GAVE_UP_WAITING: Final = frozenset({408, 502, 504, 522, 524})
 _SHORT: Final = re.compile(
     r"(?=.{1,64}$)(?:[A-Za-z]{1,32}|[0-9]{1,4})(?:[_.\[\]]{1,2}(?:[A-Za-z]{1,32}|[0-9]{1,4}))*\]?"
 )
+#: What reading what a provider sent may fail with; the second, where it is nested without end.
+UNREADABLE: Final = (msgspec.MsgspecError, RecursionError)
 _DEFAULT_WAIT: Final = timedelta(seconds=5)
 #: A provider that answered, badly, is there: nobody gains by waiting before a repeat.
 _HARDLY_A_WAIT: Final = timedelta(seconds=0.1)
@@ -161,7 +163,7 @@ def _codes(body: bytes) -> dict[str, str]:
     """Reads the short code and the field at fault out of an error body, whatever its dialect; else nothing."""
     try:
         error = msgspec.json.decode(body, type=_Body).error
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return {}
     code = str(error.code) if error.code is not None else error.type
     said: dict[str, str] = {}

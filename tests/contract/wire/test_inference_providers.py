@@ -472,6 +472,8 @@ async def test_a_schema_is_told_in_words_where_a_provider_knows_none(server: Fak
         (Behaviour(raw="<html>hello</html>"), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(raw='data: {"choices": 7}\n\n'), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(raw="data: not json\n\n"), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(raw='data: {"choices": [{"x": ' + "[" * 100_000 + "\n\n"), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(status=500, raw='{"error": {"x": ' + "[" * 60_000), ProviderUnavailable, Charge.NOTHING),
         (Behaviour(raw=""), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(raw="data: " + "x" * (1024 * 1024 + 1)), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(cut_after=0), ProviderUnavailable, Charge.UNKNOWN),
