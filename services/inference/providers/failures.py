@@ -23,6 +23,8 @@ _GAVE_UP_WAITING: Final = frozenset({408, 502, 504, 522, 524})
 _SHORT: Final = re.compile(
     r"(?=.{1,64}$)(?:[A-Za-z]{1,32}|[0-9]{1,4})(?:[_.\[\]]{1,2}(?:[A-Za-z]{1,32}|[0-9]{1,4}))*\]?"
 )
+#: What an error inside a stream says in the place of a 429, in either dialect.
+_ASKS_TO_WAIT: Final = ("rate_limit_error", "rate_limit_exceeded")
 #: What reading what a provider sent may fail with; the second, where it is nested without end.
 UNREADABLE: Final = (msgspec.MsgspecError, RecursionError)
 _DEFAULT_WAIT: Final = timedelta(seconds=5)
@@ -88,7 +90,7 @@ def error_event(deployment: str, body: bytes) -> ProviderFailure:
     """Gives the failure that an error inside a stream stands for."""
     said = _codes(body)
     detail = f" ({said['code']})" if "code" in said else ""
-    if said.get("code") == "rate_limit_error":
+    if said.get("code") in _ASKS_TO_WAIT:
         return ProviderRateLimited(
             f"{deployment} broke off and asks to wait{detail}",
             charge=Charge.UNKNOWN,
