@@ -31,20 +31,23 @@ def configured(settings: InferenceSettings) -> Deployments:
     if settings.stub_enabled:
         found.append(DeploymentVersion(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False))
     limits = {str(adapter): asked.model_dump() for adapter, asked in settings.provider_limits.items()}
-    return Deployments([replace(one, **limits.get(one.adapter, {})) for one in found])
+    return Deployments([replace(one, **limits.get(one.payee, {})) for one in found])
 
 
 def _pair(
     adapter: str, model: str, embedding_model: str | None, *, region: str = "", image_tokens: int = 0
 ) -> list[DeploymentVersion]:
-    pair = [
-        DeploymentVersion(
-            name=f"{adapter}/{model}", adapter=adapter, model=model, region=region, image_tokens=image_tokens
-        )
-    ]
-    if embedding_model is not None:
-        name = f"{adapter}/{embedding_model}"
-        pair.append(
-            DeploymentVersion(name=name, adapter=adapter, model=embedding_model, task=Task.EMBED, region=region)
-        )
-    return pair
+    # However it is spoken to, OpenAI is paid.
+    payee = Adapter.OPENAI if adapter is Adapter.OPENAI_RESPONSES else adapter
+    generator = DeploymentVersion(
+        name=f"{payee}/{model}",
+        adapter=adapter,
+        model=model,
+        region=region,
+        provider=payee,
+        image_tokens=image_tokens,
+    )
+    if embedding_model is None:
+        return [generator]
+    name = f"{payee}/{embedding_model}"
+    return [generator, replace(generator, name=name, model=embedding_model, task=Task.EMBED, image_tokens=0)]

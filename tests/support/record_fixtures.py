@@ -19,6 +19,7 @@ from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import Prompt, ToolDefinition
 from services.inference.providers.anthropic import wire as anthropic_wire
 from services.inference.providers.openai import chat_wire as openai_wire
+from services.inference.providers.openai import responses_wire
 from services.inference.providers.openai.chat import OPENAI
 from tests.support.inference import a_message, a_prompt
 from tests.support.providers.fake import (
@@ -29,6 +30,8 @@ from tests.support.providers.fake import (
     anthropic_message,
     openai_chunks,
     openai_completion,
+    responses_events,
+    responses_response,
 )
 
 FIXTURES = Path(__file__).parents[1] / "contract" / "wire" / "fixtures" / "inference"
@@ -62,6 +65,7 @@ CASES: dict[str, tuple[Prompt, dict[Dialect, Behaviour]]] = {
         ASK,
         {
             "openai": Behaviour(text="Trams carry many people — quietly. 🚋", prompt_tokens=16),
+            "responses": Behaviour(text="Trams carry many people — quietly. 🚋", prompt_tokens=16),
             "anthropic": Behaviour(text="Trams carry many people — quietly. 🚋", prompt_tokens=17),
         },
     ),
@@ -72,6 +76,10 @@ CASES: dict[str, tuple[Prompt, dict[Dialect, Behaviour]]] = {
                 text="",
                 tool_calls=(("call_a1", "search", '{"query": "history of trams"}'), ("call_a2", "search", "{}")),
             ),
+            "responses": Behaviour(
+                text="I will search.",
+                tool_calls=(("call_a1", "search", '{"query": "history of trams"}'), ("call_a2", "search", "{}")),
+            ),
             "anthropic": Behaviour(
                 text="I will search.", tool_calls=(("toolu_a1", "search", '{"query": "history of trams"}'),)
             ),
@@ -79,12 +87,23 @@ CASES: dict[str, tuple[Prompt, dict[Dialect, Behaviour]]] = {
     ),
     "length": (
         ASK_SHORT,
-        {"openai": Behaviour(finish="length"), "anthropic": Behaviour(finish="max_tokens")},
+        {
+            "openai": Behaviour(finish="length"),
+            "responses": Behaviour(finish="max_output_tokens"),
+            "anthropic": Behaviour(finish="max_tokens"),
+        },
     ),
     "cache_and_reasoning": (
         ASK,
         {
             "openai": Behaviour(prompt_tokens=2000, cached_tokens=1536, reasoning_tokens=64),
+            "responses": Behaviour(
+                thinking="People, then noise.",
+                prompt_tokens=2000,
+                cached_tokens=1536,
+                cache_write_tokens=256,
+                reasoning_tokens=64,
+            ),
             "anthropic": Behaviour(prompt_tokens=2000, cached_tokens=1500, cache_write_tokens=300, reasoning_tokens=64),
         },
     ),
@@ -92,6 +111,7 @@ CASES: dict[str, tuple[Prompt, dict[Dialect, Behaviour]]] = {
         ASK,
         {
             "openai": Behaviour(text="", finish="content_filter"),
+            "responses": Behaviour(text="", finish="content_filter"),
             "anthropic": Behaviour(text="", finish="refusal"),
         },
     ),
@@ -99,6 +119,7 @@ CASES: dict[str, tuple[Prompt, dict[Dialect, Behaviour]]] = {
         ASK,
         {
             "openai": Behaviour(text="", refusal="I cannot help with that."),
+            "responses": Behaviour(text="", refusal="I cannot help with that."),
             "anthropic": Behaviour(text="I cannot help with that.", finish="refusal"),
         },
     ),
@@ -106,21 +127,29 @@ CASES: dict[str, tuple[Prompt, dict[Dialect, Behaviour]]] = {
         ASK_SCHEMA,
         {
             "openai": Behaviour(text='{"argument": "They carry many."}'),
+            "responses": Behaviour(text='{"argument": "They carry many."}'),
             "anthropic": Behaviour(text='{"argument": "They carry many."}'),
         },
     ),
 }
-MODELS: dict[Dialect, str] = {"openai": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
+MODELS: dict[Dialect, str] = {"openai": "gpt-4o-mini", "responses": "gpt-4o-mini", "anthropic": "claude-haiku-4-5"}
 URLS: dict[Dialect, str] = {
     "openai": "https://api.openai.com/v1/chat/completions",
+    "responses": "https://api.openai.com/v1/responses",
     "anthropic": "https://api.anthropic.com/v1/messages",
 }
+
+
+#: Whose official client speaks which dialect.
+SDKS: dict[Dialect, str] = {"openai": "openai", "responses": "openai", "anthropic": "anthropic"}
 
 
 def request_of(dialect: Dialect, prompt: Prompt) -> dict[str, Any]:
     """Gives the request as our adapter sends it."""
     if dialect == "openai":
         body = openai_wire.request_body(prompt, model=MODELS[dialect], manners=OPENAI, stream=True)
+    elif dialect == "responses":
+        body = responses_wire.request_body(prompt, model=MODELS[dialect], stream=True)
     else:
         body = anthropic_wire.request_body(prompt, model=MODELS[dialect], schemas=True, stream=True)
     return json.loads(body)
@@ -140,7 +169,7 @@ def synthetic(dialect: Dialect, case: str) -> dict[str, Any]:
         "synthetic": True,
         "dialect": dialect,
         "case": case,
-        "sdk": f"{dialect} {version(dialect)}",
+        "sdk": f"{SDKS[dialect]} {version(SDKS[dialect])}",
         "request": request,
         "stream": stream,
         "whole": whole,
@@ -154,6 +183,11 @@ def _validated_whole(dialect: Dialect, served: Served, behaviour: Behaviour) -> 
 
         written = openai_completion(served, behaviour)
         return ChatCompletion.model_validate(written, strict=True).model_dump(exclude_unset=True)
+    if dialect == "responses":
+        from openai.types.responses import Response
+
+        written = responses_response(served, behaviour)
+        return Response.model_validate(written, strict=True).model_dump(exclude_unset=True)
     from anthropic.types import Message
 
     written = anthropic_message(served, behaviour)
@@ -171,11 +205,13 @@ def _validated(dialect: Dialect, served: Served, behaviour: Behaviour) -> str:
         ]
         return _openai_stream(written)
     from anthropic.types import RawMessageStreamEvent
+    from openai.types.responses import ResponseStreamEvent
     from pydantic import TypeAdapter
 
-    adapter: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
+    newer = dialect == "responses"
+    adapter: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent if newer else RawMessageStreamEvent)
     events: list[dict[str, Any]] = []
-    for event in anthropic_events(served, behaviour):
+    for event in (responses_events if newer else anthropic_events)(served, behaviour):
         # Pings are part of the wire and of no type.
         known = event["type"] != "ping"
         events.append(adapter.validate_python(event, strict=True).model_dump(exclude_unset=True) if known else event)
@@ -191,7 +227,7 @@ async def recorded(dialect: Dialect, case: str, key: str) -> dict[str, Any]:
     request = request_of(dialect, CASES[case][0])
     headers = (
         {"authorization": f"Bearer {key}"}
-        if dialect == "openai"
+        if SDKS[dialect] == "openai"
         else {"x-api-key": key, "anthropic-version": "2023-06-01"}
     )
     asked = {"whole": {name: request[name] for name in request if not name.startswith("stream")}, "stream": request}
@@ -215,7 +251,7 @@ async def main() -> None:
     """Writes all fixtures anew."""
     FIXTURES.mkdir(parents=True, exist_ok=True)
     for dialect in MODELS:
-        key = os.environ.get(f"COMITIA_RECORD_{dialect.upper()}_KEY", "")
+        key = os.environ.get(f"COMITIA_RECORD_{SDKS[dialect].upper()}_KEY", "")
         for case in CASES:
             # Neither caching nor a refusal can be ordered from a real model.
             live = key and case in ("text", "tool_calls", "length")

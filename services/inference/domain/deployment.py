@@ -15,6 +15,8 @@ class Adapter(StrEnum):
     """Who speaks to a deployment: the adapters that ship with the mesh."""
 
     OPENAI = "openai"
+    #: OpenAI in the newer of its dialects.
+    OPENAI_RESPONSES = "openai_responses"
     #: OpenAI's models at Azure, by its `/openai/v1` address.
     AZURE = "azure"
     ANTHROPIC = "anthropic"

@@ -79,6 +79,7 @@ _OPENAI: Final = Overhead(request=64, message=16, tools=256, tool=64, pictures=P
 _SERVER: Final = Overhead(request=1_024, message=32, tools=1_024, tool=128, schema_key=8)
 OVERHEADS: Final[dict[str, Overhead]] = {
     Adapter.OPENAI: _OPENAI,
+    Adapter.OPENAI_RESPONSES: _OPENAI,
     Adapter.AZURE: _OPENAI,
     Adapter.ANTHROPIC: Overhead(request=64, message=16, tools=1_024, tool=64, pictures=PictureCount.AREA),
     Adapter.VLLM: _SERVER,

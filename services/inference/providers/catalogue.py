@@ -18,6 +18,7 @@ from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
+from services.inference.providers.openai.responses import ResponsesProvider
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
 from services.inference.usecases.ports import AdapterClaims, ModelProvider
 from services.meshkit.core.errors import Invalid
@@ -45,8 +46,14 @@ def _chat(manners: Manners, *capabilities: Capability, usual_address: str = "") 
     )
 
 
+_OPENAI: Final = "https://api.openai.com/v1"
 CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
-    Adapter.OPENAI: _chat(OPENAI, Capability.JSON_SCHEMA, Capability.IMAGES, usual_address="https://api.openai.com/v1"),
+    Adapter.OPENAI: _chat(OPENAI, Capability.JSON_SCHEMA, Capability.IMAGES, usual_address=_OPENAI),
+    Adapter.OPENAI_RESPONSES: AdapterSpec(
+        usual_address=_OPENAI,
+        capabilities=frozenset({Capability.TOOLS, Capability.JSON_SCHEMA, Capability.IMAGES}),
+        open=ResponsesProvider,
+    ),
     Adapter.AZURE: _chat(OPENAI, Capability.JSON_SCHEMA, Capability.IMAGES),
     Adapter.ANTHROPIC: AdapterSpec(
         usual_address="https://api.anthropic.com",

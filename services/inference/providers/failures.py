@@ -23,6 +23,10 @@ _GAVE_UP_WAITING: Final = frozenset({408, 502, 504, 522, 524})
 _SHORT: Final = re.compile(
     r"(?=.{1,64}$)(?:[A-Za-z]{1,32}|[0-9]{1,4})(?:[_.\[\]]{1,2}(?:[A-Za-z]{1,32}|[0-9]{1,4}))*\]?"
 )
+#: What an error inside a stream says in the place of a 429, in either dialect.
+_ASKS_TO_WAIT: Final = ("rate_limit_error", "rate_limit_exceeded")
+#: What reading what a provider sent may fail with; the second, where it is nested without end.
+UNREADABLE: Final = (msgspec.MsgspecError, RecursionError)
 _DEFAULT_WAIT: Final = timedelta(seconds=5)
 #: A provider that answered, badly, is there: nobody gains by waiting before a repeat.
 _HARDLY_A_WAIT: Final = timedelta(seconds=0.1)
@@ -86,7 +90,7 @@ def error_event(deployment: str, body: bytes) -> ProviderFailure:
     """Gives the failure that an error inside a stream stands for."""
     said = _codes(body)
     detail = f" ({said['code']})" if "code" in said else ""
-    if said.get("code") == "rate_limit_error":
+    if said.get("code") in _ASKS_TO_WAIT:
         return ProviderRateLimited(
             f"{deployment} broke off and asks to wait{detail}",
             charge=Charge.UNKNOWN,
@@ -161,7 +165,7 @@ def _codes(body: bytes) -> dict[str, str]:
     """Reads the short code and the field at fault out of an error body, whatever its dialect; else nothing."""
     try:
         error = msgspec.json.decode(body, type=_Body).error
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return {}
     code = str(error.code) if error.code is not None else error.type
     said: dict[str, str] = {}

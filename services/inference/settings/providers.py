@@ -26,9 +26,10 @@ class ProviderSettings(ServiceSettings):
         validation_alias=_or_as_the_sdk("OPENAI_API_KEY"),
         description="Key of OpenAI; without it OpenAI is not asked.",
     )
-    openai_adapter: Literal["openai", "azure"] = Field(
+    openai_adapter: Literal["openai", "openai_responses", "azure"] = Field(
         default="openai",
-        description="Who speaks there: OpenAI, or Azure at an address such as `https://NAME.openai.azure.com/openai/v1`.",
+        description="Who speaks there: OpenAI, by chat completions or by responses, or Azure at an address such as "
+        "`https://NAME.openai.azure.com/openai/v1`.",
     )
     openai_base_url: str = Field(
         default=_OPENAI_ADDRESS,

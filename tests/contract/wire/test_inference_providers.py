@@ -16,6 +16,10 @@ from openai.types.chat.completion_create_params import (
     CompletionCreateParamsNonStreaming,
     CompletionCreateParamsStreaming,
 )
+from openai.types.responses.response_create_params import (
+    ResponseCreateParamsNonStreaming,
+    ResponseCreateParamsStreaming,
+)
 from pydantic import TypeAdapter
 
 from services.inference.domain.answer import Finished, ReasoningDelta, StopReason, TextDelta
@@ -40,6 +44,7 @@ from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
 from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.openai.responses import ResponsesProvider
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, OLLAMA, TGI, VLLM
 from services.inference.usecases.ports import ModelProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
@@ -63,6 +68,9 @@ from tests.support.record_fixtures import CASES, FIXTURES, synthetic
 CLEARANCE = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(1)), verdict_id="verdict_1")
 DEPLOYMENTS = {
     "openai": DeploymentVersion(name="openai/gpt-4o-mini", adapter=Adapter.OPENAI, model="gpt-4o-mini"),
+    "responses": DeploymentVersion(
+        name="openai/gpt-4o-mini", adapter=Adapter.OPENAI_RESPONSES, model="gpt-4o-mini", provider="openai"
+    ),
     "anthropic": DeploymentVersion(name="anthropic/claude", adapter=Adapter.ANTHROPIC, model="claude-haiku-4-5"),
     "compatible": DeploymentVersion(name="openai_compatible/llama", adapter=Adapter.OPENAI_COMPATIBLE, model="llama"),
 }
@@ -110,6 +118,8 @@ def adapter_of(dialect: str, http: ProviderHttp, server: FakeProvider, *, key: s
     if dialect == "anthropic":
         return AnthropicProvider(http, Endpoint(base_url=server.anthropic_base_url, key=Secret(key)))
     endpoint = Endpoint(base_url=server.openai_base_url, key=Secret(key))
+    if dialect == "responses":
+        return ResponsesProvider(http, endpoint)
     return ChatProvider(http, endpoint) if dialect == "openai" else ChatProvider(http, endpoint, COMPATIBLE)
 
 
@@ -140,7 +150,7 @@ def fixtures() -> list[Any]:
 
 def test_there_is_a_fixture_for_every_case() -> None:
     assert {path.stem for path in FIXTURES.glob("*.json")} == {
-        f"{dialect}_{case}" for dialect in ("openai", "anthropic") for case in CASES
+        f"{dialect}_{case}" for dialect in ("openai", "responses", "anthropic") for case in CASES
     }
 
 
@@ -159,7 +169,7 @@ async def test_we_read_a_stream_as_the_official_sdk_does(path: Path, server: Fak
     dialect: str = fixture["dialect"]
     server.next(Behaviour(raw=fixture["stream"]), Behaviour(raw=fixture["stream"]))
     text, finished = await ask(adapter_of(dialect, http, server), dialect)
-    sdk = await (read_by_openai if dialect == "openai" else read_by_anthropic)(server)
+    sdk = await READ_BY[dialect](server)
     assert (text, finished.model) == (sdk["text"], sdk["model"])
     calls = [(call.tool_call_id, call.name, dict(call.arguments)) for call in finished.tool_calls]
     assert calls == sdk["calls"]
@@ -179,7 +189,7 @@ async def test_a_whole_answer_says_what_its_stream_says(path: Path, server: Fake
     assert "stream" not in server.meter.calls[1].body
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic", "compatible"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic", "compatible"])
 async def test_thinking_is_a_sign_of_life_and_no_part_of_the_answer(
     server: FakeProvider, http: ProviderHttp, dialect: str
 ) -> None:
@@ -265,6 +275,39 @@ async def read_by_anthropic(server: FakeProvider) -> dict[str, Any]:
     }
 
 
+async def read_by_responses(server: FakeProvider) -> dict[str, Any]:
+    async with openai.AsyncOpenAI(base_url=server.openai_base_url, api_key=KEY, max_retries=0) as client:
+        stream = await client.responses.create(model="gpt-4o-mini", input="x", stream=True)
+        events: list[Any] = [event async for event in stream]
+    said = [event for event in events if event.type in ("response.output_text.delta", "response.refusal.delta")]
+    text, refused = "".join(event.delta for event in said), any("refusal" in event.type for event in said)
+    assert events[-1].type in ("response.completed", "response.incomplete")
+    response = events[-1].response
+    calls = [item for item in response.output if item.type == "function_call"]
+    usual = "tool_calls" if calls else "refusal" if refused else "stop"
+    why = response.incomplete_details.reason if response.incomplete_details else None
+    used = response.usage
+    assert used is not None
+    cached, written = used.input_tokens_details.cached_tokens, used.input_tokens_details.cache_write_tokens
+    reasoning = used.output_tokens_details.reasoning_tokens
+    return {
+        "text": text,
+        "model": response.model,
+        "calls": [(call.call_id, call.name, json.loads(call.arguments)) for call in calls],
+        "stop": {"max_output_tokens": "length", "content_filter": "content_filter"}.get(why or "", usual),
+        "usage": Usage(
+            input=used.input_tokens - cached - written,
+            cache_read=cached,
+            cache_write_5m=written,
+            output=used.output_tokens - reasoning,
+            reasoning=reasoning,
+        ),
+    }
+
+
+READ_BY = {"openai": read_by_openai, "responses": read_by_responses, "anthropic": read_by_anthropic}
+
+
 async def test_our_request_is_one_that_openais_types_allow(server: FakeProvider, http: ProviderHttp) -> None:
     await ask(adapter_of("openai", http, server), "openai", RICH)
     (served,) = server.meter.calls
@@ -276,6 +319,19 @@ async def test_our_request_is_one_that_openais_types_allow(server: FakeProvider,
     assert served.body["messages"][1]["name"] == "Athena"
     assert served.body["messages"][2]["content"][0] == {"type": "text", "text": "Ares the Loud:"}
     assert "name" not in served.body["messages"][2]
+
+
+async def test_our_request_is_one_that_the_types_of_responses_allow(server: FakeProvider, http: ProviderHttp) -> None:
+    await ask(adapter_of("responses", http, server), "responses", replace(RICH, stop_sequences=()))
+    (served,) = server.meter.calls
+    TypeAdapter(ResponseCreateParamsStreaming).validate_python(served.body)
+    assert (served.body["max_output_tokens"], served.body["store"]) == (99, False)
+    items = [item.get("type", item.get("role")) for item in served.body["input"]]
+    assert items == ["system", "user", "user", "assistant", "function_call", "function_call_output"]
+    assert served.body["input"][1]["content"] == "Athena: What is this?", "the dialect knows no names of speakers"
+    shown = [part["type"] for part in served.body["input"][2]["content"]]
+    assert shown == ["input_text", "input_text", "input_image", "input_text"]
+    assert served.body["tools"][0]["strict"] is False, "silence would mean yes"
 
 
 async def test_our_request_is_one_that_anthropics_types_allow(server: FakeProvider, http: ProviderHttp) -> None:
@@ -322,6 +378,8 @@ async def sent(server: FakeProvider, http: ProviderHttp, dialect: str, prompt: P
     body = server.meter.calls[-1].body
     if dialect == "openai":
         TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(body)
+    if dialect == "responses":
+        TypeAdapter(ResponseCreateParamsNonStreaming).validate_python(body)
     if dialect == "anthropic":
         TypeAdapter(MessageCreateParamsNonStreaming).validate_python(body)
     return body
@@ -339,6 +397,10 @@ def choosing(mode: ToolChoiceMode, name: str = "", *, parallel: bool | None = No
         ("openai", choosing(ToolChoiceMode.NONE), "none"),
         ("openai", choosing(ToolChoiceMode.REQUIRED), "required"),
         ("openai", choosing(ToolChoiceMode.TOOL, "count"), {"type": "function", "function": {"name": "count"}}),
+        ("responses", choosing(ToolChoiceMode.AUTO), None),
+        ("responses", choosing(ToolChoiceMode.NONE), "none"),
+        ("responses", choosing(ToolChoiceMode.REQUIRED), "required"),
+        ("responses", choosing(ToolChoiceMode.TOOL, "count"), {"type": "function", "name": "count"}),
         ("anthropic", choosing(ToolChoiceMode.AUTO), None),
         ("anthropic", choosing(ToolChoiceMode.NONE), {"type": "none"}),
         ("anthropic", choosing(ToolChoiceMode.REQUIRED), {"type": "any"}),
@@ -367,8 +429,9 @@ async def test_a_server_that_knows_no_names_in_a_choice_is_shown_the_named_tool_
     assert "tools" not in body
 
 
-async def test_parallel_tool_calls_can_be_switched_off(server: FakeProvider, http: ProviderHttp) -> None:
-    body = await sent(server, http, "openai", choosing(ToolChoiceMode.AUTO, parallel=False))
+@pytest.mark.parametrize("dialect", ["openai", "responses"])
+async def test_parallel_tool_calls_can_be_switched_off(server: FakeProvider, http: ProviderHttp, dialect: str) -> None:
+    body = await sent(server, http, dialect, choosing(ToolChoiceMode.AUTO, parallel=False))
     assert body["parallel_tool_calls"] is False
 
 
@@ -386,6 +449,10 @@ async def test_ways_of_sampling_reach_the_model(server: FakeProvider, http: Prov
         "presence_penalty": -0.1,
     }
     assert body["reasoning_effort"] == "low"
+    body = await sent(
+        server, http, "responses", a_prompt(sampling=Sampling(top_p=0.5, reasoning_effort=ReasoningEffort.LOW))
+    )
+    assert (body["top_p"], body["reasoning"]) == (0.5, {"effort": "low"})
     body = await sent(server, http, "vllm", a_prompt(sampling=Sampling(top_k=40)))
     assert body["top_k"] == 40
     body = await sent(
@@ -398,6 +465,9 @@ async def test_ways_of_sampling_reach_the_model(server: FakeProvider, http: Prov
     ("dialect", "prompt", "field"),
     [
         ("openai", a_prompt(sampling=Sampling(top_k=1)), "sampling.top_k"),
+        ("responses", a_prompt(sampling=Sampling(seed=1)), "sampling.seed"),
+        ("responses", a_prompt(sampling=Sampling(frequency_penalty=1)), "sampling.frequency_penalty"),
+        ("responses", a_prompt(stop_sequences=("END",)), "stop_sequences"),
         ("anthropic", a_prompt(sampling=Sampling(seed=1)), "sampling.seed"),
         ("anthropic", a_prompt(sampling=Sampling(presence_penalty=1)), "sampling.presence_penalty"),
         (
@@ -429,6 +499,11 @@ async def test_what_a_dialect_has_no_words_for_is_refused_by_name_before_anythin
             {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}},
         ),
         (
+            "responses",
+            "text",
+            {"format": {"type": "json_schema", "name": "number", "schema": SCHEMA, "strict": True}},
+        ),
+        (
             "vllm",
             "response_format",
             {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA, "strict": True}},
@@ -454,9 +529,13 @@ async def test_a_schema_is_told_in_words_where_a_provider_knows_none(server: Fak
     assert '"minimum":1' in body["system"]
     body = await sent(server, http, "openai", a_prompt(output_format=replace(NUMBER, schema=open_schema)))
     assert body["response_format"]["json_schema"]["strict"] is False, "OpenAI refuses to keep to it strictly"
+    body = await sent(server, http, "responses", a_prompt(output_format=replace(NUMBER, schema=open_schema)))
+    assert body["text"]["format"]["strict"] is False
+    body = await sent(server, http, "responses", a_prompt(output_format=OutputFormat(kind=OutputKind.JSON_OBJECT)))
+    assert (body["text"], body["input"][0]["role"]) == ({"format": {"type": "json_object"}}, "system")
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic", "compatible"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic", "compatible"])
 @pytest.mark.parametrize(
     ("behaviour", "failure", "charge"),
     [
@@ -472,6 +551,8 @@ async def test_a_schema_is_told_in_words_where_a_provider_knows_none(server: Fak
         (Behaviour(raw="<html>hello</html>"), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(raw='data: {"choices": 7}\n\n'), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(raw="data: not json\n\n"), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(raw='data: {"choices": [{"x": ' + "[" * 100_000 + "\n\n"), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(status=500, raw='{"error": {"x": ' + "[" * 60_000), ProviderUnavailable, Charge.NOTHING),
         (Behaviour(raw=""), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(raw="data: " + "x" * (1024 * 1024 + 1)), ProviderUnavailable, Charge.UNKNOWN),
         (Behaviour(cut_after=0), ProviderUnavailable, Charge.UNKNOWN),
@@ -497,7 +578,7 @@ async def test_misbehaviour_is_mapped_once(
 @pytest.mark.parametrize(
     "raw", ["<html>hello", '{"error": {"code": "busy"}}', "Internal Server Error\n", "data: no\n\n"]
 )
-@pytest.mark.parametrize("dialect", ["openai", "anthropic", "compatible"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic", "compatible"])
 async def test_bytes_that_are_no_event_fail_at_once_though_the_stream_stays_open(
     server: FakeProvider, http: ProviderHttp, dialect: str, raw: str
 ) -> None:
@@ -535,7 +616,7 @@ async def test_nobody_is_asked_to_wait_for_a_provider_that_answered_badly(
     assert error.retry_after.total_seconds() <= 0.1
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
 async def test_every_cut_of_a_stream_is_a_failure(server: FakeProvider, http: ProviderHttp, dialect: str) -> None:
     provider = adapter_of(dialect, http, server)
     cuts = 0
@@ -555,6 +636,12 @@ async def test_every_cut_of_a_stream_is_a_failure(server: FakeProvider, http: Pr
     ("dialect", "event"),
     [
         ("openai", 'data: {"error": {"message": "x", "type": "server_error", "code": "oops"}}\n\n'),
+        ("responses", 'data: {"type": "error", "code": "oops", "message": "x", "sequence_number": 3}\n\n'),
+        ("responses", 'data: {"type": "error", "error": {"code": "oops", "message": "x"}, "sequence_number": 3}\n\n'),
+        (
+            "responses",
+            'data: {"type": "response.failed", "response": {"error": {"code": "oops", "message": "x"}}}\n\n',
+        ),
         (
             "anthropic",
             'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}\n\n',
@@ -570,6 +657,33 @@ async def test_an_error_inside_a_stream_breaks_it_off(
     assert error.metadata["code"] in ("oops", "overloaded_error")
 
 
+async def test_an_error_inside_a_stream_may_ask_to_wait(server: FakeProvider, http: ProviderHttp) -> None:
+    error = {"code": "rate_limit_exceeded", "message": "x"}
+    server.next(Behaviour(raw=f'data: {{"type": "response.failed", "response": {{"error": {json.dumps(error)}}}}}\n\n'))
+    failure = await failure_of(adapter_of("responses", http, server), "responses")
+    assert isinstance(failure, ProviderRateLimited)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "failed", "error": {"code": "server_error", "message": "x"}},
+        {"status": "in_progress", "output": []},
+        {"status": "incomplete", "incomplete_details": {"reason": "steered"}},
+        {"status": "incomplete"},
+        {},
+    ],
+)
+async def test_a_response_that_is_not_done_is_no_answer(
+    server: FakeProvider, http: ProviderHttp, body: dict[str, Any]
+) -> None:
+    server.next(Behaviour(raw=json.dumps(body)))
+    with pytest.raises(ProviderUnavailable):
+        await adapter_of("responses", http, server).whole(
+            a_provider_call(DEPLOYMENTS["responses"], a_prompt(), CLEARANCE)
+        )
+
+
 async def test_the_wait_that_a_provider_asks_for_is_passed_on(server: FakeProvider, http: ProviderHttp) -> None:
     provider = adapter_of("openai", http, server)
     for name, value, seconds in (("retry-after", "7", 7.0), ("retry-after-ms", "250", 0.25)):
@@ -580,7 +694,7 @@ async def test_the_wait_that_a_provider_asks_for_is_passed_on(server: FakeProvid
 
 
 async def test_a_wrong_key_is_refused_and_never_repeated_in_the_error(server: FakeProvider, http: ProviderHttp) -> None:
-    for dialect in ("openai", "anthropic"):
+    for dialect in ("openai", "responses", "anthropic"):
         error = await failure_of(adapter_of(dialect, http, server, key="sk-wrong-secret"), dialect)
         assert isinstance(error, ProviderRefused)
         assert "wrong-secret" not in str(error) + repr(error.metadata)
@@ -599,7 +713,7 @@ async def test_an_answer_that_takes_too_long_may_be_billed(http: ProviderHttp, s
     assert (type(error), error.charge) == (ProviderUnavailable, Charge.UNKNOWN)
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
 async def test_closing_the_stream_reaches_the_provider(http: ProviderHttp, server: FakeProvider, dialect: str) -> None:
     server.next(Behaviour(text="word " * 500, pause=0.02))
     stream = adapter_of(dialect, http, server).stream(
@@ -611,7 +725,7 @@ async def test_closing_the_stream_reaches_the_provider(http: ProviderHttp, serve
     assert not server.meter.confirmed
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
 async def test_cancelling_the_asker_reaches_the_provider(
     http: ProviderHttp, server: FakeProvider, dialect: str
 ) -> None:
@@ -675,7 +789,7 @@ async def test_tool_calls_are_read_through_the_quirks_of_servers(
     assert finished.stop_reason is StopReason.TOOL_CALLS
 
 
-@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+@pytest.mark.parametrize("dialect", ["openai", "responses", "anthropic"])
 async def test_a_tool_call_that_makes_no_sense_is_paid_for_and_not_taken(
     http: ProviderHttp, server: FakeProvider, dialect: str
 ) -> None:

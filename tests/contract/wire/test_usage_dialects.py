@@ -23,6 +23,7 @@ from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
 from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.openai.responses import ResponsesProvider
 from services.inference.providers.servers.manners import COMPATIBLE
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import Usage
@@ -42,7 +43,7 @@ THEN: Final = datetime(2026, 11, 1, tzinfo=UTC)
 class Example:
     """A file of `fixtures/usage`."""
 
-    #: openai, compatible, anthropic or embeddings.
+    #: openai, compatible, responses, anthropic or embeddings.
     dialect: str
     #: `published`, on the page, or `synthetic`.
     origin: str
@@ -86,6 +87,7 @@ class Dialects:
         self._chats = {
             "openai": ChatProvider(http, openai),
             "compatible": ChatProvider(http, openai, COMPATIBLE),
+            "responses": ResponsesProvider(http, openai),
             "anthropic": AnthropicProvider(http, anthropic),
         }
         self._embeddings = OpenAiEmbeddings(http, openai)
@@ -99,7 +101,7 @@ class Dialects:
             made = await self._embeddings.embed(deployment, ("one",), CLEARANCE, seconds=5)
             assert made.vectors == ((1.0,),)
             return made.usage
-        write = anthropic_events if dialect == "anthropic" else openai_chunks
+        write = {"anthropic": anthropic_events, "responses": responses_events}.get(dialect, openai_chunks)
         self._server.next(Behaviour(raw="".join(write(reports))))
         finished, text = await self._ask(dialect)
         assert text == "Rivers meet."
@@ -125,6 +127,13 @@ def openai_chunks(reports: list[Any]) -> Iterator[str]:
     for report in reports:
         yield f"data: {json.dumps({'choices': [], 'usage': report})}\n\n"
     yield "data: [DONE]\n\n"
+
+
+def responses_events(reports: list[Any]) -> Iterator[str]:
+    """Writes a stream that reports once, at its end."""
+    yield f"data: {json.dumps({'type': 'response.output_text.delta', 'delta': 'Rivers meet.'})}\n\n"
+    response = {"status": "completed", "output": [], "usage": reports[-1]}
+    yield f"data: {json.dumps({'type': 'response.completed', 'response': response})}\n\n"
 
 
 def anthropic_events(reports: list[Any]) -> Iterator[str]:
@@ -185,6 +194,13 @@ def test_every_class_that_a_dialect_can_report_has_an_example() -> None:
     seen = {(example(path.values[0]).dialect, name) for path in paths() for name in example(path.values[0]).classes}
     prompt = {"input", "cache_read", "cache_write_5m", "audio_in"}
     assert {name for dialect, name in seen if dialect == "openai"} == prompt | {"output", "reasoning", "audio_out"}
+    assert {name for dialect, name in seen if dialect == "responses"} == {
+        "input",
+        "cache_read",
+        "cache_write_5m",
+        "output",
+        "reasoning",
+    }
     assert {name for dialect, name in seen if dialect == "anthropic"} == {
         "input",
         "cache_read",
@@ -199,6 +215,11 @@ def test_every_class_that_a_dialect_can_report_has_an_example() -> None:
 def chat(**changes: Any) -> dict[str, Any]:
     """A report of OpenAI's dialect that makes sense, but for the changes."""
     return {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150, **changes}
+
+
+def response(**changes: Any) -> dict[str, Any]:
+    """A report of OpenAI's newer dialect that makes sense, but for the changes."""
+    return {"input_tokens": 100, "output_tokens": 50, "total_tokens": 150, **changes}
 
 
 def message(**changes: Any) -> dict[str, Any]:
@@ -235,6 +256,27 @@ SENSELESS: Final[dict[str, dict[str, Any]]] = {
         "details that are a list": chat(prompt_tokens_details=[]),
         "a list": [100, 50],
         "a text": "100",
+    },
+    "responses": {
+        "more cached than the prompt has": response(input_tokens_details={"cached_tokens": 101}),
+        "more cached and written than the prompt has": response(
+            input_tokens_details={"cached_tokens": 60, "cache_write_tokens": 60}
+        ),
+        "more reasoning than the answer has": response(output_tokens_details={"reasoning_tokens": 51}),
+        "a negative prompt": response(input_tokens=-1, total_tokens=49),
+        "a negative answer": response(output_tokens=-1, total_tokens=99),
+        "a negative cache": response(input_tokens_details={"cached_tokens": -1}),
+        "negative reasoning": response(output_tokens_details={"reasoning_tokens": -1}),
+        "a total that is too large": response(total_tokens=151),
+        "no prompt": {"output_tokens": 50, "total_tokens": 150},
+        "no answer": {"input_tokens": 100, "total_tokens": 150},
+        "nothing": response(input_tokens=0, output_tokens=0, total_tokens=0),
+        "a fraction": response(input_tokens=99.5),
+        "a number as text": response(input_tokens="100"),
+        "huge": response(input_tokens=HUGE, total_tokens=HUGE + 50),
+        "details that are a list": response(input_tokens_details=[]),
+        "null": None,
+        "a list": [100, 50],
     },
     "anthropic": {
         "more thinking than the answer has": message(output_tokens_details={"thinking_tokens": 51}),

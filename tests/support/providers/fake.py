@@ -1,4 +1,4 @@
-"""A provider that speaks OpenAI's and Anthropic's wire formats, misbehaves on request, and meters what it served.
+"""A provider that speaks OpenAI's two wire formats and Anthropic's, misbehaves on request, and meters what it served.
 
 In a test: `async with fake_provider() as provider: ...`. As a process of its own, for tests of the whole mesh:
 `python -m tests.support.providers.fake --port 8099`; then `GET /meter`, `POST /behave`, `POST /release` and
@@ -25,7 +25,7 @@ from services.inference.providers.http import HOLD_HEADER
 from tests.support.held_calls import Ledger, held_calls
 
 KEY = "sk-test-key"
-Dialect = Literal["openai", "anthropic"]
+Dialect = Literal["openai", "responses", "anthropic"]
 _UNPAID = 402
 
 
@@ -120,7 +120,7 @@ class Meter:
 
 
 class FakeProvider:
-    """Serves both dialects on one port."""
+    """Serves all dialects on one port."""
 
     def __init__(self) -> None:
         self.address = ""
@@ -161,6 +161,7 @@ class FakeProvider:
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._openai),
+                web.post("/v1/responses", self._responses),
                 web.post("/v1/embeddings", self._embeddings),
                 web.post("/v1/messages", self._anthropic),
                 web.get("/meter", self._meter),
@@ -186,6 +187,22 @@ class FakeProvider:
         events = [f"data: {json.dumps(chunk)}\n\n" for chunk in openai_chunks(served, behaviour, usage=usage)]
         if behaviour.done:
             events.append("data: [DONE]\n\n")
+        return await self._stream(request, served, behaviour, events)
+
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        served = await self._begin(request, "responses")
+        behaviour = self._take(served)
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            behaviour = Behaviour(status=401)
+        if behaviour.status != 200:
+            error = {"message": "no", "type": _openai_type(behaviour.status), "param": None, "code": None}
+            return _refuse(behaviour, {"error": error})
+        self._count(served, behaviour)
+        if not served.body.get("stream"):
+            return await self._whole(request, served, behaviour, responses_response(served, behaviour))
+        events = [
+            f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in responses_events(served, behaviour)
+        ]
         return await self._stream(request, served, behaviour, events)
 
     async def _anthropic(self, request: web.Request) -> web.StreamResponse:
@@ -282,14 +299,15 @@ class FakeProvider:
         text = served.text
         for behaviour in self.behaviours:
             # Embeddings are made in their own time, so a behaviour that matches a prompt never meets one.
-            if not behaviour.match or ("messages" in served.body and all(part in text for part in behaviour.match)):
+            asked = served.dialect == "responses" or "messages" in served.body
+            if not behaviour.match or (asked and all(part in text for part in behaviour.match)):
                 self.behaviours.remove(behaviour)
                 served.behaviour = behaviour.name
                 return behaviour
         return self.default
 
     def _count(self, served: Served, behaviour: Behaviour) -> None:
-        served.prompt_tokens = behaviour.prompt_tokens or max(1, _tokens(json.dumps(served.body["messages"])))
+        served.prompt_tokens = behaviour.prompt_tokens or max(1, _tokens(json.dumps(_prompt(served))))
         said = _tokens(behaviour.text) + sum(_tokens(arguments) for _, _, arguments in behaviour.tool_calls)
         served.completion_tokens = (behaviour.completion_tokens or said) + behaviour.reasoning_tokens
 
@@ -400,6 +418,100 @@ def _openai_usage(served: Served, behaviour: Behaviour) -> dict[str, Any]:
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
         },
+    }
+
+
+def responses_events(served: Served, behaviour: Behaviour) -> list[dict[str, Any]]:
+    """Writes a stream as OpenAI does in its newer dialect: items that are added, grow and are done."""
+    whole = responses_response(served, behaviour)
+    begun = {**whole, "status": "in_progress", "output": [], "incomplete_details": None, "usage": None}
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": begun},
+        {"type": "response.in_progress", "response": begun},
+    ]
+    for index, item in enumerate(whole["output"]):
+        place = {"item_id": item["id"], "output_index": index}
+        empty: dict[str, Any] = {"message": {"content": []}, "reasoning": {"summary": []}}.get(
+            item["type"], {"arguments": ""}
+        )
+        start = {**item, **empty, "status": "in_progress"}
+        events.append({"type": "response.output_item.added", "output_index": index, "item": start})
+        events += [{**event, **place} for event in _growth(item)]
+        events.append({"type": "response.output_item.done", "output_index": index, "item": item})
+    events.append({"type": f"response.{whole['status']}", "response": whole})
+    return [{**event, "sequence_number": number} for number, event in enumerate(events)]
+
+
+def _growth(item: dict[str, Any]) -> list[dict[str, Any]]:
+    """Writes how an item of a stream grows to what it is."""
+    match item:
+        case {"type": "reasoning", "summary": [part]}:
+            kind, text, at = "reasoning_summary_text", part["text"], {"summary_index": 0}
+            frame, name, beside = "reasoning_summary_part", "text", {}
+        case {"type": "message", "content": [{"refusal": str(text)} as part]}:
+            kind, at, frame, name, beside = "refusal", {"content_index": 0}, "content_part", "refusal", {}
+        case {"type": "message", "content": [part]}:
+            kind, text, at = "output_text", part["text"], {"content_index": 0}
+            frame, name, beside = "content_part", "text", {"logprobs": []}
+        case _:
+            kind, said = "response.function_call_arguments", item["arguments"]
+            done = {"type": f"{kind}.done", "arguments": said, "name": item["name"]}
+            return [*({"type": f"{kind}.delta", "delta": piece} for piece in _pieces(said)), done]
+    return [
+        {"type": f"response.{frame}.added", **at, "part": {**part, name: ""}},
+        *({"type": f"response.{kind}.delta", **at, "delta": piece, **beside} for piece in _pieces(text)),
+        {"type": f"response.{kind}.done", **at, name: text, **beside},
+        {"type": f"response.{frame}.done", **at, "part": part},
+    ]
+
+
+def responses_response(served: Served, behaviour: Behaviour) -> dict[str, Any]:
+    """Writes a whole answer as OpenAI does in its newer dialect."""
+    status = "incomplete" if behaviour.finish else "completed"
+    output: list[dict[str, Any]] = []
+    if behaviour.thinking:
+        summary = [{"type": "summary_text", "text": behaviour.thinking}]
+        output.append({"id": "rs_synthetic", "type": "reasoning", "summary": summary})
+    said = [{"type": "refusal", "refusal": behaviour.refusal}] if behaviour.refusal else []
+    if behaviour.text:
+        said = [{"type": "output_text", "annotations": [], "logprobs": [], "text": behaviour.text}]
+    if said:
+        message = {"id": "msg_synthetic", "type": "message", "status": status, "role": "assistant", "content": said}
+        output.append(message)
+    output += [
+        {
+            "id": f"fc_synthetic_{call}",
+            "type": "function_call",
+            "status": "completed",
+            "arguments": arguments,
+            "call_id": call,
+            "name": name,
+        }
+        for call, name, arguments in behaviour.tool_calls
+    ]
+    used = {
+        "input_tokens": served.prompt_tokens,
+        "input_tokens_details": {
+            "cached_tokens": behaviour.cached_tokens,
+            "cache_write_tokens": behaviour.cache_write_tokens,
+        },
+        "output_tokens": served.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": behaviour.reasoning_tokens},
+        "total_tokens": served.prompt_tokens + served.completion_tokens,
+    }
+    return {
+        "id": "resp_synthetic",
+        "object": "response",
+        "created_at": 1,
+        "status": status,
+        "error": None,
+        "incomplete_details": {"reason": behaviour.finish} if behaviour.finish else None,
+        "model": served.model,
+        "output": output,
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": used if behaviour.usage else None,
     }
 
 
@@ -520,6 +632,10 @@ def _pieces(text: str) -> list[str]:
     """Cuts text as a model's tokens would: words with the space before them."""
     words = text.split(" ")
     return [word if index == 0 else f" {word}" for index, word in enumerate(words)] if text else []
+
+
+def _prompt(served: Served) -> Any:
+    return served.body["input" if served.dialect == "responses" else "messages"]
 
 
 def _tokens(text: str) -> int:

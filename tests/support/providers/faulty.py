@@ -23,11 +23,21 @@ from tests.support.providers.fake import (
     anthropic_message,
     openai_chunks,
     openai_completion,
+    responses_events,
+    responses_response,
 )
 
 #: What a good answer says; characters of two, three and four bytes among them.
 ANSWER: Final = "Für Zürich sprechen Trams — leise, 電車, 🚋. Das ist alles."
 _TLS_HANDSHAKE: Final = 0x16
+
+
+_WHOLE: Final[dict[Dialect, Callable[[Served, Behaviour], dict[str, Any]]]] = {
+    "openai": openai_completion,
+    "responses": responses_response,
+    "anthropic": anthropic_message,
+}
+_DIALECTS: Final[dict[str, Dialect]] = {"messages": "anthropic", "responses": "responses"}
 
 
 class Exchange:
@@ -44,15 +54,14 @@ class Exchange:
         behaviour = Behaviour(text=ANSWER, usage=usage)
         self.served.prompt_tokens, self.served.completion_tokens = 21, 17
         if not self.streamed:
-            whole = openai_completion if self.served.dialect == "openai" else anthropic_message
-            body = whole(self.served, behaviour)
+            body = _WHOLE[self.served.dialect](self.served, behaviour)
             if not usage:
                 body.pop("usage", None)
             return [_json(body)]
         if self.served.dialect == "openai":
             chunks = openai_chunks(self.served, behaviour, usage=True)
             return [*(b"data: " + _json(chunk) + b"\n\n" for chunk in chunks), b"data: [DONE]\n\n"]
-        events = anthropic_events(self.served, behaviour)
+        events = (responses_events if self.served.dialect == "responses" else anthropic_events)(self.served, behaviour)
         for event in events:
             if not usage:
                 event.pop("usage", None)
@@ -245,7 +254,7 @@ FAULTS: Final[dict[str, Act]] = {
 
 @dataclass
 class FaultyProvider:
-    """Serves both dialects, one request a connection."""
+    """Serves all dialects, one request a connection."""
 
     port: int = 0
     fault: str = "well"
@@ -277,7 +286,7 @@ class FaultyProvider:
         headers = {name.lower(): text for name, _, text in (line.partition(": ") for line in lines if line)}
         body: dict[str, Any] = json.loads(await reader.readexactly(int(headers["content-length"])))
         path = target.split(" ")[1]
-        dialect: Dialect = "anthropic" if path.endswith("/messages") else "openai"
+        dialect = _DIALECTS.get(path.rpartition("/")[2], "openai")
         served = Served(dialect, body["model"], body, headers, hold_id=headers.get(HOLD_HEADER, ""))
         self.meter.calls.append(served)
         served.behaviour = "well" if path.startswith("/well/") else self.fault

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from services.inference.chain import configured
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Adapter, Capability, Deployments, DeploymentVersion
+from services.inference.domain.deployment import Adapter, Capability, Deployments, DeploymentVersion, Task
 from services.inference.domain.money_bound import OVERHEADS
 from services.inference.domain.text_gate import TextGate
 from services.inference.providers.catalogue import Catalogue
@@ -74,6 +74,13 @@ def test_azure_is_asked_where_it_is() -> None:
     assert names(**azure, openai_base_url="https://x.openai.azure.com/openai/v1") == ["azure/gpt-4o-mini"]
     with pytest.raises(ValidationError, match="OPENAI_BASE_URL"):
         names(**azure)
+
+
+def test_openai_is_paid_in_whichever_dialect_it_is_asked() -> None:
+    asked = {"openai_adapter": "openai_responses", "openai_api_key": "k", "openai_embedding_model": "e"}
+    one, embedder = configured(InferenceSettings.model_validate({**REQUIRED, **asked})).all
+    assert (embedder.name, embedder.task, embedder.payee) == ("openai/e", Task.EMBED, "openai")
+    assert (one.name, one.adapter, one.payee) == ("openai/gpt-4o-mini", Adapter.OPENAI_RESPONSES, "openai")
 
 
 def test_every_adapter_says_what_it_can_and_what_its_dialect_adds() -> None:

@@ -141,7 +141,7 @@ class MessageReader:
     def _decoded(self, data: bytes) -> Event:
         try:
             return _DECODER.decode(data)
-        except msgspec.MsgspecError as cause:
+        except failures.UNREADABLE as cause:
             raise failures.garbage(self._name) from cause
 
     def _start_block(self, index: int, block: Block) -> TextDelta | None:
@@ -171,7 +171,7 @@ class MessageReader:
             # A tool call that the limit cut off cannot be made.
             try:
                 calls = tuple(tool_call(use.id, use.name, "".join(use.pieces)) for use in self._tool_uses.values())
-            except msgspec.MsgspecError as cause:
+            except failures.UNREADABLE as cause:
                 raise failures.garbage(self._name, usage=usage) from cause
         return Finished(
             stop_reason=StopReason.TOOL_CALLS if calls else reason, usage=usage, tool_calls=calls, model=self._model

@@ -11,6 +11,7 @@ import msgspec
 from services.inference.domain.answer import StopReason
 from services.inference.domain.output_format import OutputFormat, fits_strict
 from services.inference.domain.prompt import Prompt, ReasoningEffort, ToolChoiceMode
+from services.inference.providers import failures
 from services.inference.providers.instruction import CannotBeTold, in_words
 from services.meshkit.content import (
     DocumentPart,
@@ -279,7 +280,7 @@ class UsageCounter:
             return WireUsage()
         try:
             said = _USAGE.decode(usage)
-        except msgspec.MsgspecError:
+        except failures.UNREADABLE:
             self._understood = False
             return WireUsage()
         for name in said.__struct_fields__:

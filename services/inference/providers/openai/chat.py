@@ -112,7 +112,7 @@ class ChatReader:
         """Takes a chunk and gives what it adds."""
         try:
             chunk = _DECODER.decode(data)
-        except msgspec.MsgspecError as cause:
+        except failures.UNREADABLE as cause:
             raise failures.garbage(self._deployment.name) from cause
         if chunk.failed:
             raise failures.error_event(self._deployment.name, data)
@@ -148,7 +148,7 @@ class ChatReader:
             return Finished(stop_reason=StopReason.LENGTH, usage=usage, model=self._model)
         try:
             calls = self._tool_calls.whole()
-        except msgspec.MsgspecError as cause:
+        except failures.UNREADABLE as cause:
             raise failures.garbage(name, usage=usage) from cause
         reason = stop_reason_of(self._finish_reason, tool_calls=bool(calls))
         if self._refused and reason is StopReason.STOP:

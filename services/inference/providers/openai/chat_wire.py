@@ -15,6 +15,7 @@ import msgspec
 from services.inference.domain.answer import StopReason
 from services.inference.domain.output_format import OutputFormat, OutputKind, fits_strict
 from services.inference.domain.prompt import Prompt, ToolChoice, ToolChoiceMode, ToolDefinition
+from services.inference.providers import failures
 from services.inference.providers.instruction import CannotBeTold, in_words
 from services.meshkit.content import (
     DocumentPart,
@@ -319,7 +320,7 @@ class UsageCounter:
             return
         try:
             said = _USAGE.decode(usage)
-        except msgspec.MsgspecError:
+        except failures.UNREADABLE:
             self._newest = None
             return
         if said.prompt_tokens or said.completion_tokens:

@@ -50,7 +50,7 @@ class OpenAiEmbeddings:
         raw = await self._http.body(deployment.name, url, self._endpoint.headers(), body, clearance, seconds=seconds)
         try:
             answer = _DECODER.decode(raw)
-        except msgspec.MsgspecError as cause:
+        except failures.UNREADABLE as cause:
             raise failures.garbage(deployment.name) from cause
         usage = _usage_of(answer.usage)
         vectors = tuple(_unit(item.embedding) for item in sorted(answer.data, key=lambda item: item.index))
@@ -64,7 +64,7 @@ def _usage_of(said: msgspec.Raw) -> Usage | None:
     """Gives the tokens; None when they were not said, or make no sense."""
     try:
         counts = _USAGE.decode(said) if bytes(said) else None
-    except msgspec.MsgspecError:
+    except failures.UNREADABLE:
         return None
     if counts is None or counts.prompt_tokens == 0 or counts.total_tokens not in (None, counts.prompt_tokens):
         return None

@@ -32,12 +32,23 @@ from tests.support.providers.faulty import ANSWER, FAULTS, FaultyProvider, fault
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 #: The local model speaks as all servers that imitate OpenAI do. It is the last of the chain.
-CASES: Final = (("openai", False), ("openai", True), ("anthropic", False), ("anthropic", True), ("local", False))
+CASES: Final = (
+    ("openai", False),
+    ("openai", True),
+    ("responses", False),
+    ("responses", True),
+    ("anthropic", False),
+    ("anthropic", True),
+    ("local", False),
+)
 MODELS: Final = {
     "openai": "openai/gpt-4o-mini",
+    "responses": "openai/gpt-4o-mini",
     "anthropic": "anthropic/claude-haiku-4-5",
     "local": "local/smollm2-135m-instruct",
 }
+#: Whoever is paid under another name than that of the dialect.
+PAYEES: Final = {"responses": "openai"}
 #: Faults in which no request ever reaches the provider, by the address that stands in for its own.
 UNREACHED: Final = ("tls_reset", "no_such_host")
 NO_HOST: Final = "provider.invalid"
@@ -176,6 +187,11 @@ class Matrix:
         """Starts a service; its first deployment stands at an address."""
         first: dict[str, Any] = {
             "openai": {"openai_api_key": SecretStr(KEY), "openai_base_url": f"{address}/v1"},
+            "responses": {
+                "openai_adapter": "openai_responses",
+                "openai_api_key": SecretStr(KEY),
+                "openai_base_url": f"{address}/v1",
+            },
             "anthropic": {"anthropic_api_key": SecretStr(KEY), "anthropic_base_url": address},
             "local": {"local_model_url": address},
         }[dialect]
@@ -253,7 +269,7 @@ async def test_a_fault_ends_in_a_typed_error_or_a_whole_answer_and_the_books_agr
         asyncio.get_running_loop().set_exception_handler(None)
     if comes_through(fault, dialect, streamed=streamed):
         assert ended.error == ""
-        assert ended.generation.provider == dialect
+        assert ended.generation.provider == PAYEES.get(dialect, dialect)
         assert ended.generation.attempts[-1].usage_known is (fault not in NO_USAGE)
     elif chained:
         assert ended.error == ""
