@@ -16,7 +16,7 @@ from services.memory.wiring.ground import Ground
 from services.memory.wiring.keeping import Keeping
 from services.meshkit.calls.law_gate import PolicyLawGate
 from services.meshkit.grpc.server import Registration
-from services.meshkit.guard.access_gate import GatewayAccessGate
+from services.meshkit.guard import access_gate
 
 #: Longest wait for a verdict: less than Remember may take, so that its caller learns what was down.
 _LAW_SECONDS: Final = 8.0
@@ -25,7 +25,7 @@ _LAW_SECONDS: Final = 8.0
 def doors(on: Ground, kept: Keeping, embedded: Embedding) -> Registration:
     """Gives what serves them."""
     clock, ids = on.clock, on.ids
-    gate = GatewayAccessGate(on.gateway, clock=clock)
+    gate = access_gate.GatewayAccessGate(on.gateway, clock=clock)
     gate.show("memory")
     law = PolicyLawGate(on.law, operation=policy_pb2.OPERATION_REMEMBER, timeout_seconds=_LAW_SECONDS)
     servicer = MemoryServicer(
