@@ -1,5 +1,6 @@
 """What the doors make of requests and failures, without a mesh."""
 
+import base64
 import json
 from typing import Any
 
@@ -10,10 +11,11 @@ from services.inference.transport.doors import anthropic_messages, openai_chat
 from services.inference.transport.doors.bodies import UnknownField
 from services.inference.transport.doors.errors import Dialect, error_body, error_headers, told
 from services.inference.transport.doors.keys import credential_of
-from services.meshkit.content import Integrity
+from services.meshkit.content import ImageDetail, Integrity
 from services.meshkit.core.errors import ErrorKind, Invalid, MeshError
 from services.meshkit.grpc.identity import TokenMissing
 from services.meshkit.grpc.signed_token import TokenMalformed
+from tests.support.pictures import a_png
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "it"}'}}
 CHAT: list[dict[str, Any]] = [
@@ -118,6 +120,17 @@ def test_an_unknown_field_has_a_code_of_its_own() -> None:
 def test_nothing_is_fetched_for_a_picture() -> None:
     part = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"}}
     with pytest.raises(Invalid, match="data URL"):
+        chat(messages=[{"role": "user", "content": [part]}])
+
+
+def test_how_closely_a_picture_is_looked_at_is_passed_on() -> None:
+    url = f"data:image/png;base64,{base64.b64encode(a_png()).decode()}"
+    for detail, wanted in (("low", ImageDetail.LOW), ("high", ImageDetail.HIGH), (None, ImageDetail.AUTO)):
+        part = {"type": "image_url", "image_url": {"url": url, "detail": detail}}
+        (shown,) = chat(messages=[{"role": "user", "content": [part]}]).parts
+        assert shown.content.detail is wanted
+    with pytest.raises(Invalid, match="detail"):
+        part = {"type": "image_url", "image_url": {"url": url, "detail": "original"}}
         chat(messages=[{"role": "user", "content": [part]}])
 
 

@@ -3,11 +3,11 @@
 import base64
 import binascii
 import re
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from services.meshkit.content import DocumentPart, ImagePart
+from services.meshkit.content import DocumentPart, ImageDetail, ImagePart
 from services.meshkit.core.errors import Invalid
 
 #: Longest request, bytes: pictures and documents travel in it.
@@ -68,9 +68,14 @@ def _joined(*names: str | None) -> str:
     return ".".join(name for name in names if name)
 
 
-def media_of(url: str, *, field: str, title: str = "") -> ImagePart | DocumentPart:
+def media_of(
+    url: str, *, field: str, title: str = "", detail: Literal["auto", "low", "high"] | None = None
+) -> ImagePart | DocumentPart:
     """Reads a picture or a document that stands in the request itself.
 
+    Args:
+        title: what a document is called.
+        detail: how closely a picture is to be looked at.
     Raises: Invalid: it stands elsewhere, or is no base64.
     """
     found = _DATA_URL.fullmatch(url)
@@ -81,5 +86,5 @@ def media_of(url: str, *, field: str, title: str = "") -> ImagePart | DocumentPa
     except binascii.Error as error:
         raise Invalid(field, f"is no base64: {error}") from error
     if found[1].startswith(_PICTURE):
-        return ImagePart(media_type=found[1], data=data)
+        return ImagePart(media_type=found[1], data=data, detail=ImageDetail(detail or "auto"))
     return DocumentPart(media_type=found[1], data=data, title=title)

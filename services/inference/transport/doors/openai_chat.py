@@ -58,7 +58,7 @@ class _Refusal(_Strict, tag_field="type", tag="refusal"):
 
 class _Url(_Strict):
     url: str
-    detail: Literal["auto", "low", "high", "original"] | None = None
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class _Image(_Part, tag_field="type", tag="image_url", kw_only=True):
@@ -314,7 +314,7 @@ def _user_parts(content: "str | list[_Text | _Image | _File]", field: str) -> It
             case _Text(text=text):
                 yield text_part(text, SAID)
             case _Image(image_url=image):
-                yield Part(media_of(image.url, field=f"{place}.image_url.url"), SAID)
+                yield Part(media_of(image.url, field=f"{place}.image_url.url", detail=image.detail), SAID)
             case _File(file=file):
                 yield Part(media_of(file.file_data, field=f"{place}.file.file_data", title=file.filename), SAID)
 

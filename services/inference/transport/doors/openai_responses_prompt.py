@@ -37,7 +37,6 @@ from services.inference.transport.doors.openai_responses import (
     tool_of,
 )
 from services.meshkit.content import (
-    ImageDetail,
     ImagePart,
     Label,
     Message,
@@ -177,10 +176,10 @@ def _part(content: Content, role: MessageRole, label: Label, place: str) -> Part
         case InputText(text=text) if role is not MessageRole.ASSISTANT:
             return text_part(text, label)
         case InputImage(image_url=url, detail=detail) if role is MessageRole.USER:
-            picture = media_of(url, field=f"{place}.image_url")
+            picture = media_of(url, field=f"{place}.image_url", detail=detail)
             if not isinstance(picture, ImagePart):
                 raise Invalid(f"{place}.image_url", "is no picture")
-            return Part(replace(picture, detail=ImageDetail(detail or "auto")), label)
+            return Part(picture, label)
         case InputFile(file_data=url, filename=name) if role is MessageRole.USER:
             return Part(media_of(url, field=f"{place}.file_data", title=name or ""), label)
         case _:
