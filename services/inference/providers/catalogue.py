@@ -50,18 +50,24 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
     Adapter.LOCAL: _chat(LOCAL, Capability.JSON_SCHEMA),
 }
 
+_REGISTERED: Final = {adapter: spec for adapter, spec in CATALOGUE.items() if adapter != Adapter.LOCAL}
+
 
 class Catalogue:
-    """Implements `Adapters`. The stub is no adapter: it speaks to nobody."""
+    """Implements `Adapters`: those of models that may be registered. Local model and stub are the installation's own.
+
+    What stands inside the mesh is bound to no region and free of charge, so nobody may say it of a model of theirs.
+    """
 
     def claims(self, adapter: str) -> AdapterClaims:
         """See `Adapters.claims`."""
-        spec = CATALOGUE.get(adapter)
+        spec = _REGISTERED.get(adapter)
         if spec is None:
-            raise Invalid("version.adapter", f"must be one of {', '.join(CATALOGUE)}")
+            raise Invalid("version.adapter", f"must be one of {', '.join(_REGISTERED)}")
         return AdapterClaims(
             forms=frozenset({AdapterForm.WIRE}),
             capabilities=spec.capabilities,
             overhead=OVERHEADS[adapter],
             prefills=False,
+            needs_address=not spec.usual_address,
         )
