@@ -199,6 +199,20 @@ class Models(_Blocking[aio.AsyncModels]):
     stream = _iterating(aio.AsyncModels.stream)
     count_tokens = _blocking(aio.AsyncModels.count_tokens)
     embed = _blocking(aio.AsyncModels.embed)
+    register = _blocking(aio.AsyncModels.register)
+    add_version = _blocking(aio.AsyncModels.add_version)
+    check = _blocking(aio.AsyncModels.check)
+    get = _blocking(aio.AsyncModels.get)
+    retire = _blocking(aio.AsyncModels.retire)
+    set_route = _blocking(aio.AsyncModels.set_route)
+    route = _blocking(aio.AsyncModels.route)
+    routes = _iterating(aio.AsyncModels.routes)
+    delete_route = _blocking(aio.AsyncModels.delete_route)
+    start_rollout = _blocking(aio.AsyncModels.start_rollout)
+    rollout = _blocking(aio.AsyncModels.rollout)
+    rollouts = _iterating(aio.AsyncModels.rollouts)
+    promote = _blocking(aio.AsyncModels.promote)
+    roll_back = _blocking(aio.AsyncModels.roll_back)
 
 
 class Policies(_Blocking[aio.AsyncPolicies]):

@@ -195,6 +195,29 @@ def a_rotation(_: World) -> Request:
 
 
 #: A request for each public RPC, made anew for each call.
+#: Nobody answers there.
+A_VERSION: Final = {"adapter": "openai", "model": "gpt-4o-mini", "base_url": "http://127.0.0.1:9/v1"}
+
+
+def a_model(world: World) -> str:
+    """Registers a model; gives its id."""
+    return world.client.models.register(
+        world.fresh("acme/model"), adapter="openai", model="gpt-4o-mini", base_url=A_VERSION["base_url"]
+    ).deployment_id
+
+
+def a_model_route(world: World) -> str:
+    """Makes a route; gives its name."""
+    return world.client.models.set_route(world.fresh("route"), ["openai/gpt-4o-mini"]).name
+
+
+def a_rollout(world: World) -> str:
+    """Starts a rollout; gives its id."""
+    return world.client.models.start_rollout(
+        a_model_route(world), stable="openai/gpt-4o-mini", canary="stub"
+    ).rollout_id
+
+
 REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AccessService/CheckRelation": lambda _: {"user": "user:anna", "relation": "editor", "object": "project:walk"},
     "AccessService/GetAuthorizationModel": lambda _: {},
@@ -274,7 +297,29 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "MemoryService/ListMemories": lambda world: {"session_id": world.ended_session, "page_size": 1},
     "MemoryService/Recall": lambda world: {"query": "rivers", "session_id": world.ended_session, "recent_turns": 3},
     "MemoryService/Remember": lambda _: {"parts": [{"text": {"text": "Rivers meet."}}], "tags": ["walk"]},
+    "ModelService/AddModelVersion": lambda world: {"deployment_id": a_model(world), "version": A_VERSION},
+    "ModelService/CheckModelVersion": lambda world: {"deployment_id": a_model(world), "version": 1},
+    "ModelService/CreateModelDeployment": lambda world: {"name": world.fresh("acme/model"), "version": A_VERSION},
+    "ModelService/DeleteModelRoute": lambda world: {"name": a_model_route(world)},
+    "ModelService/GetModelDeployment": lambda world: {"deployment_id": a_model(world)},
+    "ModelService/GetModelRollout": lambda world: {"rollout_id": a_rollout(world)},
+    "ModelService/GetModelRoute": lambda world: {"name": a_model_route(world)},
+    "ModelService/ListModelRollouts": lambda _: {"page_size": 1},
+    "ModelService/ListModelRoutes": lambda _: {"page_size": 1},
     "ModelService/ListModels": lambda _: {},
+    "ModelService/PromoteModelRollout": lambda world: {"rollout_id": a_rollout(world)},
+    "ModelService/RetireModelDeployment": lambda world: {"deployment_id": a_model(world)},
+    "ModelService/RollBackModelRollout": lambda world: {"rollout_id": a_rollout(world)},
+    "ModelService/SetModelRoute": lambda world: {
+        "route": {"name": world.fresh("route"), "members": [{"deployment": "stub"}]}
+    },
+    "ModelService/StartModelRollout": lambda world: {
+        "rollout": {
+            "route": a_model_route(world),
+            "stable": {"deployment": "openai/gpt-4o-mini"},
+            "canary": {"deployment": "stub"},
+        }
+    },
     "PolicyService/Evaluate": lambda _: a_question("a word and a sword"),
     "PricingService/ImportPrices": lambda world: {
         "content": "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"

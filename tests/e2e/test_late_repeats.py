@@ -101,6 +101,19 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
         it.service_account.service_account_id
     ),
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
+    "ModelService/AddModelVersion": lambda world, it: world.client.models.retire(it.deployment.deployment_id),
+    "ModelService/CheckModelVersion": lambda world, _: world.client.models.set_route(world.fresh("route"), ["stub"]),
+    "ModelService/CreateModelDeployment": lambda world, it: world.client.models.retire(it.deployment.deployment_id),
+    "ModelService/DeleteModelRoute": lambda world, _: world.client.models.set_route(world.fresh("route"), ["stub"]),
+    "ModelService/PromoteModelRollout": lambda world, it: world.client.models.roll_back(it.rollout.rollout_id),
+    "ModelService/RetireModelDeployment": lambda world, it: world.client.models.register(
+        it.deployment.name, adapter="openai", model="gpt-4o-mini", base_url="http://127.0.0.1:9/v1"
+    ),
+    "ModelService/RollBackModelRollout": lambda world, it: world.client.models.start_rollout(
+        it.rollout.route, stable="openai/gpt-4o-mini", canary="stub"
+    ),
+    "ModelService/SetModelRoute": lambda world, it: world.client.models.delete_route(it.route.name),
+    "ModelService/StartModelRollout": lambda world, it: world.client.models.promote(it.rollout.rollout_id),
     "PricingService/ImportPrices": another_price,
     "PricingService/SetUnknownPrice": lambda world, _: world.client.costs.set_unknown_price("flag"),
     "RunService/CancelRun": lambda world, it: list(world.client.runs.watch(it.run.run_id)),
@@ -166,6 +179,9 @@ def state_of(world: World) -> list[object]:
         [bundle.SerializeToString(deterministic=True) for bundle in client.policies.list()],
         {agent.name: agent.version for agent in client.agents.list()},
         {memory.memory_id for memory in client.memories.list()},
+        {model.name: model.deployment_id for model in client.models.list()},
+        {route.name: route.etag for route in client.models.routes()},
+        {rollout.rollout_id: rollout.share_permille for rollout in client.models.rollouts()},
         {one.tenant_id: (one.state, one.quotas.max_agents) for one in world.operator.tenants.list()},
         client.tenants.own().security_policy.SerializeToString(deterministic=True),
     ]

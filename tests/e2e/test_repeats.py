@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from comitia_sdk.errors import from_rpc_error
 from comitia_sdk.sync import Client
+from services.meshkit.core.ids import from_uuid
 from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, World, provider, world
 from tests.support.mesh import RunningMesh
 from tests.support.public_rpcs import PUBLIC, Rpc
@@ -136,6 +137,15 @@ CHANGED: Final[Mapping[str, Any]] = {
     "BudgetService/SetBudgetLimit": lambda it: {**it, "limit_nano_usd": "50000000001"},
     "ForecastService/SetSpikeRule": lambda it: {**it, "degrade_seconds": 61},
     "BundleService/CreateBundle": lambda it: {**it, "version": "1.0.1"},
+    "ModelService/AddModelVersion": lambda it: {**it, "version": {**it["version"], "model": "gpt-4o"}},
+    "ModelService/CheckModelVersion": lambda it: {**it, "version": 2},
+    "ModelService/CreateModelDeployment": lambda it: {**it, "name": "acme/another"},
+    "ModelService/DeleteModelRoute": lambda _: {"name": "another"},
+    "ModelService/PromoteModelRollout": lambda _: {"rollout_id": from_uuid("rollout", uuid4())},
+    "ModelService/RetireModelDeployment": lambda _: {"deployment_id": from_uuid("dep", uuid4())},
+    "ModelService/RollBackModelRollout": lambda _: {"rollout_id": from_uuid("rollout", uuid4())},
+    "ModelService/SetModelRoute": lambda it: {"route": {**it["route"], "mode": "ROUTE_MODE_WEIGHTED"}},
+    "ModelService/StartModelRollout": lambda it: {"rollout": {**it["rollout"], "steps_permille": [7]}},
     "IdentityService/CreateApiKey": lambda it: {**it, "display_name": "other"},
     "IdentityService/CreateServiceAccount": lambda it: {**it, "display_name": "other"},
     "IdentityService/RotateApiKey": lambda it: {**it, "overlap_seconds": 61},

@@ -406,6 +406,43 @@ class Models:
     def ListModels(self, _request: Any, _context: Any) -> model_service_pb2.ListModelsResponse:
         return model_service_pb2.ListModelsResponse(models=self.deployments)
 
+    def CreateModelDeployment(self, request: Any, _context: Any) -> model_service_pb2.CreateModelDeploymentResponse:
+        version = model_pb2.ModelVersion(version=1, state=model_pb2.MODEL_VERSION_STATE_CHECKING)
+        version.MergeFrom(request.version)
+        made = model_pb2.ModelDeployment(name=request.name, deployment_id="dep_1", versions=[version])
+        return model_service_pb2.CreateModelDeploymentResponse(deployment=made)
+
+    def CheckModelVersion(self, request: Any, _context: Any) -> model_service_pb2.CheckModelVersionResponse:
+        version = model_pb2.ModelVersion(version=request.version, state=model_pb2.MODEL_VERSION_STATE_READY)
+        return model_service_pb2.CheckModelVersionResponse(version=version)
+
+    def SetModelRoute(self, request: Any, _context: Any) -> model_service_pb2.SetModelRouteResponse:
+        return model_service_pb2.SetModelRouteResponse(route=request.route)
+
+    def GetModelRoute(self, request: Any, _context: Any) -> model_service_pb2.GetModelRouteResponse:
+        members = [model_pb2.RouteMember(deployment="openai/gpt-4o-mini")]
+        return model_service_pb2.GetModelRouteResponse(route=model_pb2.ModelRoute(name=request.name, members=members))
+
+    def StartModelRollout(self, request: Any, _context: Any) -> model_service_pb2.StartModelRolloutResponse:
+        started = model_pb2.ModelRollout(
+            rollout_id="rollout_1", state=model_pb2.ROLLOUT_STATE_RUNNING, share_permille=100
+        )
+        started.MergeFrom(request.rollout)
+        return model_service_pb2.StartModelRolloutResponse(rollout=started)
+
+    def GetModelRollout(self, request: Any, _context: Any) -> model_service_pb2.GetModelRolloutResponse:
+        evidence = model_pb2.RolloutEvidence(metric="errors", canary_events=3, stable_events=1, e_value=120)
+        found = model_pb2.ModelRollout(rollout_id=request.rollout_id, evidence=[evidence])
+        return model_service_pb2.GetModelRolloutResponse(rollout=found)
+
+    def PromoteModelRollout(self, request: Any, _context: Any) -> model_service_pb2.PromoteModelRolloutResponse:
+        done = model_pb2.ModelRollout(rollout_id=request.rollout_id, state=model_pb2.ROLLOUT_STATE_PROMOTED)
+        return model_service_pb2.PromoteModelRolloutResponse(rollout=done)
+
+    def RollBackModelRollout(self, request: Any, _context: Any) -> model_service_pb2.RollBackModelRolloutResponse:
+        done = model_pb2.ModelRollout(rollout_id=request.rollout_id, state=model_pb2.ROLLOUT_STATE_ROLLED_BACK)
+        return model_service_pb2.RollBackModelRolloutResponse(rollout=done)
+
     def Generate(self, request: Any, _context: Any) -> inference_service_pb2.GenerateResponse:
         return inference_service_pb2.GenerateResponse(generation=_generation(f"heard: {_prompt(request)}"))
 
@@ -424,7 +461,7 @@ class Models:
 
 
 def _prompt(request: Any) -> str:
-    return request.messages[0].parts[0].text.text
+    return request.messages[-1].parts[0].text.text
 
 
 def _generation(text: str) -> generation_pb2.Generation:

@@ -222,7 +222,7 @@ class FakePrices:
 
     async def rates(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> dict[str, TokenRates]:
         del principal
-        known = {one.name: self.by_name[one.name] for one in deployments if one.name in self.by_name}
+        known = {one.full_name: self.by_name[one.full_name] for one in deployments if one.full_name in self.by_name}
         return {name: TokenRates(input=rate, output=rate) for name, rate in known.items()}
 
 
@@ -344,6 +344,16 @@ class ScriptedProvider:
                 return Whole(text=text, finished=piece)
             text += piece.text
         raise ProviderUnavailable("it broke off", deployment="test", charge=Charge.UNKNOWN)
+
+
+class ScriptedModels:
+    """Implements `OpenModels` by adapter."""
+
+    def __init__(self, providers: Mapping[str, ScriptedProvider]) -> None:
+        self._providers = providers
+
+    def provider(self, version: DeploymentVersion) -> ScriptedProvider:
+        return self._providers[version.adapter]
 
 
 def failing(error: type[Any], charge: Charge | Usage = Charge.NOTHING, *texts: str) -> Script:

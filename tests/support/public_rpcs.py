@@ -155,21 +155,7 @@ assert _FOUND.keys() == GUARDS.keys(), f"there are no stubs for {GUARDS.keys() -
 _UNBUILT: Final = frozenset(
     f"ModelService/{name}"
     for name in (
-        "CreateModelDeployment",
-        "GetModelDeployment",
-        "AddModelVersion",
-        "CheckModelVersion",
-        "RetireModelDeployment",
         "ListModelHealth",
-        "SetModelRoute",
-        "GetModelRoute",
-        "ListModelRoutes",
-        "DeleteModelRoute",
-        "StartModelRollout",
-        "GetModelRollout",
-        "ListModelRollouts",
-        "PromoteModelRollout",
-        "RollBackModelRollout",
         "ReportModelQuality",
     )
 )

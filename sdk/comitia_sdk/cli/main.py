@@ -26,6 +26,7 @@ from comitia_sdk.cli import (
     law,
     login,
     mesh,
+    model,
     models,
     money,
     people,
@@ -76,6 +77,7 @@ app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
 app.add_typer(law.app, name="policy", rich_help_panel=WORK)
 app.command("violations", rich_help_panel=WORK)(law.violations)
 app.command("models", rich_help_panel=WORK)(models.models)
+app.add_typer(model.app, name="model", rich_help_panel=WORK)
 costs.app.command()(forecasts.watch)
 costs.app.command()(forecasts.alerts)
 costs.app.command()(forecasts.forecast)

@@ -1,6 +1,6 @@
 """Language and embedding models."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 from comitia.common.v1 import content_pb2
@@ -13,6 +13,7 @@ from comitia.inference.v1 import (
     model_service_pb2_grpc,
 )
 from comitia_sdk.connection import Connection
+from comitia_sdk.enums import number_of
 
 #: Longest wait for a model's answer, seconds.
 _MODEL_TIMEOUT: Final = 300.0
@@ -34,24 +35,29 @@ class AsyncModels:
     async def generate(self, prompt: str, *, model: str = "", max_output_tokens: int = 0) -> generation_pb2.Generation:
         """Asks a model and waits for the whole answer. Raises: PermissionDenied, LimitReached, FailedPrecondition."""
         request = inference_service_pb2.GenerateRequest(
-            model=model, messages=[_user_message(prompt)], max_output_tokens=max_output_tokens
+            model=model, messages=[message(prompt)], max_output_tokens=max_output_tokens
         )
         answer = await self._connection.call(self._inference.Generate, request, timeout=_MODEL_TIMEOUT)
         return answer.generation
 
     async def stream(
-        self, prompt: str, *, model: str = "", max_output_tokens: int = 0
+        self, prompt: str | Sequence[content_pb2.Message], *, model: str = "", max_output_tokens: int = 0
     ) -> AsyncGenerator[inference_service_pb2.StreamGenerateResponse]:
-        """Asks a model and gives its answer as it comes; the last message is the whole answer."""
+        """Asks a model and gives its answer as it comes; the last message is the whole answer.
+
+        Args:
+            prompt: what to ask, or a talk so far.
+        """
+        messages = [message(prompt)] if isinstance(prompt, str) else prompt
         request = inference_service_pb2.StreamGenerateRequest(
-            model=model, messages=[_user_message(prompt)], max_output_tokens=max_output_tokens
+            model=model, messages=messages, max_output_tokens=max_output_tokens
         )
         async for event in self._connection.stream(self._inference.StreamGenerate, request, timeout=_MODEL_TIMEOUT):
             yield event
 
     async def count_tokens(self, prompt: str, *, model: str = "") -> int:
         """Gives the most tokens that a prompt can count as; money is held for so many."""
-        request = inference_service_pb2.CountTokensRequest(model=model, messages=[_user_message(prompt)])
+        request = inference_service_pb2.CountTokensRequest(model=model, messages=[message(prompt)])
         return (await self._connection.call(self._inference.CountTokens, request)).input_tokens_bound
 
     async def embed(self, texts: Sequence[str], *, model: str = "") -> Sequence[Sequence[float]]:
@@ -60,7 +66,140 @@ class AsyncModels:
         answer = await self._connection.call(self._inference.Embed, request, timeout=_MODEL_TIMEOUT)
         return [list(embedding.values) for embedding in answer.embeddings]
 
+    async def register(
+        self, name: str, *, adapter: str, model: str, base_url: str = "", api_key: str = "", provider: str = ""
+    ) -> model_pb2.ModelDeployment:
+        """Registers a model of the tenant's own; it is asked once `check` finds it ready.
 
-def _user_message(text: str) -> content_pb2.Message:
-    part = content_pb2.Part(text=content_pb2.TextPart(text=text))
-    return content_pb2.Message(role=content_pb2.MESSAGE_ROLE_USER, parts=[part])
+        Args:
+            adapter: who speaks to it, such as `openai`, `anthropic` or `openai_compatible`.
+            api_key: key of the provider; kept sealed, and never shown again.
+            provider: who is paid, as price lists know it; empty: whoever the adapter usually pays.
+        Raises: InvalidRequest, AlreadyExists.
+        """
+        version = model_pb2.ModelVersion(adapter=adapter, model=model, base_url=base_url, provider=provider)
+        request = model_service_pb2.CreateModelDeploymentRequest(name=name, version=version, api_key=api_key)
+        return (await self._connection.call(self._models.CreateModelDeployment, request)).deployment
+
+    async def add_version(
+        self, deployment_id: str, *, adapter: str, model: str, base_url: str = "", api_key: str = "", provider: str = ""
+    ) -> model_pb2.ModelDeployment:
+        """Adds a version. Without a key of its own it is asked with that of the version before. Raises: NotFound."""
+        version = model_pb2.ModelVersion(adapter=adapter, model=model, base_url=base_url, provider=provider)
+        request = model_service_pb2.AddModelVersionRequest(
+            deployment_id=deployment_id, version=version, api_key=api_key
+        )
+        return (await self._connection.call(self._models.AddModelVersion, request)).deployment
+
+    async def check(self, deployment_id: str, version: int) -> model_pb2.ModelVersion:
+        """Asks a version whether it is what it says it is, with one small call that is paid for. Raises: NotFound."""
+        request = model_service_pb2.CheckModelVersionRequest(deployment_id=deployment_id, version=version)
+        return (await self._connection.call(self._models.CheckModelVersion, request, timeout=_MODEL_TIMEOUT)).version
+
+    async def get(self, deployment_id: str) -> model_pb2.ModelDeployment:
+        """Fetches a registered model with all its versions. Raises: NotFound."""
+        request = model_service_pb2.GetModelDeploymentRequest(deployment_id=deployment_id)
+        return (await self._connection.call(self._models.GetModelDeployment, request)).deployment
+
+    async def retire(self, deployment_id: str) -> model_pb2.ModelDeployment:
+        """Has a registered model asked no more. Raises: NotFound, Conflict (a rollout is running)."""
+        request = model_service_pb2.RetireModelDeploymentRequest(deployment_id=deployment_id)
+        return (await self._connection.call(self._models.RetireModelDeployment, request)).deployment
+
+    async def set_route(
+        self, name: str, members: Mapping[str, int] | Sequence[str], *, etag: str = ""
+    ) -> model_pb2.ModelRoute:
+        """Makes a name to ask for, or replaces it.
+
+        Args:
+            members: names of models, asked in this order; or their weights by name, thousandths.
+            etag: of the route that was read, to replace no other.
+        Raises: InvalidRequest, NotFound (a member), Conflict.
+        """
+        weighted = isinstance(members, Mapping)
+        weights = members if isinstance(members, Mapping) else dict.fromkeys(members, 0)
+        route = model_pb2.ModelRoute(
+            name=name,
+            mode=model_pb2.ROUTE_MODE_WEIGHTED if weighted else model_pb2.ROUTE_MODE_CHAIN,
+            members=[model_pb2.RouteMember(deployment=one, weight_permille=weight) for one, weight in weights.items()],
+            etag=etag,
+        )
+        request = model_service_pb2.SetModelRouteRequest(route=route)
+        return (await self._connection.call(self._models.SetModelRoute, request)).route
+
+    async def route(self, name: str) -> model_pb2.ModelRoute:
+        """Fetches a route. Raises: NotFound."""
+        request = model_service_pb2.GetModelRouteRequest(name=name)
+        return (await self._connection.call(self._models.GetModelRoute, request)).route
+
+    async def routes(self, *, page_size: int = 0) -> AsyncGenerator[model_pb2.ModelRoute]:
+        """Gives all routes, by name."""
+        request = model_service_pb2.ListModelRoutesRequest(page_size=page_size)
+        async for page in self._connection.pages(self._models.ListModelRoutes, request):
+            for route in page.routes:
+                yield route
+
+    async def delete_route(self, name: str) -> None:
+        """Deletes a route; its models stay. Raises: NotFound, Conflict (a rollout is running)."""
+        request = model_service_pb2.DeleteModelRouteRequest(name=name)
+        await self._connection.call(self._models.DeleteModelRoute, request)
+
+    async def start_rollout(
+        self,
+        route: str,
+        *,
+        stable: str,
+        canary: str,
+        stable_version: int = 0,
+        canary_version: int = 0,
+        kind: str = "canary",
+        steps_permille: Sequence[int] = (),
+    ) -> model_pb2.ModelRollout:
+        """Gives a version a share of a route, under the eyes of a judge that takes it back when it does harm.
+
+        Args:
+            stable: name of the model that answers so far.
+            canary: name of the model that is tried; it may be the same, in another version.
+            stable_version: number of its version; 0: it is one of the settings.
+            kind: `canary` grows by itself, `weighted` when it is promoted, `blue_green` takes over at once.
+            steps_permille: the canary's share step by step, thousandths.
+        Raises: InvalidRequest, NotFound, Conflict (one is running), FailedPrecondition (they do not fit).
+        """
+        rollout = model_pb2.ModelRollout(
+            route=route,
+            stable=model_pb2.ModelVersionRef(deployment=stable, version=stable_version),
+            canary=model_pb2.ModelVersionRef(deployment=canary, version=canary_version),
+            kind=model_pb2.RolloutKind.ValueType(number_of(model_pb2.RolloutKind, kind, field="kind")),
+            steps_permille=steps_permille,
+        )
+        request = model_service_pb2.StartModelRolloutRequest(rollout=rollout)
+        return (await self._connection.call(self._models.StartModelRollout, request)).rollout
+
+    async def rollout(self, rollout_id: str) -> model_pb2.ModelRollout:
+        """Fetches a rollout with what its judge has seen. Raises: NotFound."""
+        request = model_service_pb2.GetModelRolloutRequest(rollout_id=rollout_id)
+        return (await self._connection.call(self._models.GetModelRollout, request)).rollout
+
+    async def rollouts(self, *, route: str = "", page_size: int = 0) -> AsyncGenerator[model_pb2.ModelRollout]:
+        """Gives rollouts, newest first."""
+        request = model_service_pb2.ListModelRolloutsRequest(route=route, page_size=page_size)
+        async for page in self._connection.pages(self._models.ListModelRollouts, request):
+            for rollout in page.rollouts:
+                yield rollout
+
+    async def promote(self, rollout_id: str) -> model_pb2.ModelRollout:
+        """Takes the next step of a rollout; after the last one the canary answers all. Raises: NotFound."""
+        request = model_service_pb2.PromoteModelRolloutRequest(rollout_id=rollout_id)
+        return (await self._connection.call(self._models.PromoteModelRollout, request)).rollout
+
+    async def roll_back(self, rollout_id: str) -> model_pb2.ModelRollout:
+        """Takes a rollout back. Raises: NotFound, FailedPrecondition (it is promoted)."""
+        request = model_service_pb2.RollBackModelRolloutRequest(rollout_id=rollout_id)
+        return (await self._connection.call(self._models.RollBackModelRollout, request)).rollout
+
+
+def message(
+    text: str, *, role: content_pb2.MessageRole.ValueType = content_pb2.MESSAGE_ROLE_USER
+) -> content_pb2.Message:
+    """Makes a message of a talk."""
+    return content_pb2.Message(role=role, parts=[content_pb2.Part(text=content_pb2.TextPart(text=text))])

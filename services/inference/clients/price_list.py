@@ -16,6 +16,8 @@ from services.meshkit.grpc.errors import remote_errors
 _REMEMBER_SECONDS: Final = 60.0
 _PAGE: Final = 500
 _MOST_PAGES: Final = 10
+#: Providers that are remembered; the one asked longest ago goes first.
+_MOST_PROVIDERS: Final = 256
 
 
 class CostPriceList:
@@ -24,7 +26,7 @@ class CostPriceList:
     def __init__(self, pricing: "pricing_service_pb2_grpc.PricingServiceAsyncStub", *, clock: Clock) -> None:
         self._pricing = pricing
         self._clock = clock
-        #: By provider, and so bounded by the adapters there are.
+        #: By provider; tenants name some of them, so there are at most `_MOST_PROVIDERS`.
         self._models: dict[str, tuple[float, dict[NameKey, TokenRates]]] = {}
 
     async def priced(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> frozenset[str]:
@@ -38,7 +40,7 @@ class CostPriceList:
             models = await self._models_of(principal, deployment.payee)
             rates = priced(models, deployment.payee, deployment.model)
             if rates is not None:
-                found[deployment.name] = rates
+                found[deployment.full_name] = rates
         return found
 
     async def _models_of(self, principal: Principal, provider: str) -> dict[NameKey, TokenRates]:
@@ -47,6 +49,9 @@ class CostPriceList:
         if provider in self._models and now - asked_at < _REMEMBER_SECONDS:
             return models
         models = await self._fetch(principal, provider)
+        self._models.pop(provider, None)
+        if len(self._models) >= _MOST_PROVIDERS:
+            del self._models[next(iter(self._models))]
         self._models[provider] = (now, models)
         return models
 

@@ -53,7 +53,7 @@ class CallPolicy:
     #: Time without a first byte after which a second deployment is asked beside the first; None: never.
     hedge_seconds: float | None = None
     cache: CacheUse = CacheUse.DEFAULT
-    #: What a rollout keeps together; empty: the run.
+    #: What a route and its rollout keep on one side; empty: the run.
     sticky_key: str = ""
 
 

@@ -31,11 +31,13 @@ def cheapest_of(
         chain: the refused one, and what may answer the call in its place.
         known: what the mesh would have asked as well, such as models that failed before, or the default for a call that
             names its model: when one of them is cheaper than all of these, nothing is left.
-        rates: by the deployment's name; those without a price are never the cheapest, and are left out.
+        rates: by the version's full name; those without a price are never the cheapest, and are left out.
     """
-    prices = {one.name: _price(one, rates[one.name], prompt) for one in (*chain, *known) if one.name in rates}
+    prices = {
+        one.full_name: _price(one, rates[one.full_name], prompt) for one in (*chain, *known) if one.full_name in rates
+    }
     least = min(prices.values(), default=0)
-    return [one for one in chain if prices.get(one.name) == least]
+    return [one for one in chain if prices.get(one.full_name) == least]
 
 
 def _price(deployment: DeploymentVersion, rates: TokenRates, prompt: Prompt) -> int:

@@ -111,6 +111,11 @@ class DeploymentVersion:
     image_tokens: int = 0
 
     @property
+    def full_name(self) -> str:
+        """Name of the version itself, such as `acme/writer@3`; for one of the settings that of its deployment."""
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+    @property
     def payee(self) -> str:
         """Who the ledger pays."""
         return self.provider or self.adapter

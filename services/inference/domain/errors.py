@@ -3,16 +3,19 @@
 MeshError
 ├── Invalid ─────────┬── ContextTooLong            CONTEXT_TOO_LONG
 │                    └── MediaInvalid              MEDIA_INVALID
-├── NotFound ─────────── ModelNotFound             MODEL_NOT_FOUND
+├── NotFound ────────┬── ModelNotFound             MODEL_NOT_FOUND
+│                    └── RolloutNotFound           ROLLOUT_NOT_FOUND
 ├── Precondition ─┬───── NoModelConfigured         NO_MODEL_CONFIGURED
 │                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
 │                 ├───── AdapterUnusable           ADAPTER_UNUSABLE
+│                 ├───── RolloutDecided            ROLLOUT_DECIDED
 │                 ├───── EgressRefused             EGRESS_REFUSED         ┐
 │                 ├───── OutputInvalid             OUTPUT_INVALID         │
 │                 └───── ProviderRefused           PROVIDER_REFUSED       │
-├── Exhausted ─────────┬ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
+├── Exhausted ─────────┬ TooManyRegistered         TOO_MANY_REGISTERED    │
+│                      │ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
 │                      │ AnswerBrokeOff            ANSWER_BROKE_OFF
 │                      │ AnswerUnjudged            ANSWER_UNJUDGED
@@ -20,7 +23,8 @@ MeshError
 ├── PermissionDenied ─── LawBlocked                LAW_BLOCKED
 └── Conflict ─────────┬─ CallArgumentsDiffer       CALL_ARGUMENTS_DIFFER
                       ├─ CallInProgress            CALL_IN_PROGRESS
-                      └─ RolloutInProgress         ROLLOUT_IN_PROGRESS
+                      ├─ RolloutInProgress         ROLLOUT_IN_PROGRESS
+                      └─ RouteChanged              ROUTE_CHANGED
 """
 
 from collections.abc import Mapping
@@ -48,6 +52,24 @@ class ModelNotFound(NotFound):
 
     def __init__(self, name: str) -> None:
         super().__init__("model", name)
+
+
+class RolloutNotFound(NotFound):
+    """The tenant has no such rollout."""
+
+    reason = "ROLLOUT_NOT_FOUND"
+
+    def __init__(self, rollout_id: str) -> None:
+        super().__init__("rollout", rollout_id)
+
+
+class TooManyRegistered(Exhausted):
+    """The tenant has as many of these as it may. Retire or delete some."""
+
+    reason = "TOO_MANY_REGISTERED"
+
+    def __init__(self, noun: str, most: int) -> None:
+        super().__init__(f"at most {most} {noun}s are kept for a tenant", noun=noun, most=most)
 
 
 class NoModelConfigured(Precondition):
@@ -112,7 +134,7 @@ class ModelIncompatible(Precondition):
 
 
 class AdapterUnusable(Precondition):
-    """An adapter is not installed, or cannot be used as it is. Ends a start."""
+    """An adapter is not installed, or cannot be used as it is. One that the settings need ends the start."""
 
     reason = "ADAPTER_UNUSABLE"
 
@@ -161,6 +183,24 @@ class RolloutInProgress(Conflict):
 
     def __init__(self, route: str, *, rollout_id: str) -> None:
         super().__init__(f"a rollout of the route {route!r} is running", route=route, rollout_id=rollout_id)
+
+
+class RouteChanged(Conflict):
+    """Somebody changed the route after it was read. Read it again and redo the change."""
+
+    reason = "ROUTE_CHANGED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the route {name!r} was changed meanwhile; read it again", route=name)
+
+
+class RolloutDecided(Precondition):
+    """The rollout has ended. Start another one."""
+
+    reason = "ROLLOUT_DECIDED"
+
+    def __init__(self, rollout_id: str, *, state: str) -> None:
+        super().__init__(f"the rollout {rollout_id!r} is {state} already", rollout_id=rollout_id, state=state)
 
 
 class ModelBusy(Exhausted):

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.deployment import DeploymentVersion, Tier
+from services.inference.domain.rollout.rollout import Rollout
+from services.meshkit.core.identity import TenantId
 
 
 class RouteMode(StrEnum):
@@ -74,6 +76,17 @@ class Arm(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A call on one side of a rollout."""
+
+    tenant: TenantId
+    rollout: Rollout
+    #: What does not change sides, such as a run.
+    unit: bytes
+    arm: Arm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A version that may take a call, and within which limits."""
 
@@ -81,6 +94,8 @@ class Candidate:
     hop: HopLimits = HopLimits()
     #: Its side, when it is part of a rollout.
     arm: Arm | None = None
+    #: The trial that what comes of it counts in; None: in none.
+    trial: Trial | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +103,7 @@ class Plan:
     """Whom a call may ask, best first; at least one."""
 
     candidates: tuple[Candidate, ...]
-    #: None when a deployment was asked for by name.
+    #: None when a deployment was asked for by name, or the chain of the settings.
     route: Route | None = None
     #: Why others are not among them, as `deployment: reason`; for people.
     left_out: tuple[str, ...] = ()
@@ -103,7 +118,8 @@ class AttemptOutcome:
     latency_us: int
     #: None when nothing came.
     first_byte_us: int | None = None
-    cost_nano_usd: int = 0
+    #: None while nobody knows.
+    cost_nano_usd: int | None = None
     #: 0 to 1; None until somebody says.
     quality: float | None = None
     #: For how long it wants no other call, seconds; None when it did not say.

@@ -95,7 +95,10 @@ def _loaded(point: EntryPoint) -> AdapterSpec:
 
 
 class Catalogue:
-    """Implements `Adapters`. The stub is no adapter: it speaks to nobody."""
+    """Implements `Adapters`: those of models that may be registered. Local model and stub are the installation's own.
+
+    What stands inside the mesh is bound to no region and free of charge, so nobody may say it of a model of theirs.
+    """
 
     def __init__(self, specs: Mapping[str, AdapterSpec] = CATALOGUE) -> None:
         self._specs = specs
@@ -103,11 +106,13 @@ class Catalogue:
     def claims(self, adapter: str) -> AdapterClaims:
         """See `Adapters.claims`."""
         spec = self._specs.get(adapter)
-        if spec is None:
-            raise Invalid("version.adapter", f"must be one of {', '.join(self._specs)}")
+        if spec is None or adapter == Adapter.LOCAL:
+            known = ", ".join(name for name in self._specs if name != Adapter.LOCAL)
+            raise Invalid("version.adapter", f"must be one of {known}")
         return AdapterClaims(
             forms=frozenset({AdapterForm.WIRE}),
             capabilities=spec.capabilities,
             overhead=overhead_of(adapter),
             prefills=False,
+            needs_address=not spec.usual_address,
         )

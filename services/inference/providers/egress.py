@@ -81,5 +81,22 @@ class EgressRule:
         return any(found in network for network in self._networks)
 
 
+class NamedByTenants:
+    """Says which addresses may be connected to that tenants name: those that the installation allows, public ones only.
+
+    Args:
+        addresses: may allow private ones, too, in closed networks.
+    """
+
+    def __init__(self, egress: EgressRule, addresses: AddressRule) -> None:
+        self._egress = egress
+        self._addresses = addresses
+
+    def check(self, host: str, address: str) -> None:
+        """Raises AddressRefused unless both allow it."""
+        self._egress.check(host, address)
+        self._addresses.check(host, address)
+
+
 def _plain(host: str) -> str:
     return host.rstrip(".").lower()

@@ -12,10 +12,10 @@ from yarl import URL
 
 from services.inference.domain.errors import ProviderFailure
 from services.inference.providers import failures
-from services.inference.providers.egress import Egress, EgressRule
+from services.inference.providers.egress import Egress, EgressRule, NamedByTenants
 from services.inference.providers.sse import EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.meshkit.calls.ports import Clearance
-from services.meshkit.outward.addresses import AddressRefused, Lookup, checked_connector, system_lookup
+from services.meshkit.outward.addresses import AddressRefused, AddressRule, Lookup, checked_connector, system_lookup
 
 #: Names the hold that pays for a call to whoever is asked, so that their bill can be put beside the ledger. OpenAI
 #: documents the header (ASCII, at most 512 characters), Claude Code sends it to Anthropic, and other servers pass over
@@ -155,16 +155,21 @@ class ProviderHttp:
 
 @asynccontextmanager
 async def provider_http(
-    *, connections: int, egress: EgressRule = ANYWHERE, lookup: Lookup = system_lookup
+    *,
+    connections: int,
+    egress: EgressRule = ANYWHERE,
+    addresses: AddressRule | None = None,
+    lookup: Lookup = system_lookup,
 ) -> AsyncGenerator[ProviderHttp]:
     """Opens the pool of connections to providers and closes it after the block.
 
     Args:
         connections: most sockets at any time over all providers.
+        addresses: what of that may be connected to; None: all of it, for addresses that the installation itself names.
         lookup: resolves their names.
     """
     connector = checked_connector(
-        egress,
+        egress if addresses is None else NamedByTenants(egress, addresses),
         lookup,
         limit=connections,
         keepalive_timeout=_KEEP_ALIVE_SECONDS,

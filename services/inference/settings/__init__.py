@@ -5,11 +5,12 @@ from pydantic_settings import SettingsConfigDict
 
 from services.inference.settings.doors import DoorSettings
 from services.inference.settings.providers import ProviderSettings
+from services.inference.settings.registry import RegistrySettings
 from services.inference.settings.reliability import ReliabilitySettings
 from services.inference.settings.routing import RoutingSettings
 
 
-class InferenceSettings(ProviderSettings, ReliabilitySettings, RoutingSettings, DoorSettings):
+class InferenceSettings(ProviderSettings, RegistrySettings, ReliabilitySettings, RoutingSettings, DoorSettings):
     """Read once from `COMITIA_INFERENCE_…`. Each part of the service has its own in a file beside this one."""
 
     model_config = SettingsConfigDict(

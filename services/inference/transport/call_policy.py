@@ -30,7 +30,9 @@ _CACHE: Final = {
     generation_pb2.CACHE_USE_REFRESH: CacheUse.REFRESH,
 }
 #: What nothing obeys yet: refused rather than passed over.
-_UNBUILT: Final = ("hedge_after", "sticky_key")
+_UNBUILT: Final = ("hedge_after",)
+#: Longest `sticky_key`, bytes.
+_MOST_KEY: Final = 255
 
 
 def policy_of(policy: generation_pb2.CallPolicy) -> CallPolicy:
@@ -49,9 +51,12 @@ def policy_of(policy: generation_pb2.CallPolicy) -> CallPolicy:
         raise Invalid("policy.work_class", "is not known")
     if policy.cache not in _CACHE:
         raise Invalid("policy.cache", "is not known")
+    if len(policy.sticky_key.encode()) > _MOST_KEY:
+        raise Invalid("policy.sticky_key", f"must be at most {_MOST_KEY} bytes")
     return CallPolicy(
         mid_stream=_MID_STREAM[policy.mid_stream],
         on_disconnect=_ON_DISCONNECT[policy.on_disconnect],
         work_class=_WORK_CLASS[policy.work_class],
         cache=_CACHE[policy.cache],
+        sticky_key=policy.sticky_key,
     )

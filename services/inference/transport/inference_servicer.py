@@ -7,7 +7,6 @@ from typing import Final
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.inference.domain.answer import Answer
-from services.inference.domain.deployment import Deployments
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.domain.money_bound import bound_of
 from services.inference.transport import convert
@@ -16,6 +15,8 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.embed import AskedVectors
 from services.inference.usecases.embed_once import EmbedOnce
 from services.inference.usecases.generate import Generate
+from services.inference.usecases.ports import Registry
+from services.inference.usecases.route_calls import generators
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.batching.serve_batch import serve_items
 from services.meshkit.batching.stream_session import BatchItem
@@ -44,14 +45,14 @@ class InferenceServicer(InferenceServiceServicer):
         generate: Generate,
         stream_generate: StreamGenerate,
         embed: EmbedOnce,
-        deployments: Deployments,
+        registry: Registry,
         clock: Clock,
         ids: IdSource,
     ) -> None:
         self._generate = generate
         self._stream_generate = stream_generate
         self._embed = embed
-        self._deployments = deployments
+        self._registry = registry
         self._clock = clock
         self._ids = ids
 
@@ -112,7 +113,8 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: object) -> pb.CountTokensResponse:
         prompt = convert.counted_prompt_of(request)
-        candidates = self._deployments.generators(convert.model_of(request.model))
+        tenant = caller_of(context).principal.tenant
+        candidates = generators(self._registry.resolve(tenant, convert.model_of(request.model)))
         most = max(bound_of(prompt, deployment).input for deployment in candidates)
         return pb.CountTokensResponse(input_tokens_bound=most)
 

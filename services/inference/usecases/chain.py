@@ -5,7 +5,7 @@ the time allows, the call waits for the one that may be asked first.
 """
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from random import Random
@@ -14,7 +14,7 @@ from typing import Final
 
 from services.inference.domain.answer import AttemptNote, Continued, Restarted
 from services.inference.domain.cheaper import cheapest_of
-from services.inference.domain.deployment import DEFAULT, Deployments
+from services.inference.domain.deployment import DEFAULT, DeploymentVersion, Task
 from services.inference.domain.errors import (
     AnswerBrokeOff,
     OutputInvalid,
@@ -35,9 +35,10 @@ from services.inference.usecases.deployment_gates import AT_ITS_LIMIT, COOLING_D
 from services.inference.usecases.ports import (
     Gatekeeper,
     HoldClient,
-    ModelProvider,
+    OpenModels,
     Permit,
     PriceList,
+    Registry,
     Router,
     Wait,
 )
@@ -63,11 +64,18 @@ _MOST_FOR_A_BREAKER: Final = 2.0
 _GRACE_SECONDS: Final = 0.5
 
 
+#: What was answered, and what came of asking for it.
+_Answered = tuple[RawAnswer, AttemptOutcome]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concluded:
     """An answer, and what came before it."""
 
     raw: RawAnswer
+    #: Who answered, and what came of asking it, but for what it cost: to be told to the router once that is known.
+    candidate: Candidate
+    outcome: AttemptOutcome
     #: All deployments that were asked, in order; the one that answered last.
     attempts: tuple[AttemptNote, ...]
     #: Why others did not answer, as `deployment: reason`.
@@ -111,7 +119,7 @@ class _Course:
     def fail(self, candidate: Candidate, failure: MeshError) -> None:
         """Takes down that a candidate did not answer."""
         self.failures.append(failure)
-        self.failed.append(f"{candidate.version.name}: {failure.reason}")
+        self.failed.append(f"{candidate.version.full_name}: {failure.reason}")
 
 
 class Chain:
@@ -120,8 +128,8 @@ class Chain:
     def __init__(
         self,
         *,
-        deployments: Deployments,
-        providers: Mapping[str, ModelProvider],
+        registry: Registry,
+        models: OpenModels,
         router: Router,
         gates: Gatekeeper,
         law: LawGate,
@@ -131,8 +139,8 @@ class Chain:
         clock: Clock,
         dice: Random,
     ) -> None:
-        self._deployments = deployments
-        self._providers = providers
+        self._registry = registry
+        self._models = models
         self._router = router
         self._gates = gates
         self._law = law
@@ -167,10 +175,13 @@ class Chain:
     async def _answered(self, course: _Course) -> Concluded:
         while True:
             candidate, permit = await self._next(course)
-            raw = await self._ask(course, candidate, permit)
-            if raw is not None:
+            answered = await self._ask(course, candidate, permit)
+            if answered is not None:
+                raw, outcome = answered
                 return Concluded(
                     raw=raw,
+                    candidate=candidate,
+                    outcome=outcome,
                     attempts=tuple(course.notes),
                     failed=tuple(course.failed),
                     continued_by=course.continued_by,
@@ -187,7 +198,7 @@ class Chain:
             if isinstance(given, Permit):
                 return candidate, given
             course.passed.append((candidate, given))
-            course.failed.append(f"{candidate.version.name}: {given.reason}")
+            course.failed.append(f"{candidate.version.full_name}: {given.reason}")
         while course.passed:
             soonest = min(course.passed, key=lambda one: one[1].seconds)
             candidate, wait = soonest
@@ -214,7 +225,7 @@ class Chain:
             most = min(most, _MOST_FOR_A_BREAKER)
         return now + wait.seconds <= course.waits_since + most
 
-    async def _ask(self, course: _Course, candidate: Candidate, permit: Permit) -> RawAnswer | None:
+    async def _ask(self, course: _Course, candidate: Candidate, permit: Permit) -> _Answered | None:
         """Asks a candidate, again if that may help; None: the next one is to be asked.
 
         Raises: what no other candidate could do better.
@@ -267,14 +278,14 @@ class Chain:
         given = self._allowed(course, candidate, repeat=True)
         return given if isinstance(given, Permit) else None
 
-    async def _attempt(self, course: _Course, candidate: Candidate, permit: Permit) -> RawAnswer:
-        """Asks once, and tells what came of it to those who learn from it."""
+    async def _attempt(self, course: _Course, candidate: Candidate, permit: Permit) -> _Answered:
+        """Asks once. What failed is told to those who learn from it; what answered, once its cost is known."""
         attempt = self._made(course, candidate)
         started, reason, after = perf_counter(), _CANCELLED, None
         try:
             raw = await attempt.run(course.release)
             reason = ""
-            return raw
+            return raw, attempt.outcome(reason, retry_after=None)
         except MeshError as failure:
             reason, after = failure.reason, failure.retry_after
             raise
@@ -295,7 +306,7 @@ class Chain:
         return Attempt(
             asked,
             candidate,
-            self._providers[version.adapter],
+            self._models.provider(version),
             law=self._law,
             holds=self._holds,
             clock=self._clock,
@@ -309,7 +320,8 @@ class Chain:
     def _tell(self, permit: Permit, outcome: AttemptOutcome, seconds: float) -> None:
         version = permit.candidate.version
         self._gates.done(permit, outcome, now=self._clock.monotonic())
-        self._router.told(permit.candidate, outcome)
+        if outcome.reason:
+            self._router.told(permit.candidate, outcome)
         metrics.INFERENCE_LATENCY.labels(
             version.payee, self._model_label(version.model), outcome.reason.lower() or "ok"
         ).observe(seconds)
@@ -322,20 +334,25 @@ class Chain:
         asked, candidates = course.asked, [one.version for one in course.plan.candidates]
         rules = rules_of(self._tenants, asked.principal.tenant)
         by_name = asked.model not in ("", DEFAULT)
-        default = self._deployments.default_generators(regions=asked.regions(rules)) if by_name else ()
+        default = self._default(asked, regions=asked.regions(rules)) if by_name else ()
         rates = await self._prices.rates(asked.principal, [*candidates, *default])
         left = [refused, *course.waiting, *(candidate for candidate, _ in course.passed)]
         cheapest = {
-            one.name
+            one.full_name
             for one in cheapest_of(
                 [one.version for one in left], (*candidates, *default), rates=rates, prompt=asked.prompt
             )
         }
         course.cheapest = True
-        course.waiting = [one for one in left if one.version.name in cheapest]
+        course.waiting = [one for one in left if one.version.full_name in cheapest]
         course.passed = []
         if not course.waiting:
             raise most_hopeful(course.failures)
+
+    def _default(self, asked: Asked, *, regions: tuple[str, ...]) -> tuple[DeploymentVersion, ...]:
+        """Gives what would be asked if nobody named a model."""
+        found = self._registry.resolve(asked.principal.tenant, DEFAULT).versions
+        return tuple(one for one in found if one.task is Task.GENERATE and one.keeps_in(*regions))
 
     def _left(self, course: _Course) -> float:
         return course.asked.deadline - self._clock.monotonic()

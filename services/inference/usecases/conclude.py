@@ -17,7 +17,7 @@ from services.inference.domain.errors import OutputInvalid
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import RawAnswer
 from services.inference.usecases.chain import Concluded
-from services.inference.usecases.ports import CallStore, HoldClient
+from services.inference.usecases.ports import CallStore, HoldClient, Router
 from services.meshkit.calls.ports import LawGate, Settlement
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.content import Usage
@@ -41,9 +41,16 @@ register(BEFORE_RECORD, AFTER_RECORD, BEFORE_SETTLE, AFTER_SETTLE)
 
 
 class Conclude:
-    """Settles, judges and records answers, and gives recorded ones again."""
+    """Settles, judges and records answers, and gives recorded ones again.
 
-    def __init__(self, *, law: LawGate, holds: HoldClient, calls: CallStore, notes: SettledNotes) -> None:
+    Args:
+        router: hears of each answer once its cost is known.
+    """
+
+    def __init__(
+        self, *, router: Router, law: LawGate, holds: HoldClient, calls: CallStore, notes: SettledNotes
+    ) -> None:
+        self._router = router
         self._law = law
         self._holds = holds
         self._calls = calls
@@ -68,6 +75,7 @@ class Conclude:
         charged, recorded = await asyncio.gather(settling, recording, return_exceptions=True)
         if isinstance(charged, BaseException):
             raise charged
+        self._router.told(concluded.candidate, replace(concluded.outcome, cost_nano_usd=charged))
         if isinstance(recorded, BaseException):
             raise recorded
         if recorded.hold_id != raw.hold.id:

@@ -16,12 +16,12 @@ from typing import Final
 
 from services.inference.domain.answer import Answer, Restarted, StreamEvent
 from services.inference.domain.call import Claimed, RecordedCall, Unjudged
-from services.inference.domain.deployment import Deployments, DeploymentVersion, Task
+from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import AnswerBrokeOff, AnswerUnjudged
 from services.inference.domain.money_bound import bound_of
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import HoldClient, MakesCalls
+from services.inference.usecases.ports import HoldClient, MakesCalls, Router
 from services.meshkit.calls.ports import DispatchedHold, PendingSettlement, Settlement
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -108,20 +108,20 @@ class PaidAhead:
         model_call: MakesCalls,
         *,
         holds: "DoorHolds",
-        deployments: Deployments,
+        router: Router,
         tenants: KnowsTenants,
         clock: Clock,
     ) -> None:
         self._model_call = model_call
         self._holds = holds
-        self._deployments = deployments
+        self._router = router
         self._tenants = tenants
         self._clock = clock
 
     async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
         """See `MakesCalls`."""
         regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
-        first = self._deployments.generators(asked.model, regions=regions)[0]
+        first = self._router.plan(asked, regions=regions).candidates[0].version
         async with self._holds.ahead(asked, first, seconds=asked.deadline - self._clock.monotonic()):
             return await self._model_call(asked, release, streamed=streamed)
 

@@ -1,21 +1,35 @@
 """Lists what the mesh can ask."""
 
+from collections.abc import Sequence
+
 from services.inference.domain.deployment import Deployments, DeploymentVersion
+from services.inference.domain.registered import RegisteredDeployment
 from services.inference.usecases.ports import PriceList
+from services.inference.usecases.registry_ports import RegistryReader
 from services.meshkit.core.identity import Principal
+
+Installed = Sequence[tuple[DeploymentVersion, bool]]
+Registered = Sequence[tuple[RegisteredDeployment, bool]]
 
 
 class ListModels:
-    """Gives all deployments in the chain's order, each with whether its price is known."""
+    """Gives all deployments in the chain's order, then the tenant's own, each with whether its price is known."""
 
-    def __init__(self, *, deployments: Deployments, prices: PriceList) -> None:
+    def __init__(self, *, deployments: Deployments, registered: RegistryReader, prices: PriceList) -> None:
         self._deployments = deployments
+        self._registered = registered
         self._prices = prices
 
-    async def __call__(self, principal: Principal) -> list[tuple[DeploymentVersion, bool]]:
-        """Gives the deployments.
+    async def __call__(self, principal: Principal) -> tuple[Installed, Registered]:
+        """Gives the installation's deployments and the tenant's. One of the same name as the tenant's is left out.
 
         Raises: Unavailable: cost cannot say which have a price.
         """
-        priced = await self._prices.priced(principal, self._deployments.all)
-        return [(deployment, deployment.name in priced) for deployment in self._deployments.all]
+        own = await self._registered.deployments(principal.tenant)
+        names = {one.name for one in own}
+        installed = [one for one in self._deployments.all if one.name not in names]
+        newest = [one.versions[0].version for one in own]
+        priced = await self._prices.priced(principal, [*installed, *newest])
+        return [(one, one.name in priced) for one in installed], [
+            (one, newest_one.full_name in priced) for one, newest_one in zip(own, newest, strict=True)
+        ]

@@ -163,11 +163,11 @@ class PriceList(Protocol):
     """Says which models have a price."""
 
     async def priced(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> frozenset[str]:
-        """Gives the names of those deployments whose calls a hard budget can hold."""
+        """Gives the full names of those versions whose calls a hard budget can hold."""
         ...
 
     async def rates(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> Mapping[str, TokenRates]:
-        """Gives what those deployments take that have a price, by name."""
+        """Gives what those versions take that have a price, by full name."""
         ...
 
 
@@ -181,6 +181,8 @@ class AdapterClaims:
     overhead: Overhead | None
     #: True when it continues an answer whose beginning it is shown.
     prefills: bool
+    #: True when nobody knows where it is unless a version says so.
+    needs_address: bool = False
 
 
 class Adapters(Protocol):
@@ -195,11 +197,10 @@ class OpenModels(Protocol):
     """Opens the providers of versions, and keeps them open while they are asked."""
 
     def provider(self, version: DeploymentVersion) -> ModelProvider:
-        """Gives the provider of a version: the same one each time, closed once the version has retired and drained."""
-        ...
+        """Gives the provider of a version: the same one each time, while its key stays.
 
-    def embedder(self, version: DeploymentVersion) -> EmbeddingProvider:
-        """As `provider`, for one that embeds."""
+        Raises: AdapterUnusable: the package that brought its adapter is gone.
+        """
         ...
 
 
@@ -207,9 +208,9 @@ class OpenModels(Protocol):
 class Resolved:
     """What stands behind a name that callers ask for."""
 
-    #: None when it names a deployment.
+    #: None when it names a deployment, or the chain of the settings.
     route: Route | None
-    #: Versions that may be asked, in the order of the route's members.
+    #: Versions that may be asked, in the order of the route's members, or of the chain.
     versions: tuple[DeploymentVersion, ...]
     #: The rollout that splits the route now.
     rollout: Rollout | None = None
@@ -227,6 +228,10 @@ class Registry(Protocol):
 
     def versions(self, tenant: TenantId) -> Sequence[DeploymentVersion]:
         """Gives all versions that the tenant may ask."""
+        ...
+
+    def routes(self, tenant: TenantId) -> Sequence[str]:
+        """Gives the names of the tenant's routes."""
         ...
 
     @property

@@ -17,13 +17,15 @@ from services.inference.providers.http import provider_http
 from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.kept_vectors import SqlKeptVectors
+from services.inference.storage.registry_feed import SqlRegistryFeed
+from services.inference.storage.registry_repository import RegistryRepository
+from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.storage.tenant_data import TENANT_DATA
-from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
-from services.inference.usecases.list_models import ListModels
 from services.inference.wiring.core import core
 from services.inference.wiring.doors import doors
-from services.inference.wiring.routing import egress_rule
+from services.inference.wiring.registry import known_models, model_servicer
+from services.inference.wiring.routing import addresses_of_tenants, egress_rule
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
@@ -51,12 +53,17 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
         ) as app,
         sql_engine(
-            settings.maintenance_database_url.get_secret_value(), pool_size=1, application_name="inference-maintenance"
+            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="inference-maintenance"
         ) as maintenance,
         channel(settings.policy_target, identity=identity) as to_policy,
         channel(settings.cost_target, identity=identity) as to_cost,
         channel(settings.gateway_target, identity=identity) as to_gateway,
         provider_http(connections=settings.max_provider_connections, egress=egress_rule(settings)) as http,
+        provider_http(
+            connections=settings.max_provider_connections,
+            egress=egress_rule(settings),
+            addresses=addresses_of_tenants(settings),
+        ) as to_registered,
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
         service_audit("inference", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
@@ -70,9 +77,20 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         holds = CostHoldClient(to_money, ids=ids)
         prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
         deployments = configured(settings)
+        known = known_models(
+            settings,
+            deployments=deployments,
+            http=http,
+            to_registered=to_registered,
+            repository=RegistryRepository(app, keys=sealed.keys),
+            feed=SqlRegistryFeed(maintenance, keys=sealed.keys),
+            records=SqlRolloutRecords(app, maintenance, replica=ids.new("replica"), clock=clock),
+            clock=clock,
+        )
         asking = core(
             settings,
             deployments=deployments,
+            known=known,
             http=http,
             law=PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE),
             holds=holds,
@@ -84,7 +102,15 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             clock=clock,
             ids=ids,
         )
-        models = ModelServicer(list_models=ListModels(deployments=deployments, prices=prices))
+        models = model_servicer(
+            settings,
+            known,
+            deployments=deployments,
+            prices=prices,
+            model_call=asking.model_call,
+            clock=clock,
+            ids=ids,
+        )
         yield Server(
             name="inference",
             listen=settings.listen,
@@ -99,6 +125,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             refusals=audit.refusals,
             background=(
                 *asking.background,
+                *known.background,
                 Sweep(
                     calls=calls,
                     holds=holds,
@@ -113,7 +140,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             beside=doors(
                 settings,
                 core=asking,
-                deployments=deployments,
+                registry=known.registry,
                 guard=guard,
                 to_gateway=to_gateway,
                 tls=identity.tls,

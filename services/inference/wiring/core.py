@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from random import SystemRandom
 
 from services.inference.domain.deployment import Deployments
-from services.inference.domain.route import HopLimits
 from services.inference.domain.vector_cache import VectorCache
 from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
@@ -14,16 +13,16 @@ from services.inference.usecases.admit import SeatedCalls
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
-from services.inference.usecases.configured_router import ConfiguredRouter
 from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.door_call import DoorCall, DoorHolds, PaidAhead, Unrecorded
 from services.inference.usecases.embed import Embed
 from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
-from services.inference.usecases.ports import CallStore, HoldClient, PriceList
+from services.inference.usecases.ports import CallStore, HoldClient, MakesCalls, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
-from services.inference.wiring.providers import embedders, providers
+from services.inference.wiring.providers import embedders
+from services.inference.wiring.registry import Known
 from services.inference.wiring.routing import cached_answers, scheduler
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.calls.settled_notes import SettledNotes
@@ -39,6 +38,7 @@ class Core:
     """What serves InferenceService, what the doors ask, and what runs behind both."""
 
     servicer: InferenceServicer
+    model_call: MakesCalls
     asking: Asking
     embed: EmbedOnce
     background: tuple[Background, ...]
@@ -48,6 +48,7 @@ def core(
     settings: InferenceSettings,
     *,
     deployments: Deployments,
+    known: Known,
     http: ProviderHttp,
     law: LawGate,
     holds: HoldClient,
@@ -60,20 +61,14 @@ def core(
     ids: IdSource,
 ) -> Core:
     """Puts it together."""
-    hop = HopLimits(
-        tries=settings.hop_tries,
-        first_byte_seconds=settings.first_byte_seconds,
-        between_seconds=settings.between_bytes_seconds,
-    )
-    router, dice = ConfiguredRouter(deployments, hop=hop), SystemRandom()
-    gates, asked = DeploymentGates(failures=settings.breaker_failures, dice=dice), providers(settings, http)
-
+    dice, router = SystemRandom(), known.router
+    gates = DeploymentGates(failures=settings.breaker_failures, dice=dice)
     cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
 
     def calling(holds: HoldClient, calls: CallStore, notes: SettledNotes) -> ModelCall:
         chain = Chain(
-            deployments=deployments,
-            providers=asked,
+            registry=known.registry,
+            models=known.models,
             router=router,
             gates=gates,
             law=law,
@@ -83,7 +78,7 @@ def core(
             clock=clock,
             dice=dice,
         )
-        conclude = Conclude(law=law, holds=holds, calls=calls, notes=notes)
+        conclude = Conclude(router=router, law=law, holds=holds, calls=calls, notes=notes)
         return ModelCall(
             router=router, cached=cached, chain=chain, conclude=conclude, law=law, calls=calls, tenants=tenants
         )
@@ -95,7 +90,7 @@ def core(
     paid_ahead = PaidAhead(
         calling(door_holds, unrecorded, door_notes),
         holds=door_holds,
-        deployments=deployments,
+        router=router,
         tenants=tenants,
         clock=clock,
     )
@@ -119,7 +114,7 @@ def core(
         generate=generate,
         stream_generate=stream_generate,
         embed=embed_once,
-        deployments=deployments,
+        registry=known.registry,
         clock=clock,
         ids=ids,
     )
@@ -129,4 +124,10 @@ def core(
         clock=clock,
         ids=ids,
     )
-    return Core(servicer=servicer, asking=asking, embed=embed_once, background=(notes, door_notes, door_holds))
+    return Core(
+        servicer=servicer,
+        model_call=model_call,
+        asking=asking,
+        embed=embed_once,
+        background=(notes, door_notes, door_holds),
+    )

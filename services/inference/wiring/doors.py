@@ -7,7 +7,6 @@ from typing import Final
 import grpc.aio
 
 from services.inference.clients.key_exchange import GatewayKeyExchange
-from services.inference.domain.deployment import Deployments
 from services.inference.settings import InferenceSettings
 from services.inference.transport.doors.chat_door import ChatDoor
 from services.inference.transport.doors.door import Door
@@ -18,6 +17,7 @@ from services.inference.transport.doors.messages_door import CountTokensDoor, Me
 from services.inference.transport.doors.models_door import ModelsDoor
 from services.inference.transport.doors.responses_door import ResponsesDoor
 from services.inference.transport.doors.routes import Doors
+from services.inference.usecases.ports import Registry
 from services.inference.wiring.core import Core
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -38,7 +38,7 @@ def doors(
     settings: InferenceSettings,
     *,
     core: Core,
-    deployments: Deployments,
+    registry: Registry,
     guard: MeshGuard,
     to_gateway: grpc.aio.Channel,
     tls: MeshTls | None,
@@ -49,13 +49,13 @@ def doors(
     listen = settings.doors_listen
     if listen is None:
         return ()
-    models = ModelsDoor(deployments)
+    models = ModelsDoor(registry)
     served: dict[tuple[str, str], Door] = {
         ("POST", "/v1/chat/completions"): ChatDoor(core.asking, default_output=settings.doors_output_tokens),
         ("POST", "/v1/responses"): ResponsesDoor(core.asking, default_output=settings.doors_output_tokens),
         ("POST", "/v1/embeddings"): EmbeddingsDoor(core.embed, ids=ids),
         ("POST", "/v1/messages"): MessagesDoor(core.asking),
-        ("POST", "/v1/messages/count_tokens"): CountTokensDoor(deployments),
+        ("POST", "/v1/messages/count_tokens"): CountTokensDoor(registry),
         ("GET", "/v1/models"): models,
         ("GET", "/v1/models/"): models,
     }

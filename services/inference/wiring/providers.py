@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from services.inference.domain.deployment import Adapter
 from services.inference.domain.errors import AdapterUnusable
-from services.inference.providers.catalogue import AdapterSpec, installed_adapters
+from services.inference.providers.catalogue import AdapterSpec
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
@@ -14,26 +14,28 @@ from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
 from services.meshkit.core.secret import NO_SECRET, Secret
 
 
-def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[str, ModelProvider]:
+def providers(
+    settings: InferenceSettings, http: ProviderHttp, adapters: Mapping[str, AdapterSpec]
+) -> dict[str, ModelProvider]:
     """Makes the adapters of what is configured.
 
-    Raises: AdapterUnusable: one that is named is not installed, or one that is installed cannot be used.
+    Raises: AdapterUnusable: one that is named is not installed.
     """
-    specs, endpoints = installed_adapters(), _endpoints(settings)
+    endpoints = _endpoints(settings)
     if settings.anthropic_api_key is not None:
         endpoints[Adapter.ANTHROPIC] = Endpoint(
             base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
         )
-    made = {adapter: _named(adapter, specs).open(http, endpoint) for adapter, endpoint in endpoints.items()}
+    made = {adapter: _named(adapter, adapters).open(http, endpoint) for adapter, endpoint in endpoints.items()}
     if settings.stub_enabled:
         made[Adapter.STUB] = StubProvider()
     return made
 
 
-def _named(adapter: str, specs: Mapping[str, AdapterSpec]) -> AdapterSpec:
-    if adapter not in specs:
-        raise AdapterUnusable(adapter, f"it is not installed; there are: {', '.join(sorted(specs))}")
-    return specs[adapter]
+def _named(adapter: str, adapters: Mapping[str, AdapterSpec]) -> AdapterSpec:
+    if adapter not in adapters:
+        raise AdapterUnusable(adapter, f"it is not installed; there are: {', '.join(sorted(adapters))}")
+    return adapters[adapter]
 
 
 def embedders(settings: InferenceSettings, http: ProviderHttp) -> dict[str, EmbeddingProvider]:

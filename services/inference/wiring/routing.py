@@ -7,12 +7,18 @@ from services.inference.settings import InferenceSettings
 from services.inference.usecases.admit import FairScheduler
 from services.inference.usecases.cached_answers import CachedAnswers
 from services.meshkit.core.clock import Clock
+from services.meshkit.outward.addresses import AddressRule
 from services.meshkit.telemetry import metrics
 
 
 def egress_rule(settings: InferenceSettings) -> EgressRule:
     """Gives the rule of what prompts may be sent to."""
     return EgressRule(Egress(settings.egress), networks=settings.mesh_networks, hosts=settings.egress_hosts)
+
+
+def addresses_of_tenants(settings: InferenceSettings) -> AddressRule:
+    """Gives the rule of where models may stand that tenants register."""
+    return AddressRule(allow_private=settings.private_endpoints)
 
 
 def cached_answers(settings: InferenceSettings, *, clock: Clock) -> CachedAnswers:

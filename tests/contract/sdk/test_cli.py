@@ -1,5 +1,6 @@
 """The command line against a fake mesh: every command, its JSON, its exit codes, its sentences."""
 
+import io
 import json
 import os
 import subprocess
@@ -53,6 +54,11 @@ def violation(mesh: FakeMesh) -> None:
     ]
 
 
+def test_a_talk_goes_on_until_the_input_ends(comitia: Comitia, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("why\n\nand then\n"))
+    assert comitia("model", "chat", "writer").out == "heard: why\nheard: and then\n"
+
+
 @pytest.mark.usefixtures("session", "violation")
 @pytest.mark.parametrize(
     ("command", "shows"),
@@ -76,6 +82,16 @@ def violation(mesh: FakeMesh) -> None:
         ("violations --session run_1 --rule no_secrets", "names a secret"),
         ("violations --session run_2", "no violations"),
         ("models", "openai/gpt-4o-mini"),
+        ("model list", "openai/gpt-4o-mini"),
+        ("model add acme/writer --model gpt-4o-mini", "acme/writer@1"),
+        ("model route writer stub openai/gpt-4o-mini", "stub, openai/gpt-4o-mini"),
+        ("model route writer stub=300 openai/gpt-4o-mini=700", "stub=300, openai/gpt-4o-mini=700"),
+        ("model canary writer stub", "10 %"),
+        ("model canary writer acme/writer@3 --from stub --steps 20,300", "acme/writer@3"),
+        ("model rollout rollout_1", "3 of the canary, 1 of the stable; evidence 120"),
+        ("model promote rollout_1", "promoted"),
+        ("model rollback rollout_1", "rolled_back"),
+        ("model chat writer why", "heard: why"),
         ("costs", "$0.000123"),
         ("costs --top 1", "gpt-4o-mini  4      1000       50"),
         ("costs --by agent --session run_1", "total $0.000123"),

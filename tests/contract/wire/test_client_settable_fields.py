@@ -60,6 +60,30 @@ OUTPUT_ONLY: Final[Mapping[str, str]] = {
     "::test_a_tenants_state_and_age_are_not_to_be_written",
     "comitia.gateway.v1.Tenant.state": "tests/integration/gateway/test_output_only_fields.py"
     "::test_a_tenants_state_and_age_are_not_to_be_written",
+    "comitia.inference.v1.ModelRollout.decide_time": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelRollout.decided_by": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelRollout.evidence": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelRollout.reason": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelRollout.rollout_id": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelRollout.share_permille": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelRollout.start_time": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelRollout.state": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_rollout_says_of_its_course_is_ignored",
+    "comitia.inference.v1.ModelVersion.check_failures": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_version_says_of_its_making_is_ignored",
+    "comitia.inference.v1.ModelVersion.create_time": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_version_says_of_its_making_is_ignored",
+    "comitia.inference.v1.ModelVersion.state": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_version_says_of_its_making_is_ignored",
+    "comitia.inference.v1.ModelVersion.version": "tests/integration/inference/test_model_registry.py"
+    "::test_what_a_version_says_of_its_making_is_ignored",
     "comitia.orchestrator.v1.Agent.create_time": "tests/integration/orchestrator/test_sessions.py"
     "::test_what_an_agent_says_of_its_making_is_ignored",
     "comitia.orchestrator.v1.Agent.digest": "tests/integration/orchestrator/test_sessions.py"

@@ -18,7 +18,7 @@ from services.inference.usecases.ports import ModelProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import Secret
-from services.meshkit.outward.addresses import AddressRefused
+from services.meshkit.outward.addresses import AddressRefused, AddressRule
 from tests.support.inference import a_prompt, a_provider_call
 from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
 
@@ -155,6 +155,24 @@ async def test_an_installation_without_a_rule_asks_whom_it_is_told_to_ask(
     async with provider_http(connections=4, lookup=names) as http:
         port = server.address.rpartition(":")[2]
         assert await answered(provider_at(f"http://models.example.com:{port}/v1", http))
+    assert refused_addresses == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "10.1.0.7", "169.254.169.254", "[::1]"])
+async def test_a_model_that_a_tenant_names_stands_at_no_private_address(
+    host: str, refused_addresses: list[str]
+) -> None:
+    async with provider_http(connections=4, addresses=AddressRule()) as http:
+        await refused(provider_at(f"http://{host}:9/v1", http))
+    assert refused_addresses == []
+
+
+async def test_a_closed_network_lets_tenants_name_what_is_inside_and_nothing_else(
+    server: FakeProvider, refused_addresses: list[str]
+) -> None:
+    async with provider_http(connections=4, egress=MESH, addresses=AddressRule(allow_private=True)) as http:
+        assert await answered(provider_at(server.openai_base_url, http))
+        await refused(provider_at(f"http://{OUTSIDE}:9/v1", http))
     assert refused_addresses == []
 
 

@@ -73,7 +73,8 @@ class InferenceMesh:
         return replace(self, principal=principal)
 
     async def call(self, method: str, request: Any, **options: Any) -> Any:
-        stub: Any = ModelServiceStub(self.channel) if method == "ListModels" else InferenceServiceStub(self.channel)
+        models: Any = ModelServiceStub(self.channel)
+        stub: Any = models if hasattr(models, method) else InferenceServiceStub(self.channel)
         try:
             return await getattr(stub, method)(request, metadata=call_metadata(self.principal), **options)
         except grpc.aio.AioRpcError as error:

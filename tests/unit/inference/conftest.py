@@ -20,10 +20,12 @@ from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
-from services.inference.usecases.configured_router import ConfiguredRouter
 from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
+from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.registry import MemoryRegistry
+from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.testing.fake_clock import FakeClock
@@ -36,6 +38,7 @@ from tests.support.inference import (
     FakeLaw,
     FakePrices,
     MemoryCallStore,
+    ScriptedModels,
     ScriptedProvider,
     an_asked,
     says,
@@ -55,6 +58,8 @@ class Room:
     providers: dict[str, ScriptedProvider]
     in_flight: CallsInFlight
     queue: FairQueue
+    registry: MemoryRegistry
+    observe: ObserveRollouts
     generate: Generate
     stream_generate: StreamGenerate
 
@@ -93,10 +98,11 @@ def make_room(
     providers = {one.adapter: ScriptedProvider([says("Yes. ", "No.")]) for one in deployments}
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     known, dice = known or KnownTenants(), Random(7)
-    router = ConfiguredRouter(Deployments(deployments), hop=HopLimits(tries=tries))
+    registry, observe = MemoryRegistry(Deployments(deployments), clock=clock), ObserveRollouts()
+    router = RouteCalls(registry, observe, hop=HopLimits(tries=tries))
     chain = Chain(
-        deployments=Deployments(deployments),
-        providers=providers,
+        registry=registry,
+        models=ScriptedModels(providers),
         router=router,
         gates=DeploymentGates(failures=5, dice=dice),
         law=law,
@@ -110,7 +116,7 @@ def make_room(
         router=router,
         cached=CachedAnswers(KeptAnswers(most_bytes=cache_bytes), seconds=cache_seconds, clock=clock),
         chain=chain,
-        conclude=Conclude(law=law, holds=holds, calls=calls, notes=notes),
+        conclude=Conclude(router=router, law=law, holds=holds, calls=calls, notes=notes),
         law=law,
         calls=calls,
         tenants=known,
@@ -127,6 +133,8 @@ def make_room(
         providers=providers,
         in_flight=in_flight,
         queue=queue,
+        registry=registry,
+        observe=observe,
         generate=Generate(model_call=calls_with_seats, in_flight=in_flight),
         stream_generate=StreamGenerate(model_call=calls_with_seats, in_flight=in_flight),
     )

@@ -21,12 +21,14 @@ def test_what_is_said_is_read() -> None:
         on_disconnect=generation_pb2.ON_DISCONNECT_DRAIN,
         work_class=generation_pb2.WORK_CLASS_BATCH,
         cache=generation_pb2.CACHE_USE_REFRESH,
+        sticky_key="reader-7",
     )
     assert policy_of(said) == CallPolicy(
         mid_stream=MidStream.CONTINUE,
         on_disconnect=OnDisconnect.DRAIN,
         work_class=WorkClass.BATCH,
         cache=CacheUse.REFRESH,
+        sticky_key="reader-7",
     )
 
 
@@ -36,7 +38,7 @@ def test_what_is_said_is_read() -> None:
         {"work_class": 99},
         {"hedge_after": {"seconds": 1}},
         {"cache": 99},
-        {"sticky_key": "x"},
+        {"sticky_key": "ü" * 128},
         {"mid_stream": 99},
         {"on_disconnect": 99},
     ],

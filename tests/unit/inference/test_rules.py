@@ -85,13 +85,14 @@ def test_openai_is_paid_in_whichever_dialect_it_is_asked() -> None:
 
 def test_every_adapter_says_what_it_can_and_what_its_dialect_adds() -> None:
     for adapter in Adapter:
-        if adapter is Adapter.STUB:
+        if adapter in (Adapter.LOCAL, Adapter.STUB):
             continue
         claims = Catalogue().claims(adapter)
         assert Capability.TOOLS in claims.capabilities
         assert claims.overhead is OVERHEADS[adapter]
-    with pytest.raises(Invalid, match="adapter"):
-        Catalogue().claims("stub")
+    for installed in ("local", "stub"):
+        with pytest.raises(Invalid, match="adapter"):
+            Catalogue().claims(installed)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ class ChatDoor:
         """See `Door`."""
         request = chat_request(await visit.request.read())
         prompt = prompt_of(request, default_output=self._default_output)
-        asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR)
+        user = request.safety_identifier or request.user
+        asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR, user=user)
         said = ChatAnswer(
             id=f"chatcmpl-{asked.context.call_id.run_id.rpartition('_')[2]}",
             created=int(self._asking.clock.now().timestamp()),

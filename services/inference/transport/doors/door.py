@@ -1,7 +1,7 @@
 """What every door has in common: a visit, and what is asked of a model in it."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -104,9 +104,11 @@ class Asking:
     clock: Clock
     ids: IdSource
 
-    def asked(self, visit: Visit, model: str, prompt: Prompt, *, door: str) -> Asked:
+    def asked(self, visit: Visit, model: str, prompt: Prompt, *, door: str, user: str | None) -> Asked:
         """Gives what is asked. At a door the key is the agent, so what it uses and may use is kept for each key.
 
+        Args:
+            user: for whom the client says that it asks: rollouts keep them on one side.
         Raises: Invalid: the key that names the request is none.
         """
         principal, key = visit.principal, visit.request.headers.get(IDEMPOTENCY_KEY)
@@ -126,7 +128,7 @@ class Asking:
             prompt=prompt,
             repeatable=key is not None,
             deadline=visit.deadline,
-            policy=_POLICY,
+            policy=replace(_POLICY, sticky_key=f"{principal.subject}\x00{user}") if user else _POLICY,
         )
 
     def calls(self, asked: Asked) -> Calls:

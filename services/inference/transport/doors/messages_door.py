@@ -5,7 +5,6 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from services.inference.domain.deployment import Deployments
 from services.inference.transport.convert import model_of
 from services.inference.transport.doors.anthropic_answers import MessageAnswer, MessageStream, event
 from services.inference.transport.doors.anthropic_messages import (
@@ -18,6 +17,8 @@ from services.inference.transport.doors.door import Asking, Visit
 from services.inference.transport.doors.errors import Dialect
 from services.inference.transport.doors.headers import answer_headers
 from services.inference.transport.doors.stream import streamed
+from services.inference.usecases.ports import Registry
+from services.inference.usecases.route_calls import generators
 
 _DOOR: Final = "messages"
 _PING: Final = event("ping")
@@ -36,7 +37,8 @@ class MessagesDoor:
         """See `Door`."""
         request = messages_request(await visit.request.read())
         prompt = prompt_of(request)
-        asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR)
+        user = None if request.metadata is None else request.metadata.user_id
+        asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR, user=user)
         said = MessageAnswer(
             id=f"msg_{asked.context.call_id.run_id.rpartition('_')[2]}",
             model=asked.model,
@@ -56,12 +58,12 @@ class CountTokensDoor:
     dialect = Dialect.ANTHROPIC
     rpc = "/comitia.inference.v1.InferenceService/CountTokens"
 
-    def __init__(self, deployments: Deployments) -> None:
-        self._deployments = deployments
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """See `Door`."""
         request = count_request(await visit.request.read())
-        self._deployments.generators(model_of(request.model))
+        generators(self._registry.resolve(visit.principal.tenant, model_of(request.model)))
         body = msgspec.json.encode({"input_tokens": estimated_tokens(prompt_of(request))})
         return web.Response(body=body, content_type="application/json", headers=dict(visit.headers))

@@ -6,28 +6,34 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from services.inference.domain.deployment import DEFAULT, Deployments
-from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.deployment import DEFAULT
 from services.inference.transport.doors.door import Visit
 from services.inference.transport.doors.errors import Dialect
+from services.inference.usecases.ports import Registry
+from services.meshkit.core.identity import TenantId
 
 #: Nobody knows when a model was made; clients want a time.
 _MADE: Final = datetime(2025, 1, 1, tzinfo=UTC)
+#: Whose the names are that stand for several models.
+_MESH: Final = "comitia"
 
 
 class ModelsDoor:
-    """Lists models, or gives the one that the path names. Each has the fields of both dialects."""
+    """Lists what the visitor may ask, or gives what the path names. Each has the fields of both dialects."""
 
     dialect = Dialect.OPENAI
     rpc = "/comitia.inference.v1.ModelService/ListModels"
 
-    def __init__(self, deployments: Deployments) -> None:
-        self._deployments = deployments
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """See `Door`."""
-        owners = {DEFAULT: "comitia"} if self._deployments.default_generators() else {}
-        owners |= {one.name: one.payee for one in self._deployments.all}
+        tenant = visit.principal.tenant
+        default = (DEFAULT,) if self._registry.resolve(tenant, DEFAULT).versions else ()
+        owners = dict.fromkeys((*default, *self._registry.routes(tenant)), _MESH)
+        for one in self._registry.versions(tenant):
+            owners.setdefault(one.name, one.payee)
         listed = [_model(name, owner) for name, owner in owners.items()]
         answer: object = {
             "object": "list",
@@ -37,18 +43,14 @@ class ModelsDoor:
             "last_id": listed[-1]["id"] if listed else None,
         }
         if visit.rest:
-            answer = _model(visit.rest, self._owner(visit.rest, owners))
+            answer = _model(visit.rest, owners.get(visit.rest) or self._owner(tenant, visit.rest))
         return web.Response(
             body=msgspec.json.encode(answer), content_type="application/json", headers=dict(visit.headers)
         )
 
-    def _owner(self, name: str, owners: dict[str, str]) -> str:
-        if name in owners:
-            return owners[name]
-        of_model = [one.payee for one in self._deployments.all if one.model == name]
-        if len(of_model) != 1:
-            raise ModelNotFound(name)
-        return of_model[0]
+    def _owner(self, tenant: TenantId, name: str) -> str:
+        """Gives whose a model is that is named as its provider does, or with a version. Raises: ModelNotFound."""
+        return self._registry.resolve(tenant, name).versions[0].payee
 
 
 def _model(name: str, owner: str) -> dict[str, object]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from comitia.inference.v1 import generation_pb2
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -172,5 +173,5 @@ async def test_a_deployment_is_asked_again_before_the_next_when_it_may_be(
 
 
 async def test_what_nothing_obeys_yet_is_refused_by_name(mesh: InferenceMesh) -> None:
-    policy = generation_pb2.CallPolicy(sticky_key="anna")
-    assert await mesh.refused("Generate", a_request(policy=policy)) == "invalid/INVALID_FIELD/policy.sticky_key"
+    policy = generation_pb2.CallPolicy(hedge_after=Duration(seconds=1))
+    assert await mesh.refused("Generate", a_request(policy=policy)) == "invalid/INVALID_FIELD/policy.hedge_after"

@@ -438,7 +438,7 @@ class CallPolicy(_message.Message):
     cache: Global___CacheUse.ValueType
     """Whether an answer may be one that was kept. Else DEFAULT."""
     sticky_key: _builtins.str
-    """What a rollout keeps together: calls with the same one go to the same side, at most 255 bytes. Else the run."""
+    """What routes and rollouts keep together: calls with the same one go to the same side, at most 255 bytes. Else the run."""
     @_builtins.property
     def hedge_after(self) -> _duration_pb2.Duration:
         """Time without a first byte after which a second deployment is asked beside the first. Absent: never."""

@@ -196,7 +196,7 @@ class _RolloutKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RolloutKi
     ROLLOUT_KIND_WEIGHTED: _RolloutKind.ValueType  # 2
     """Step by step, as somebody promotes it; the judge only takes it back."""
     ROLLOUT_KIND_BLUE_GREEN: _RolloutKind.ValueType  # 3
-    """All at once; the judge only takes it back."""
+    """At once, but for what is left to compare with, 5 % unless its step says otherwise; the judge only takes it back."""
 
 class RolloutKind(_RolloutKind, metaclass=_RolloutKindEnumTypeWrapper):
     """How a rollout goes on."""
@@ -207,7 +207,7 @@ ROLLOUT_KIND_CANARY: RolloutKind.ValueType  # 1
 ROLLOUT_KIND_WEIGHTED: RolloutKind.ValueType  # 2
 """Step by step, as somebody promotes it; the judge only takes it back."""
 ROLLOUT_KIND_BLUE_GREEN: RolloutKind.ValueType  # 3
-"""All at once; the judge only takes it back."""
+"""At once, but for what is left to compare with, 5 % unless its step says otherwise; the judge only takes it back."""
 Global___RolloutKind: _TypeAlias = RolloutKind  # noqa: Y015
 
 class _RolloutState:
@@ -577,16 +577,16 @@ class HopPolicy(_message.Message):
     BETWEEN_BYTES_FIELD_NUMBER: _builtins.int
     REPAIRS_FIELD_NUMBER: _builtins.int
     tries: _builtins.int
-    """Times that it is asked in one call at most, 1 to 3. 0 means 1."""
+    """Times that it is asked in one call at most, 1 to 3. 0: as the installation says, once unless that says otherwise."""
     repairs: _builtins.int
     """Times that it is asked again when the answer does not keep the wanted form, 0 to 2. Absent: 2."""
     @_builtins.property
     def first_byte(self) -> _duration_pb2.Duration:
-        """Longest wait for the first byte. Absent: 30 s."""
+        """Longest wait for the first byte. Absent: as the installation says, 60 s unless that says otherwise."""
 
     @_builtins.property
     def between_bytes(self) -> _duration_pb2.Duration:
-        """Longest wait between two bytes. Absent: 20 s."""
+        """Longest wait between two bytes. Absent: as the installation says, 60 s unless that says otherwise."""
 
     def __init__(
         self,
@@ -700,7 +700,9 @@ class ModelRollout(_message.Message):
 
     @_builtins.property
     def steps_permille(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The canary's share step by step, thousandths, growing. Empty: 10 and 50 %, then all."""
+        """The canary's share step by step, thousandths, growing. Empty: 10 and 50 %, for
+        BLUE_GREEN 95 %. After the last one it has all.
+        """
 
     @_builtins.property
     def step_min(self) -> _duration_pb2.Duration:

@@ -137,7 +137,7 @@ class ModelServiceServicer:
         """Adds a deployment of the tenant, with its first version, which is checked before it is asked.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS (the name),
-        FAILED_PRECONDITION/EGRESS_REFUSED (the installation asks nobody out there).
+        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,7 +164,8 @@ class ModelServiceServicer:
     def CheckModelVersion(self, request, context):
         """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
-        Errors: NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_INCOMPATIBLE (the message says where it differs).
+        Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
+        key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -189,8 +190,9 @@ class ModelServiceServicer:
     def SetModelRoute(self, request, context):
         """Makes a route or replaces it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
-        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
+        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
+        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,7 +236,7 @@ class ModelServiceServicer:
     def GetModelRollout(self, request, context):
         """Fetches a rollout with what its judge has seen.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,7 +254,7 @@ class ModelServiceServicer:
     def PromoteModelRollout(self, request, context):
         """Takes the next step of a rollout now; after the last one the canary answers all.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -261,7 +263,7 @@ class ModelServiceServicer:
     def RollBackModelRollout(self, request, context):
         """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

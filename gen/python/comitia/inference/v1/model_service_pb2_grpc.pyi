@@ -39,7 +39,7 @@ class ModelServiceStub:
     """Adds a deployment of the tenant, with its first version, which is checked before it is asked.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS (the name),
-    FAILED_PRECONDITION/EGRESS_REFUSED (the installation asks nobody out there).
+    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelDeployment: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelDeploymentRequest, _model_service_pb2.GetModelDeploymentResponse]
     """Fetches a deployment with all its versions.
@@ -54,7 +54,8 @@ class ModelServiceStub:
     CheckModelVersion: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.CheckModelVersionRequest, _model_service_pb2.CheckModelVersionResponse]
     """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
-    Errors: NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_INCOMPATIBLE (the message says where it differs).
+    Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
+    key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
     """
     RetireModelDeployment: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RetireModelDeploymentRequest, _model_service_pb2.RetireModelDeploymentResponse]
     """Retires a deployment: no new call goes to it, those in flight end as they would.
@@ -66,8 +67,9 @@ class ModelServiceStub:
     SetModelRoute: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.SetModelRouteRequest, _model_service_pb2.SetModelRouteResponse]
     """Makes a route or replaces it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
-    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
+    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
+    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelRoute: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]
     """Fetches a route.
@@ -90,7 +92,7 @@ class ModelServiceStub:
     GetModelRollout: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRolloutRequest, _model_service_pb2.GetModelRolloutResponse]
     """Fetches a rollout with what its judge has seen.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
     """
     ListModelRollouts: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelRolloutsRequest, _model_service_pb2.ListModelRolloutsResponse]
     """Lists the rollouts, newest first.
@@ -100,12 +102,12 @@ class ModelServiceStub:
     PromoteModelRollout: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.PromoteModelRolloutRequest, _model_service_pb2.PromoteModelRolloutResponse]
     """Takes the next step of a rollout now; after the last one the canary answers all.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
     """
     RollBackModelRollout: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollBackModelRolloutRequest, _model_service_pb2.RollBackModelRolloutResponse]
     """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
     ReportModelQuality: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]
     """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
@@ -125,7 +127,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Adds a deployment of the tenant, with its first version, which is checked before it is asked.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS (the name),
-    FAILED_PRECONDITION/EGRESS_REFUSED (the installation asks nobody out there).
+    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelDeployment: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelDeploymentRequest, _model_service_pb2.GetModelDeploymentResponse]  # type: ignore[assignment]
     """Fetches a deployment with all its versions.
@@ -140,7 +142,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     CheckModelVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CheckModelVersionRequest, _model_service_pb2.CheckModelVersionResponse]  # type: ignore[assignment]
     """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
-    Errors: NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_INCOMPATIBLE (the message says where it differs).
+    Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
+    key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
     """
     RetireModelDeployment: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RetireModelDeploymentRequest, _model_service_pb2.RetireModelDeploymentResponse]  # type: ignore[assignment]
     """Retires a deployment: no new call goes to it, those in flight end as they would.
@@ -152,8 +155,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     SetModelRoute: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SetModelRouteRequest, _model_service_pb2.SetModelRouteResponse]  # type: ignore[assignment]
     """Makes a route or replaces it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
-    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
+    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
+    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelRoute: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]  # type: ignore[assignment]
     """Fetches a route.
@@ -176,7 +180,7 @@ class ModelServiceAsyncStub(ModelServiceStub):
     GetModelRollout: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRolloutRequest, _model_service_pb2.GetModelRolloutResponse]  # type: ignore[assignment]
     """Fetches a rollout with what its judge has seen.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
     """
     ListModelRollouts: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelRolloutsRequest, _model_service_pb2.ListModelRolloutsResponse]  # type: ignore[assignment]
     """Lists the rollouts, newest first.
@@ -186,12 +190,12 @@ class ModelServiceAsyncStub(ModelServiceStub):
     PromoteModelRollout: _aio.UnaryUnaryMultiCallable[_model_service_pb2.PromoteModelRolloutRequest, _model_service_pb2.PromoteModelRolloutResponse]  # type: ignore[assignment]
     """Takes the next step of a rollout now; after the last one the canary answers all.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
     """
     RollBackModelRollout: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollBackModelRolloutRequest, _model_service_pb2.RollBackModelRolloutResponse]  # type: ignore[assignment]
     """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+    Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
     ReportModelQuality: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]  # type: ignore[assignment]
     """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
@@ -220,7 +224,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds a deployment of the tenant, with its first version, which is checked before it is asked.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS (the name),
-        FAILED_PRECONDITION/EGRESS_REFUSED (the installation asks nobody out there).
+        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
 
     @_abc_1.abstractmethod
@@ -253,7 +257,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.CheckModelVersionResponse, _abc.Awaitable[_model_service_pb2.CheckModelVersionResponse]]:
         """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
-        Errors: NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_INCOMPATIBLE (the message says where it differs).
+        Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
+        key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
         """
 
     @_abc_1.abstractmethod
@@ -283,8 +288,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.SetModelRouteResponse, _abc.Awaitable[_model_service_pb2.SetModelRouteResponse]]:
         """Makes a route or replaces it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ETAG_STALE,
-        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
+        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
+        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
 
     @_abc_1.abstractmethod
@@ -337,7 +343,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.GetModelRolloutResponse, _abc.Awaitable[_model_service_pb2.GetModelRolloutResponse]]:
         """Fetches a rollout with what its judge has seen.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -359,7 +365,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.PromoteModelRolloutResponse, _abc.Awaitable[_model_service_pb2.PromoteModelRolloutResponse]]:
         """Takes the next step of a rollout now; after the last one the canary answers all.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is decided).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED.
         """
 
     @_abc_1.abstractmethod
@@ -370,7 +376,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_model_service_pb2.RollBackModelRolloutResponse, _abc.Awaitable[_model_service_pb2.RollBackModelRolloutResponse]]:
         """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
-        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/FAILED_PRECONDITION (it is promoted).
+        Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,195 @@
+"""`comitia model`: the tenant's own models, names to ask for, and rollouts."""
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from comitia_sdk.cli.chat import chat
+from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.failure import EXIT_REFUSED
+from comitia_sdk.cli.models import models
+from comitia_sdk.cli.output import Form, FormOption, moment, show_one
+
+if TYPE_CHECKING:
+    from comitia.inference.v1.model_pb2 import ModelRollout
+    from comitia_sdk.sync import Client
+
+app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
+app.command("list")(models)
+app.command()(chat)
+
+RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Id, `rollout_…`.")]
+#: Between the name of a model and the number of its version.
+_AT = "@"
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name to ask for, such as `acme/writer`.")],
+    model: Annotated[str, typer.Option(help="Model as the provider names it.")],
+    adapter: Annotated[str, typer.Option(help="Who speaks to it.")] = "openai",
+    base_url: Annotated[str, typer.Option(help="Where it is, unless where its provider usually is.")] = "",
+    provider: Annotated[str, typer.Option(help="Who is paid, as `comitia prices` knows it.")] = "",
+    key_from: Annotated[
+        str, typer.Option(metavar="VARIABLE", help="Variable of the environment that holds the provider's key.")
+    ] = "",
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Registers a model, or a new version of one, and checks it with one small call.
+
+    Example:  comitia model add acme/writer --model gpt-4o-mini --key-from OPENAI_API_KEY
+    """
+    key = os.environ.get(key_from, "") if key_from else ""
+    if key_from and not key:
+        raise typer.BadParameter(f"the variable {key_from} is not set", param_hint="--key-from")
+    with client() as mesh:
+        known = {one.name: one.deployment_id for one in mesh.models.list() if one.deployment_id}
+        if name in known:
+            made = mesh.models.add_version(
+                known[name], adapter=adapter, model=model, base_url=base_url, api_key=key, provider=provider
+            )
+        else:
+            made = mesh.models.register(
+                name, adapter=adapter, model=model, base_url=base_url, api_key=key, provider=provider
+            )
+        checked = mesh.models.check(made.deployment_id, made.versions[0].version)
+    from comitia.inference.v1.model_pb2 import MODEL_VERSION_STATE_READY, ModelVersionState
+    from comitia_sdk.enums import short_name
+
+    state = short_name(ModelVersionState, checked.state)
+    lines = [("model", f"{name}{_AT}{checked.version}"), ("state", state), ("id", made.deployment_id)]
+    show_one(output, checked, [*lines, *(("found", failure) for failure in checked.check_failures)])
+    if checked.state != MODEL_VERSION_STATE_READY:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def route(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name to ask for, such as `writer`.")],
+    members: Annotated[
+        list[str], typer.Argument(metavar="MODEL[=WEIGHT]…", help="Models in order, or each with its weight of 1000.")
+    ],
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Makes a name to ask for, or replaces it.
+
+    Example:  comitia model route writer acme/writer openai/gpt-4o-mini
+    """
+    pairs = [member.rpartition("=") if "=" in member else (member, "", "") for member in members]
+    weighted = [one for one in pairs if one[1]]
+    if weighted and len(weighted) < len(pairs):
+        raise typer.BadParameter("give all of them a weight, or none", param_hint="MODEL")
+    try:
+        weights = {one: int(weight) for one, _, weight in weighted}
+    except ValueError as cause:
+        raise typer.BadParameter("a weight is a number from 0 to 1000", param_hint="MODEL") from cause
+    with client() as mesh:
+        made = mesh.models.set_route(name, weights or [one for one, _, _ in pairs])
+    shown = [f"{one.deployment}={one.weight_permille}" if weights else one.deployment for one in made.members]
+    show_one(output, made, [("route", made.name), ("asks", ", ".join(shown))])
+
+
+@app.command()
+def canary(
+    route_name: Annotated[str, typer.Argument(metavar="ROUTE", help="Name that callers ask for.")],
+    to: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="What is tried; else its newest version.")],
+    stable: Annotated[
+        str, typer.Option("--from", metavar="MODEL[@VERSION]", help="What answers so far; else the route's first.")
+    ] = "",
+    steps: Annotated[str, typer.Option(help="Shares step by step, thousandths, such as `100,500`.")] = "",
+    kind: Annotated[str, typer.Option(help="`canary`, `weighted` or `blue_green`.")] = "canary",
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Tries a model on a share of a route; a judge takes it back when it does harm.
+
+    Example:  comitia model canary writer acme/writer-new
+    """
+    try:
+        shares = [int(one) for one in steps.split(",") if one]
+    except ValueError as cause:
+        raise typer.BadParameter("are numbers with commas between them", param_hint="--steps") from cause
+    with client() as mesh:
+        answers = stable or mesh.models.route(route_name).members[0].deployment
+        stable_name, stable_version = _version(mesh, answers)
+        canary_name, canary_version = _version(mesh, to)
+        rollout = mesh.models.start_rollout(
+            route_name,
+            stable=stable_name,
+            stable_version=stable_version,
+            canary=canary_name,
+            canary_version=canary_version,
+            kind=kind,
+            steps_permille=shares,
+        )
+    show_one(output, rollout, _lines(rollout))
+
+
+@app.command()
+def rollout(rollout_id: RolloutId, output: FormOption = Form.TABLE) -> None:
+    """Shows a rollout and what its judge has seen.
+
+    Example:  comitia model rollout rollout_01jx0000000000000000000000
+    """
+    with client() as mesh:
+        found = mesh.models.rollout(rollout_id)
+    show_one(output, found, _lines(found))
+
+
+@app.command()
+def promote(rollout_id: RolloutId, output: FormOption = Form.TABLE) -> None:
+    """Takes the next step of a rollout; after the last one the canary answers all.
+
+    Example:  comitia model promote rollout_01jx0000000000000000000000
+    """
+    with client() as mesh:
+        found = mesh.models.promote(rollout_id)
+    show_one(output, found, _lines(found))
+
+
+@app.command()
+def rollback(rollout_id: RolloutId, output: FormOption = Form.TABLE) -> None:
+    """Takes a rollout back: the stable version answers all again.
+
+    Example:  comitia model rollback rollout_01jx0000000000000000000000
+    """
+    with client() as mesh:
+        found = mesh.models.roll_back(rollout_id)
+    show_one(output, found, _lines(found))
+
+
+def _version(mesh: "Client", named: str) -> tuple[str, int]:
+    """Reads `name@version`; without a version, the newest of a registered model, or 0 for one of the settings."""
+    name, at, number = named.rpartition(_AT)
+    if at and number.isdecimal():
+        return name, int(number)
+    for one in mesh.models.list():
+        if one.name == named and one.versions:
+            return named, one.versions[0].version
+    return named, 0
+
+
+def _lines(rollout: "ModelRollout") -> list[tuple[str, str]]:
+    from comitia.inference.v1.model_pb2 import RolloutState
+    from comitia_sdk.enums import short_name
+
+    lines = [
+        ("rollout", rollout.rollout_id),
+        ("route", rollout.route),
+        ("stable", f"{rollout.stable.deployment}{_AT}{rollout.stable.version}"),
+        ("canary", f"{rollout.canary.deployment}{_AT}{rollout.canary.version}"),
+        ("state", short_name(RolloutState, rollout.state)),
+        ("share", f"{rollout.share_permille / 10:g} %"),
+        ("began", moment(rollout.start_time)),
+    ]
+    if rollout.reason:
+        lines += [("decided by", rollout.decided_by), ("because", rollout.reason)]
+    seen = [one for one in rollout.evidence if one.canary_events or one.stable_events]
+    lines += [
+        (
+            one.metric,
+            f"{one.canary_events} of the canary, {one.stable_events} of the stable; evidence {one.e_value:.3g}",
+        )
+        for one in seen
+    ]
+    return lines

@@ -1,0 +1,143 @@
+"""Turns what came of calls into bad events and tallies of a rollout."""
+
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from services.inference.domain.route import Arm, AttemptOutcome
+
+#: Calls of the stable version that say what is usual.
+_WINDOW: Final = 1_000
+#: Fewer say nothing.
+_LEAST: Final = 50
+#: A call is dear above this many times what nine of ten cost.
+_DEAR: Final = 1.25
+#: Units of one rollout that a replica tells apart; what comes later is not counted, so that memory stays bounded.
+MOST_UNITS: Final = 100_000
+#: Failures that are the version's. Others are the caller's, the law's or the money's, and say nothing of it.
+_ITS_FAULT: Final = frozenset(
+    {
+        "PROVIDER_FAILED",
+        "PROVIDER_REFUSED",
+        "PROVIDER_RATE_LIMITED",
+        "PROVIDER_UNAVAILABLE",
+        "ANSWER_BROKE_OFF",
+        "OUTPUT_INVALID",
+    }
+)
+
+
+class Metric(StrEnum):
+    """A kind of bad event."""
+
+    #: The version failed.
+    ERROR = "error"
+    #: Slower than half of the stable version's calls.
+    SLOW_HALF = "slow50"
+    #: Slower than 95 of 100 of them.
+    SLOW_TAIL = "slow95"
+    #: Dearer than a quarter above what nine of ten of them cost.
+    DEAR = "dear"
+    #: Worse than half of the stable version's answers, as people or judges say.
+    POOR = "poor"
+
+
+@dataclass(frozen=True, slots=True)
+class BadEvent:
+    """Something bad that happened to a unit for the first time."""
+
+    metric: Metric
+    unit: bytes
+    arm: Arm
+    #: The canary's share when it happened.
+    share_permille: int
+
+
+class Usual:
+    """What is usual: the last values, in order of time and of size."""
+
+    def __init__(self) -> None:
+        self._latest = deque[float]()
+        self._sorted: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Takes one more value in, in place of the oldest."""
+        if len(self._latest) == _WINDOW:
+            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
+        self._latest.append(value)
+        insort(self._sorted, value)
+
+    def quantile(self, part: float) -> float | None:
+        """Gives the value that this part of the values is at most; None while there are too few."""
+        if len(self._sorted) < _LEAST:
+            return None
+        return self._sorted[min(int(part * len(self._sorted)), len(self._sorted) - 1)]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Units of one side, and how many of them had a bad event of each kind."""
+
+    units: int
+    bad: dict[Metric, int]
+
+
+class Watch:
+    """What one replica has seen of one rollout.
+
+    A call is compared with what was usual *before* it, so that no call has a say in how it is judged itself.
+    """
+
+    def __init__(self) -> None:
+        self.tallies: Final = {arm: Tally(0, dict.fromkeys(Metric, 0)) for arm in Arm}
+        self._units: set[bytes] = set()
+        self._bad = {metric: set[bytes]() for metric in Metric}
+        self._latency = Usual()
+        self._cost = Usual()
+        self._quality = Usual()
+
+    def note(self, unit: bytes, arm: Arm, outcome: AttemptOutcome, *, share_permille: int) -> list[BadEvent]:
+        """Takes in what came of asking the side of a unit; gives what was bad about it, and new."""
+        if outcome.reason and outcome.reason not in _ITS_FAULT:
+            return []
+        if unit not in self._units:
+            if len(self._units) >= MOST_UNITS:
+                return []
+            self._units.add(unit)
+            self.tallies[arm].units += 1
+        events: list[BadEvent] = []
+        for metric in self._found(outcome):
+            if unit not in self._bad[metric]:
+                self._bad[metric].add(unit)
+                self.tallies[arm].bad[metric] += 1
+                events.append(BadEvent(metric, unit, arm, share_permille))
+        if arm is Arm.STABLE and not outcome.reason:
+            self._learn(outcome)
+        return events
+
+    def _found(self, outcome: AttemptOutcome) -> list[Metric]:
+        if outcome.reason:
+            return [Metric.ERROR]
+        found: list[Metric] = []
+        half, tail = self._latency.quantile(0.5), self._latency.quantile(0.95)
+        if half is not None and outcome.latency_us > half:
+            found.append(Metric.SLOW_HALF)
+        if tail is not None and outcome.latency_us > tail:
+            found.append(Metric.SLOW_TAIL)
+        usual_cost = self._cost.quantile(0.9)
+        cost = outcome.cost_nano_usd
+        if usual_cost is not None and cost is not None and cost > usual_cost * _DEAR:
+            found.append(Metric.DEAR)
+        usual_quality = self._quality.quantile(0.5)
+        if usual_quality is not None and outcome.quality is not None and outcome.quality < usual_quality:
+            found.append(Metric.POOR)
+        return found
+
+    def _learn(self, outcome: AttemptOutcome) -> None:
+        self._latency.add(outcome.latency_us)
+        if outcome.cost_nano_usd is not None:
+            self._cost.add(outcome.cost_nano_usd)
+        if outcome.quality is not None:
+            self._quality.add(outcome.quality)

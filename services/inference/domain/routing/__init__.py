@@ -1,0 +1,1 @@
+"""How a route chooses among its deployments. Pure."""

@@ -1,0 +1,60 @@
+"""Opens the providers of versions: those of the settings by their adapter, registered ones by address and key."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from services.inference.domain.deployment import DeploymentVersion
+from services.inference.domain.errors import AdapterUnusable
+from services.inference.providers.catalogue import AdapterSpec
+from services.inference.providers.http import ProviderHttp
+from services.inference.providers.openai.chat import Endpoint
+from services.inference.usecases.ports import ModelProvider
+from services.meshkit.core.secret import Secret
+
+#: Versions that a replica keeps open; the one opened the longest ago is closed.
+_MOST_OPEN: Final = 1_000
+
+
+class OpenedModels:
+    """Implements `OpenModels`. A provider has no connection of its own, so none is left behind by one that is closed.
+
+    Args:
+        settled: providers of the settings, by adapter.
+        adapters: what registered versions may name.
+        http: what registered versions are asked by.
+        secrets: gives the key of a registered version.
+    """
+
+    def __init__(
+        self,
+        settled: Mapping[str, ModelProvider],
+        *,
+        adapters: Mapping[str, AdapterSpec],
+        http: ProviderHttp,
+        secrets: Callable[[DeploymentVersion], Secret],
+    ) -> None:
+        self._settled = settled
+        self._adapters = adapters
+        self._http = http
+        self._secrets = secrets
+        #: By id of the deployment and number, with the key that each was opened with.
+        self._open: dict[tuple[str, int], tuple[Secret, ModelProvider]] = {}
+
+    def provider(self, version: DeploymentVersion) -> ModelProvider:
+        """See `OpenModels.provider`."""
+        if not version.version:
+            return self._settled[version.adapter]
+        named, key = (version.deployment_id, version.version), self._secrets(version)
+        found = self._open.get(named)
+        if found is None or found[0] != key:
+            found = self._open[named] = (key, self._made(version, key))
+            if len(self._open) > _MOST_OPEN:
+                del self._open[next(iter(self._open))]
+        return found[1]
+
+    def _made(self, version: DeploymentVersion, key: Secret) -> ModelProvider:
+        spec = self._adapters.get(version.adapter)
+        if spec is None:
+            raise AdapterUnusable(version.adapter, "no package that is installed brings it any more")
+        base_url = version.base_url.rstrip("/") or spec.usual_address
+        return spec.open(self._http, Endpoint(base_url=base_url, key=key))

@@ -1,0 +1,92 @@
+"""What the registry keeps as JSON, and back. What has a column of its own is left out of it."""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+from sqlalchemy import RowMapping
+
+from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
+from services.inference.domain.registered import RegisteredVersion
+from services.inference.domain.rollout.rollout import Rollout, RolloutState
+from services.inference.domain.route import Route
+from services.meshkit.core.ids import from_uuid
+
+Noun = TypeVar("Noun", DeploymentVersion, Route, Rollout)
+_VERSION_COLUMNS: Final = ("name", "task", "deployment_id", "version", "state", "in_default_chain")
+_ROUTE_COLUMNS: Final = ("name", "revision")
+_ROLLOUT_COLUMNS: Final = (
+    "id",
+    "route",
+    "step",
+    "share_permille",
+    "state",
+    "revision",
+    "started",
+    "step_began",
+    "decided",
+    "reason",
+    "decided_by",
+)
+
+
+def version_spec(version: DeploymentVersion) -> dict[str, Any]:
+    """Writes a version."""
+    return _spec(version, _VERSION_COLUMNS)
+
+
+def route_spec(route: Route) -> dict[str, Any]:
+    """Writes a route."""
+    return _spec(route, _ROUTE_COLUMNS)
+
+
+def rollout_spec(rollout: Rollout) -> dict[str, Any]:
+    """Writes a rollout as it was asked for."""
+    return _spec(rollout, _ROLLOUT_COLUMNS)
+
+
+def version_of(row: RowMapping) -> RegisteredVersion:
+    """Reads a version and its deployment's name and task."""
+    version = _read(
+        row["spec"],
+        DeploymentVersion,
+        name=row["name"],
+        task=Task(row["task"]),
+        deployment_id=from_uuid("dep", row["deployment_id"]),
+        version=row["version"],
+        state=VersionState(row["state"]),
+        in_default_chain=False,
+    )
+    return RegisteredVersion(version=version, failures=tuple(row["failures"]), created=row["version_time"])
+
+
+def route_of(row: RowMapping) -> Route:
+    """Reads a route."""
+    return _read(row["spec"], Route, name=row["name"], revision=row["revision"])
+
+
+def rollout_of(row: RowMapping) -> Rollout:
+    """Reads a rollout."""
+    return _read(
+        row["spec"],
+        Rollout,
+        id=from_uuid("rollout", row["rollout_id"]),
+        route=row["route"],
+        step=row["step"],
+        share_permille=row["share_permille"],
+        state=RolloutState(row["state"]),
+        revision=row["revision"],
+        started=row["started_time"],
+        step_began=row["step_time"],
+        decided=row["decided_time"],
+        reason=row["reason"] or "",
+        decided_by=row["decided_by"] or "",
+    )
+
+
+def _spec(noun: DeploymentVersion | Route | Rollout, columns: tuple[str, ...]) -> dict[str, Any]:
+    written: dict[str, Any] = msgspec.to_builtins(noun)
+    return {name: value for name, value in written.items() if name not in columns}
+
+
+def _read(spec: dict[str, Any], kind: type[Noun], **columns: Any) -> Noun:
+    return msgspec.convert({**spec, **columns}, kind)

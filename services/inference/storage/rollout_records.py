@@ -1,0 +1,117 @@
+"""What replicas saw of rollouts, in Postgres."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import Final
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.inference.domain.rollout.judgement import Seen
+from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
+from services.inference.domain.route import Arm
+from services.inference.storage.rollout_tables import rollout_event, rollout_tally
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
+from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
+
+#: Held by the replica that judges.
+_JUDGE_LOCK: Final = int.from_bytes(sha256(b"comitia.rollout_judge").digest()[:8], "big", signed=True)
+_AT_ONCE: Final = 1_000
+
+
+class SqlRolloutRecords:
+    """Implements `RolloutRecords`.
+
+    Args:
+        replica: name of this process, which no other has.
+    """
+
+    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine, *, replica: str, clock: Clock) -> None:
+        self._app = app
+        self._maintenance = maintenance
+        self._replica = replica
+        self._clock = clock
+
+    async def add(
+        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally]
+    ) -> None:
+        """See `RolloutRecords.add`."""
+        about, now = to_uuid(rollout_id, "rollout"), self._clock.now()
+        tallied = [
+            {
+                "tenant_id": tenant,
+                "rollout_id": about,
+                "replica": self._replica,
+                "metric": metric.value,
+                "canary": arm is Arm.CANARY,
+                "units": tally.units,
+                "bad": tally.bad[metric],
+            }
+            for arm, tally in tallies.items()
+            for metric in Metric
+        ]
+        async with tenant_scope(self._app, tenant, audited=False) as scope:
+            for first in range(0, len(events), _AT_ONCE):
+                rows = [
+                    {
+                        "tenant_id": tenant,
+                        "rollout_id": about,
+                        "metric": event.metric.value,
+                        "unit": event.unit,
+                        "canary": event.arm is Arm.CANARY,
+                        "share_permille": event.share_permille,
+                        "event_time": now,
+                    }
+                    for event in events[first : first + _AT_ONCE]
+                ]
+                await scope.execute(insert(rollout_event).on_conflict_do_nothing(), rows)
+            statement = insert(rollout_tally)
+            await scope.execute(
+                statement.on_conflict_do_update(
+                    constraint="pk_rollout_tally",
+                    set_={"units": statement.excluded.units, "bad": statement.excluded.bad},
+                ),
+                tallied,
+            )
+            await scope.commit()
+
+    async def seen(self, tenant: TenantId, rollout_id: str) -> Seen:
+        """See `RolloutRecords.seen`."""
+        async with tenant_scope(self._app, tenant, read_only=True) as scope:
+            return await read_seen(scope, tenant, rollout_id)
+
+    @asynccontextmanager
+    async def judging(self) -> AsyncGenerator[bool]:
+        """See `RolloutRecords.judging`."""
+        async with maintenance_scope(self._maintenance, read_only=True) as scope:
+            yield bool((await scope.execute(select(func.pg_try_advisory_xact_lock(_JUDGE_LOCK)))).scalar_one())
+
+
+async def read_seen(scope: Scope, tenant: TenantId, rollout_id: str) -> Seen:
+    """Puts together what all replicas have seen of a rollout."""
+    about, seen = to_uuid(rollout_id, "rollout"), Seen()
+    columns = rollout_event.c
+    kinds = columns.metric, columns.canary, columns.share_permille
+    counted = (
+        select(*kinds, func.count().label("times"))
+        .where(columns.tenant_id == tenant, columns.rollout_id == about)
+        .group_by(*kinds)
+    )
+    for row in await scope.execute(counted):
+        arm = Arm.CANARY if row.canary else Arm.STABLE
+        seen.evidence[Metric(row.metric)].note(arm, share_permille=row.share_permille, times=row.times)
+    totals = rollout_tally.c
+    summed = (
+        select(totals.metric, totals.canary, func.sum(totals.units).label("units"), func.sum(totals.bad).label("bad"))
+        .where(totals.tenant_id == tenant, totals.rollout_id == about)
+        .group_by(totals.metric, totals.canary)
+    )
+    for row in await scope.execute(summed):
+        tally = seen.tallies[Arm.CANARY if row.canary else Arm.STABLE]
+        tally.units = int(row.units)
+        tally.bad[Metric(row.metric)] = int(row.bad)
+    return seen

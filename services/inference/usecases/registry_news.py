@@ -1,0 +1,88 @@
+"""Follows the changes that all replicas make to the registry."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final
+
+from services.inference.domain.deployment import DeploymentVersion
+from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.registry import MemoryRegistry
+from services.inference.usecases.registry_ports import RegistryFeed, RegistryState, RegistryWork
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.secret import NO_SECRET, Secret
+from services.meshkit.telemetry.logs import logger
+
+_POLL_SECONDS: Final = 0.25
+_FORGET_SECONDS: Final = 900.0
+
+log = logger(__name__)
+
+
+class RegistryNews:
+    """Background work: looks for changes every quarter of a second, and puts them into the registry in memory.
+
+    While the database is away, calls go on by what was known last.
+    """
+
+    def __init__(self, feed: RegistryFeed, registry: MemoryRegistry, observe: ObserveRollouts, *, clock: Clock) -> None:
+        self._feed = feed
+        self._registry = registry
+        self._observe = observe
+        self._clock = clock
+        #: None before the first look.
+        self._version: int | None = None
+        self._keys: dict[tuple[str, int], Secret] = {}
+        #: One look at a time: what an earlier one has read must not come after what a later one has.
+        self._looking = asyncio.Lock()
+
+    def key(self, version: DeploymentVersion) -> Secret:
+        """Gives the key that a registered version is asked with."""
+        return self._keys.get((version.deployment_id, version.version), NO_SECRET)
+
+    async def __call__(self) -> None:
+        """Follows until cancelled."""
+        away = False
+        forgot = self._clock.monotonic()
+        while True:
+            try:
+                await self.look()
+                if self._clock.monotonic() - forgot > _FORGET_SECONDS:
+                    forgot = self._clock.monotonic()
+                    await self._feed.forget_changes()
+                away = False
+            except MeshError as error:
+                if not away:
+                    log.warning("changes of models cannot be seen right now", error=error.message)
+                away = True
+            await self._clock.sleep(_POLL_SECONDS)
+
+    async def look(self) -> None:
+        """Takes in what changed since the last look. Raises: MeshError: the database is away."""
+        async with self._looking:
+            if self._version is None:
+                self._take(await self._feed.whole(), whole=True)
+            elif await self._feed.version() == self._version:
+                self._registry.heard()
+            else:
+                self._take(await self._feed.since(self._version), whole=False)
+
+    @asynccontextmanager
+    async def changing(self, work: AbstractAsyncContextManager[RegistryWork]) -> AsyncGenerator[RegistryWork]:
+        """Looks at once after a change is committed, so that whoever asks this replica next meets it."""
+        async with work as entered:
+            yield entered
+        try:
+            await self.look()
+        except MeshError as error:
+            log.warning("a change of models is seen later here", error=error.message)
+
+    def _take(self, state: RegistryState, *, whole: bool) -> None:
+        if whole:
+            self._keys = dict(state.keys)
+        else:
+            self._keys.update(state.keys)
+        self._version = state.version
+        self._registry.take(state.holdings, whole=whole)
+        self._observe.keep_only([rollout.id for _, rollout in self._registry.running()])

@@ -1,0 +1,171 @@
+"""What the verbs of the registry need: its transactions, its readers, and what replicas follow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
+from services.inference.domain.registry import Holdings
+from services.inference.domain.rollout.judgement import Seen
+from services.inference.domain.rollout.rollout import Rollout
+from services.inference.domain.rollout.watch import BadEvent, Tally
+from services.inference.domain.route import Arm, Route
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.secret import Secret
+
+
+class RegistryWork(Protocol):
+    """One transaction on what a tenant has registered. Others of the same tenant wait: all see what they decide on."""
+
+    async def claim_once(self) -> None:
+        """Claims the running request. Raises: AnsweredBefore, RequestIdReused, RequestInProgress."""
+        ...
+
+    async def deployment(self, deployment_id: str) -> RegisteredDeployment:
+        """Raises: ModelNotFound."""
+        ...
+
+    async def named(self, name: str) -> RegisteredDeployment | None:
+        """Gives the deployment of a name that is not retired."""
+        ...
+
+    async def count_deployments(self) -> int:
+        """Counts those that are not retired."""
+        ...
+
+    async def add_deployment(self, deployment: RegisteredDeployment) -> None:
+        """Adds it, without versions."""
+        ...
+
+    async def add_version(self, deployment_id: str, version: RegisteredVersion, *, key: bytes | None) -> None:
+        """Adds a version.
+
+        Args:
+            key: of the provider, sealed; None: that of the version before.
+        """
+        ...
+
+    async def save(self, deployment: RegisteredDeployment) -> None:
+        """Saves the states of all versions, and whether the deployment is retired."""
+        ...
+
+    async def route(self, name: str) -> Route | None:
+        """Gives a route."""
+        ...
+
+    async def routes(self) -> Sequence[Route]:
+        """Gives all of them."""
+        ...
+
+    async def put_route(self, route: Route) -> None:
+        """Adds a route or replaces it."""
+        ...
+
+    async def delete_route(self, name: str) -> None:
+        """Deletes a route."""
+        ...
+
+    async def rollout(self, rollout_id: str) -> Rollout:
+        """Raises: RolloutNotFound."""
+        ...
+
+    async def running(self) -> Sequence[Rollout]:
+        """Gives the rollouts that run."""
+        ...
+
+    async def put_rollout(self, rollout: Rollout) -> None:
+        """Adds a rollout or replaces it."""
+        ...
+
+    async def commit(self, made: object) -> None:
+        """Keeps the answer to the running request and makes all of it durable."""
+        ...
+
+
+BeginRegistryWork = Callable[[TenantId], AbstractAsyncContextManager[RegistryWork]]
+
+
+class RegistryReader(Protocol):
+    """Reads what a tenant has registered."""
+
+    async def deployment(self, tenant: TenantId, deployment_id: str) -> RegisteredDeployment:
+        """Raises: ModelNotFound."""
+        ...
+
+    async def deployments(self, tenant: TenantId) -> Sequence[RegisteredDeployment]:
+        """Gives those that are not retired, by name."""
+        ...
+
+    async def route(self, tenant: TenantId, name: str) -> Route:
+        """Raises: ModelNotFound."""
+        ...
+
+    async def routes(self, tenant: TenantId, *, after: str, most: int) -> Sequence[Route]:
+        """Gives routes by name."""
+        ...
+
+    async def rollout(self, tenant: TenantId, rollout_id: str) -> tuple[Rollout, Seen]:
+        """Gives a rollout and what all replicas have seen of it. Raises: RolloutNotFound."""
+        ...
+
+    async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
+        """Gives rollouts, newest first, of one route unless that is empty."""
+        ...
+
+
+class SealsKeys(Protocol):
+    """Seals keys of providers."""
+
+    async def seal(self, tenant: TenantId, deployment_id: str, key: Secret) -> bytes:
+        """Seals a key, to be opened for a version of this deployment."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryState:
+    """What tenants have registered as of a version, and the keys that go with it."""
+
+    version: int
+    holdings: Mapping[TenantId, Holdings] = field(default_factory=dict[TenantId, Holdings])
+    #: By id of the deployment and number of the version.
+    keys: Mapping[tuple[str, int], Secret] = field(default_factory=dict[tuple[str, int], Secret])
+
+
+class RegistryFeed(Protocol):
+    """What replicas follow."""
+
+    async def version(self) -> int:
+        """Gives the number of the last change."""
+        ...
+
+    async def whole(self) -> RegistryState:
+        """Reads all."""
+        ...
+
+    async def since(self, version: int) -> RegistryState:
+        """Reads all of those tenants of whom something has changed since."""
+        ...
+
+    async def forget_changes(self) -> None:
+        """Forgets changes that every replica has seen long ago."""
+        ...
+
+
+class RolloutRecords(Protocol):
+    """Puts together what replicas see of rollouts."""
+
+    async def add(
+        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally]
+    ) -> None:
+        """Adds bad events, each unit once for each kind, and replaces the tallies of this replica."""
+        ...
+
+    async def seen(self, tenant: TenantId, rollout_id: str) -> Seen:
+        """Gives what all replicas have seen."""
+        ...
+
+    def judging(self) -> AbstractAsyncContextManager[bool]:
+        """True within the block for one replica at a time."""
+        ...

@@ -1,0 +1,102 @@
+"""Chooses whom a call asks: by route, weights and rollout."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
+from services.inference.domain.errors import ModelNotFound, NoModelConfigured
+from services.inference.domain.rollout.assignment import arm_of
+from services.inference.domain.rollout.rollout import Rollout, RolloutState
+from services.inference.domain.route import Arm, AttemptOutcome, Candidate, HopLimits, Plan, Route, RouteMode, Trial
+from services.inference.domain.routing.weighted import weighted
+from services.inference.usecases.asked import Asked
+from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.ports import Resolved
+from services.inference.usecases.registry import MemoryRegistry
+from services.meshkit.core.identity import TenantId
+
+
+class RouteCalls:
+    """Implements `Router` over the registry. Nothing here waits.
+
+    A canary that fails is followed by the stable version of its route, so callers hear of its failures in their latency
+    only. What is asked because another failed says nothing about a rollout.
+
+    Args:
+        hop: how long and how often one is asked in a call whose route does not say.
+    """
+
+    def __init__(self, registry: MemoryRegistry, observe: ObserveRollouts, *, hop: HopLimits) -> None:
+        self._registry = registry
+        self._observe = observe
+        self._hop = hop
+
+    def plan(self, asked: Asked, *, regions: tuple[str, ...]) -> Plan:
+        """See `Router.plan`."""
+        tenant, unit = asked.principal.tenant, unit_of(asked)
+        resolved = self._registry.resolve(tenant, asked.model)
+        if resolved.route is None:
+            candidates = [Candidate(version=one, hop=self._hop) for one in resolved.versions]
+            if any(one.version.task is not Task.GENERATE for one in candidates):
+                raise ModelNotFound(asked.model)
+        else:
+            candidates = self._of_route(tenant, resolved, resolved.route, unit)
+        allowed = tuple(one for one in candidates if one.version.keeps_in(*regions))
+        if not allowed:
+            raise NoModelConfigured(region=" and ".join(sorted(set(filter(None, regions)))) if candidates else "")
+        left_out = tuple(f"{one.version.name}: region" for one in candidates if one not in allowed)
+        return Plan(candidates=allowed, route=resolved.route, left_out=left_out)
+
+    def told(self, candidate: Candidate, outcome: AttemptOutcome) -> None:
+        """See `Router.told`."""
+        if candidate.trial is not None:
+            self._observe.note(candidate.trial, outcome)
+
+    def _of_route(self, tenant: TenantId, resolved: Resolved, route: Route, unit: bytes) -> list[Candidate]:
+        by_name = {
+            one.name: one for one in resolved.versions if one.task is Task.GENERATE and one.tier >= route.min_tier
+        }
+        members = weighted(route.name, route.members, unit) if route.mode is RouteMode.WEIGHTED else route.members
+        ordered = [by_name[member.deployment] for member in members if member.deployment in by_name]
+        candidates = [Candidate(version=one, hop=route.hop) for one in ordered]
+        if resolved.rollout is None:
+            return candidates
+        return self._split(tenant, resolved.rollout, candidates, unit)
+
+    def _split(
+        self, tenant: TenantId, rollout: Rollout, candidates: Sequence[Candidate], unit: bytes
+    ) -> list[Candidate]:
+        """Puts the versions of a rollout in the place of the member that it is about."""
+        names = self._registry.names(tenant)
+        stable, canary = names.version(rollout.stable), names.version(rollout.canary)
+        split: list[Candidate] = []
+        for candidate in candidates:
+            if stable is None or candidate.version.name != rollout.stable.deployment:
+                split.append(candidate)
+                continue
+            sides: list[tuple[Arm, DeploymentVersion]] = [(Arm.STABLE, stable)]
+            if canary is not None and canary.state is VersionState.READY and arm_of(rollout, unit) is Arm.CANARY:
+                sides.insert(0, (Arm.CANARY, canary))
+            for arm, version in sides:
+                # Only who is asked first is on trial.
+                first = not split and rollout.state is RolloutState.RUNNING
+                trial = Trial(tenant=tenant, rollout=rollout, unit=unit, arm=arm) if first else None
+                split.append(Candidate(version=version, hop=candidate.hop, arm=arm if first else None, trial=trial))
+        return split
+
+
+def generators(resolved: Resolved) -> tuple[DeploymentVersion, ...]:
+    """Gives those behind a name that answer with text. Raises: NoModelConfigured: there is none."""
+    found = tuple(one for one in resolved.versions if one.task is Task.GENERATE)
+    if not found:
+        raise NoModelConfigured
+    return found
+
+
+def unit_of(asked: Asked) -> bytes:
+    """Gives what stays with one side of a split: what the call names as such, its run, or the call itself.
+
+    As a hash, since it is recorded with what went wrong for it, and may be somebody's name.
+    """
+    call_id = asked.context.call_id
+    return sha256((asked.policy.sticky_key or call_id.run_id or call_id.path).encode()).digest()

@@ -1,0 +1,77 @@
+"""Makes, replaces and deletes routes."""
+
+from dataclasses import replace
+
+from services.inference.domain.deployment import Deployments, Task
+from services.inference.domain.errors import (
+    ModelIncompatible,
+    ModelNotFound,
+    RolloutInProgress,
+    RouteChanged,
+    TooManyRegistered,
+)
+from services.inference.domain.registered import MOST_ROUTES, check_route
+from services.inference.domain.route import Route
+from services.inference.usecases.registry_ports import BeginRegistryWork, RegistryWork
+from services.meshkit.core.audit import note
+from services.meshkit.core.identity import TenantId
+
+
+class SetRoutes:
+    """Changes the routes of a tenant."""
+
+    def __init__(self, *, begin: BeginRegistryWork, installed: Deployments) -> None:
+        self._begin = begin
+        self._installed = installed
+
+    async def set(self, tenant: TenantId, route: Route, *, seen: int | None) -> Route:
+        """Makes a route or replaces it.
+
+        Args:
+            seen: revision that was read; None: whatever stands is replaced.
+        Raises: Invalid, ModelNotFound (a member), RouteChanged, ModelIncompatible, RolloutInProgress,
+            TooManyRegistered.
+        """
+        check_route(route)
+        note(target=route.name, details={"mode": route.mode.value, "members": len(route.members)})
+        async with self._begin(tenant) as work:
+            await work.claim_once()
+            standing = await work.route(route.name)
+            if seen is not None and seen != (standing.revision if standing else 0):
+                raise RouteChanged(route.name)
+            if standing is None and len(await work.routes()) >= MOST_ROUTES:
+                raise TooManyRegistered("route", MOST_ROUTES)
+            await _check_no_rollout(work, route.name)
+            named = [member.deployment for member in route.members]
+            for name in (*named, *([route.shadow.deployment] if route.shadow else ())):
+                await self._check_member(work, name)
+            made = replace(route, revision=(standing.revision if standing else 0) + 1)
+            await work.put_route(made)
+            await work.commit(made)
+        return made
+
+    async def delete(self, tenant: TenantId, name: str) -> None:
+        """Deletes a route; its deployments stay. Raises: ModelNotFound, RolloutInProgress."""
+        note(target=name)
+        async with self._begin(tenant) as work:
+            await work.claim_once()
+            if await work.route(name) is None:
+                raise ModelNotFound(name)
+            await _check_no_rollout(work, name)
+            await work.delete_route(name)
+            await work.commit(None)
+
+    async def _check_member(self, work: RegistryWork, name: str) -> None:
+        own = await work.named(name)
+        installed = next((one for one in self._installed.all if one.name == name), None)
+        if own is None and installed is None:
+            raise ModelNotFound(name)
+        task = own.task if own is not None else installed.task if installed is not None else None
+        if task is not Task.GENERATE:
+            raise ModelIncompatible(name, differs=("it makes vectors",))
+
+
+async def _check_no_rollout(work: RegistryWork, route: str) -> None:
+    for rollout in await work.running():
+        if rollout.route == route:
+            raise RolloutInProgress(route, rollout_id=rollout.id)

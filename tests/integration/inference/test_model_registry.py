@@ -1,0 +1,461 @@
+"""Deployments, routes and rollouts, from the wire to the provider, on two replicas and without a database."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy import text
+
+from comitia.inference.v1 import inference_service_pb2 as pb
+from comitia.inference.v1 import model_pb2, model_service_pb2
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import Role, TenantId
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.scope import maintenance_scope
+from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_request
+from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LONG_AGO = Timestamp(seconds=1)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def second() -> AsyncIterator[FakeProvider]:
+    """A provider beside the first, at an address that tenants name."""
+    async with fake_provider() as provider:
+        yield provider
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mesh(start: StartInference, surroundings: Surroundings) -> AsyncIterator[InferenceMesh]:
+    async with start(private_endpoints=True) as running:
+        yield running.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+
+
+def a_version(provider: FakeProvider, **changes: Any) -> model_pb2.ModelVersion:
+    values: dict[str, Any] = {"adapter": "openai", "model": "gpt-4o-mini", "base_url": provider.openai_base_url}
+    return model_pb2.ModelVersion(**{**values, **changes})
+
+
+async def a_deployment(mesh: InferenceMesh, name: str, provider: FakeProvider) -> model_pb2.ModelDeployment:
+    """Registers a deployment and has it checked."""
+    request = model_service_pb2.CreateModelDeploymentRequest(name=name, version=a_version(provider), api_key=KEY)
+    made = (await mesh.call("CreateModelDeployment", request)).deployment
+    checked = await checked_version(mesh, made.deployment_id, 1)
+    assert checked.state == model_pb2.MODEL_VERSION_STATE_READY, checked.check_failures
+    return made
+
+
+async def checked_version(mesh: InferenceMesh, deployment_id: str, number: int) -> model_pb2.ModelVersion:
+    request = model_service_pb2.CheckModelVersionRequest(deployment_id=deployment_id, version=number)
+    return (await mesh.call("CheckModelVersion", request)).version
+
+
+async def a_route(mesh: InferenceMesh, name: str, *members: str, **changes: Any) -> model_pb2.ModelRoute:
+    route = model_pb2.ModelRoute(
+        name=name, members=[model_pb2.RouteMember(deployment=one) for one in members], **changes
+    )
+    return (await mesh.call("SetModelRoute", model_service_pb2.SetModelRouteRequest(route=route))).route
+
+
+def a_rollout(stable: tuple[str, int], canary: tuple[str, int], **changes: Any) -> Any:
+    values: dict[str, Any] = {
+        "route": "writer",
+        "stable": model_pb2.ModelVersionRef(deployment=stable[0], version=stable[1]),
+        "canary": model_pb2.ModelVersionRef(deployment=canary[0], version=canary[1]),
+        "steps_permille": [500],
+    }
+    return model_service_pb2.StartModelRolloutRequest(rollout=model_pb2.ModelRollout(**{**values, **changes}))
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds: float = 5.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():  # noqa: ASYNC110  # what is waited for happens in a background of the service
+            await asyncio.sleep(0.02)
+
+
+async def test_a_deployment_is_registered_checked_and_asked_by_its_name(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    assert made.deployment_id.startswith("dep_")
+    answer = await mesh.generate(model="acme/writer")
+    assert answer.provider == "openai"
+    assert answer.parts[0].text.text == Behaviour().text
+    # The check and the call, each with a hold of its own; the key is the tenant's.
+    assert len(second.meter.confirmed) == 2
+    assert len(await mesh.charges()) == 2
+    assert "acme/writer" in [
+        one.name for one in (await mesh.call("ListModels", model_service_pb2.ListModelsRequest())).models
+    ]
+    counted = await mesh.call("CountTokens", pb.CountTokensRequest(model="acme/writer", messages=a_request().messages))
+    assert counted.input_tokens_bound > 0
+
+
+async def test_a_version_that_does_not_answer_is_refused_and_never_asked(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    request = model_service_pb2.CreateModelDeploymentRequest(
+        name="acme/wrong", version=a_version(second), api_key="sk-wrong"
+    )
+    made = (await mesh.call("CreateModelDeployment", request)).deployment
+    assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
+    second.next(Behaviour(status=401))
+    checked = await checked_version(mesh, made.deployment_id, 1)
+    assert checked.state == model_pb2.MODEL_VERSION_STATE_REFUSED
+    assert "PROVIDER_REFUSED" in checked.check_failures[0]
+    assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
+
+
+async def test_nobody_sees_or_asks_what_another_tenant_registered(
+    mesh: InferenceMesh, surroundings: Surroundings, second: FakeProvider
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    await a_route(mesh, "writer", "acme/writer", "openai/gpt-4o-mini")
+    started = await mesh.call("StartModelRollout", a_rollout(("openai/gpt-4o-mini", 0), ("stub", 0)))
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    about, rollout = {"deployment_id": made.deployment_id}, {"rollout_id": started.rollout.rollout_id}
+    models = model_service_pb2
+    for method, request, reason in (
+        ("GetModelDeployment", models.GetModelDeploymentRequest(**about), "MODEL_NOT_FOUND"),
+        ("AddModelVersion", models.AddModelVersionRequest(version=a_version(second), **about), "MODEL_NOT_FOUND"),
+        ("CheckModelVersion", models.CheckModelVersionRequest(version=1, **about), "MODEL_NOT_FOUND"),
+        ("RetireModelDeployment", models.RetireModelDeploymentRequest(**about), "MODEL_NOT_FOUND"),
+        ("GetModelRoute", models.GetModelRouteRequest(name="writer"), "MODEL_NOT_FOUND"),
+        ("DeleteModelRoute", models.DeleteModelRouteRequest(name="writer"), "MODEL_NOT_FOUND"),
+        ("GetModelRollout", models.GetModelRolloutRequest(**rollout), "ROLLOUT_NOT_FOUND"),
+        ("PromoteModelRollout", models.PromoteModelRolloutRequest(**rollout), "ROLLOUT_NOT_FOUND"),
+        ("RollBackModelRollout", models.RollBackModelRolloutRequest(**rollout), "ROLLOUT_NOT_FOUND"),
+        ("Generate", a_request(model="acme/writer"), "MODEL_NOT_FOUND"),
+        ("Generate", a_request(model="writer"), "MODEL_NOT_FOUND"),
+    ):
+        assert await other.refused(method, request) == f"not_found/{reason}", method
+    assert not (await other.call("ListModelRoutes", models.ListModelRoutesRequest())).routes
+    assert not (await other.call("ListModelRollouts", models.ListModelRolloutsRequest())).rollouts
+
+
+async def test_a_repeated_request_changes_nothing_twice_and_each_change_is_on_record(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    request = model_service_pb2.CreateModelDeploymentRequest(
+        name="acme/once", version=a_version(second), api_key=KEY, request_id=str(uuid4())
+    )
+    first = await mesh.call("CreateModelDeployment", request)
+    assert await mesh.call("CreateModelDeployment", request) == first
+    query = text("SELECT action, target, details FROM audit_entry WHERE tenant_id = :tenant ORDER BY position")
+    async with sql_engine(mesh.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+        entries = list((await scope.execute(query, {"tenant": mesh.principal.tenant})).all())
+    (entry,) = entries
+    assert (entry.action, entry.target) == ("models.write", first.deployment.deployment_id)
+    assert KEY not in str(entry.details)
+
+
+async def test_a_repeated_check_asks_nobody_again(mesh: InferenceMesh, second: FakeProvider) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    asked = len(second.meter.calls)
+    request = model_service_pb2.CheckModelVersionRequest(
+        deployment_id=made.deployment_id, version=1, request_id=str(uuid4())
+    )
+    first = await mesh.call("CheckModelVersion", request)
+    assert await mesh.call("CheckModelVersion", request) == first
+    assert len(second.meter.calls) == asked + 1
+
+
+async def test_a_key_is_sealed_and_shown_to_nobody(mesh: InferenceMesh, second: FakeProvider) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    shown = await mesh.call(
+        "GetModelDeployment", model_service_pb2.GetModelDeploymentRequest(deployment_id=made.deployment_id)
+    )
+    assert KEY not in str(shown)
+    async with sql_engine(mesh.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+        query = text("SELECT secret, spec FROM model_version WHERE tenant_id = :tenant")
+        rows = list((await scope.execute(query, {"tenant": mesh.principal.tenant})).all())
+    assert all(row.secret and KEY.encode() not in row.secret and KEY not in str(row.spec) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "no spaces"}, "name"),
+        ({"name": "a@1"}, "name"),
+        ({"version": {"adapter": "carrier_pigeon"}}, "version.adapter"),
+        ({"version": {"adapter": "stub"}}, "version.adapter"),
+        ({"version": {"model": ""}}, "version.model"),
+        ({"version": {"base_url": "ftp://models"}}, "version.base_url"),
+        ({"version": {"base_url": "http://user:secret@models"}}, "version.base_url"),
+        ({"version": {"context_tokens": -1}}, "version.context_tokens"),
+        ({"version": {"capabilities": [model_pb2.MODEL_CAPABILITY_DOCUMENTS]}}, "version.capabilities"),
+        ({"version": {"form": model_pb2.ADAPTER_FORM_SDK}}, "version.form"),
+        ({"task": model_pb2.MODEL_TASK_EMBED}, "task"),
+    ],
+)
+async def test_a_deployment_that_is_none_is_refused(
+    mesh: InferenceMesh, second: FakeProvider, changes: dict[str, Any], field: str
+) -> None:
+    version = a_version(second, **changes.pop("version", {}))
+    values: dict[str, Any] = {"name": "acme/x", "version": version, **changes}
+    request = model_service_pb2.CreateModelDeploymentRequest(**values)
+    assert await mesh.refused("CreateModelDeployment", request) == f"invalid/INVALID_FIELD/{field}"
+
+
+async def test_what_a_version_says_of_its_making_is_ignored(mesh: InferenceMesh, second: FakeProvider) -> None:
+    said = a_version(
+        second, version=7, state=model_pb2.MODEL_VERSION_STATE_READY, check_failures=["none"], create_time=LONG_AGO
+    )
+    request = model_service_pb2.CreateModelDeploymentRequest(name="acme/writer", version=said, api_key=KEY)
+    (made,) = (await mesh.call("CreateModelDeployment", request)).deployment.versions
+    assert (made.version, made.state, list(made.check_failures)) == (1, model_pb2.MODEL_VERSION_STATE_CHECKING, [])
+    assert made.create_time.seconds > LONG_AGO.seconds
+    assert await mesh.refused("Generate", a_request(model="acme/writer")) == "not_found/MODEL_NOT_FOUND"
+
+
+async def test_what_a_rollout_says_of_its_course_is_ignored(mesh: InferenceMesh) -> None:
+    await a_route(mesh, "writer", "openai/gpt-4o-mini")
+    said = a_rollout(
+        ("openai/gpt-4o-mini", 0),
+        ("stub", 0),
+        rollout_id="rollout_1",
+        state=model_pb2.ROLLOUT_STATE_PROMOTED,
+        share_permille=1000,
+        evidence=[model_pb2.RolloutEvidence(metric="errors", stable_events=9)],
+        reason="it is the best",
+        decided_by="me",
+        start_time=LONG_AGO,
+        decide_time=LONG_AGO,
+    )
+    made = (await mesh.call("StartModelRollout", said)).rollout
+    assert made.rollout_id != "rollout_1"
+    assert (made.state, made.share_permille) == (model_pb2.ROLLOUT_STATE_RUNNING, 500)
+    assert (made.reason, made.decided_by, made.HasField("decide_time")) == ("", "", False)
+    assert made.start_time.seconds > LONG_AGO.seconds
+    about = model_service_pb2.GetModelRolloutRequest(rollout_id=made.rollout_id)
+    assert not any(one.stable_events for one in (await mesh.call("GetModelRollout", about)).rollout.evidence)
+
+
+async def test_only_administrators_change_models(mesh: InferenceMesh, surroundings: Surroundings) -> None:
+    user = mesh.speaking_as(surroundings.keys.principal(Role.TENANT_USER, tenant=mesh.principal.tenant))
+    request = model_service_pb2.SetModelRouteRequest(route=model_pb2.ModelRoute(name="writer"))
+    assert (await user.refused("SetModelRoute", request)).startswith("denied/")
+    assert not (await user.call("ListModelRoutes", model_service_pb2.ListModelRoutesRequest())).routes
+
+
+async def test_a_route_is_changed_only_by_who_has_read_it(mesh: InferenceMesh) -> None:
+    first = await a_route(mesh, "writer", "openai/gpt-4o-mini")
+    second = await a_route(mesh, "writer", "openai/gpt-4o-mini", "stub", etag=first.etag)
+    request = model_service_pb2.SetModelRouteRequest(route=first)
+    assert await mesh.refused("SetModelRoute", request) == "conflict/ROUTE_CHANGED"
+    got = await mesh.call("GetModelRoute", model_service_pb2.GetModelRouteRequest(name="writer"))
+    assert got.route == second
+    # What a route does not say is as the installation has it.
+    assert (second.hop.tries, second.hop.first_byte.seconds, second.hop.between_bytes.seconds) == (1, 60, 60)
+    missing = model_pb2.ModelRoute(name="x", members=[model_pb2.RouteMember(deployment="acme/none")])
+    request = model_service_pb2.SetModelRouteRequest(route=missing)
+    assert await mesh.refused("SetModelRoute", request) == "not_found/MODEL_NOT_FOUND"
+    await mesh.call("DeleteModelRoute", model_service_pb2.DeleteModelRouteRequest(name="writer"))
+    assert await mesh.refused("GetModelRoute", model_service_pb2.GetModelRouteRequest(name="writer")) == (
+        "not_found/MODEL_NOT_FOUND"
+    )
+
+
+async def test_every_replica_hears_of_a_change_within_a_second(
+    mesh: InferenceMesh, start: StartInference, second: FakeProvider
+) -> None:
+    async with start(private_endpoints=True) as replica:
+        other = replica.speaking_as(mesh.principal)
+        await a_deployment(mesh, "acme/writer", second)
+        await a_route(mesh, "writer", "stub")
+        began = asyncio.get_running_loop().time()
+
+        await eventually(lambda: _known(other))
+        assert asyncio.get_running_loop().time() - began < 1.0
+        assert (await other.generate(model="writer")).stub
+        assert (await other.generate(model="acme/writer")).provider == "openai"
+
+
+async def test_weights_divide_runs_and_a_run_stays_with_its_model(mesh: InferenceMesh) -> None:
+    route = model_pb2.ModelRoute(
+        name="writer",
+        mode=model_pb2.ROUTE_MODE_WEIGHTED,
+        members=[
+            model_pb2.RouteMember(deployment="stub", weight_permille=300),
+            model_pb2.RouteMember(deployment="openai/gpt-4o-mini", weight_permille=700),
+        ],
+    )
+    await mesh.call("SetModelRoute", model_service_pb2.SetModelRouteRequest(route=route))
+    chosen = Counter[bool]()
+    for number in range(40):
+        run = f"essay_{number}"
+        sides = {
+            (await mesh.generate(model="writer", context={"call_id": {"run_id": run, "path": path}})).stub
+            for path in ("a", "b")
+        }
+        assert len(sides) == 1
+        chosen[sides.pop()] += 1
+    assert 3 <= chosen[True] <= 25
+
+
+async def test_a_route_may_have_its_answers_kept(mesh: InferenceMesh) -> None:
+    kept = await a_route(
+        mesh, "writer", "openai/gpt-4o-mini", cache=model_pb2.CachePolicy(exact_ttl=Duration(seconds=60))
+    )
+    assert kept.cache.exact_ttl.seconds == 60
+    answers = [
+        await mesh.generate(model=model) for model in ("writer", "writer", "openai/gpt-4o-mini", "openai/gpt-4o-mini")
+    ]
+    assert [one.cached for one in answers] == [False, True, False, False]
+
+
+async def test_a_model_at_a_private_address_is_refused_unless_the_installation_allows_it(
+    start: StartInference, surroundings: Surroundings, second: FakeProvider
+) -> None:
+    async with start() as running:
+        closed = running.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+        request = model_service_pb2.CreateModelDeploymentRequest(name="acme/x", version=a_version(second), api_key=KEY)
+        made = (await closed.call("CreateModelDeployment", request)).deployment
+        checked = await checked_version(closed, made.deployment_id, 1)
+    assert checked.state == model_pb2.MODEL_VERSION_STATE_REFUSED
+    assert checked.check_failures[0].startswith("EGRESS_REFUSED:")
+    assert second.meter.calls == []
+
+
+async def _known(mesh: InferenceMesh, model: str = "writer") -> bool:
+    try:
+        await mesh.call("CountTokens", pb.CountTokensRequest(model=model, messages=a_request().messages))
+    except MeshError:
+        return False
+    return True
+
+
+async def test_a_canary_that_fails_in_one_of_five_calls_harms_no_caller_and_is_taken_back_by_itself(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    await a_deployment(mesh, "acme/canary", second)
+    await a_route(mesh, "writer", "openai/gpt-4o-mini")
+    started = await mesh.call(
+        "StartModelRollout", a_rollout(("openai/gpt-4o-mini", 0), ("acme/canary", 1), steps_permille=[300])
+    )
+    about = model_service_pb2.GetModelRolloutRequest(rollout_id=started.rollout.rollout_id)
+    for _ in range(200):
+        second.next(Behaviour(status=500), *[Behaviour()] * 4)
+
+    async def taken_back() -> bool:
+        answers = await asyncio.gather(*(mesh.generate(model="writer") for _ in range(10)))
+        # Each caller got an answer, from the stable version at the latest.
+        assert {one.parts[0].text.text for one in answers} == {Behaviour().text}
+        rollout = (await mesh.call("GetModelRollout", about)).rollout
+        return rollout.state == model_pb2.ROLLOUT_STATE_ROLLED_BACK
+
+    await eventually(taken_back, seconds=30)
+    rollout = (await mesh.call("GetModelRollout", about)).rollout
+    assert (rollout.decided_by, rollout.share_permille) == ("judge", 0)
+    assert rollout.reason.startswith("errors:")
+    assert {one.metric for one in rollout.evidence if one.e_value >= 80} == {"errors"}
+    # The judge sits on this replica, so that it has heard of it; a call asks the stable version only from now on.
+    asked_before = len(second.meter.calls)
+    await asyncio.gather(*(mesh.generate(model="writer") for _ in range(20)))
+    assert len(second.meter.calls) == asked_before
+
+
+async def test_a_canary_is_promoted_and_the_route_asks_it(mesh: InferenceMesh, second: FakeProvider) -> None:
+    made = await a_deployment(mesh, "acme/canary", second)
+    await a_route(mesh, "writer", "openai/gpt-4o-mini", "stub")
+    started = await mesh.call("StartModelRollout", a_rollout(("openai/gpt-4o-mini", 0), ("acme/canary", 1)))
+    about = {"rollout_id": started.rollout.rollout_id}
+    again = a_rollout(("stub", 0), ("acme/canary", 1))
+    assert await mesh.refused("StartModelRollout", again) == "conflict/ROLLOUT_IN_PROGRESS"
+    retire = model_service_pb2.RetireModelDeploymentRequest(deployment_id=made.deployment_id)
+    assert await mesh.refused("RetireModelDeployment", retire) == "conflict/ROLLOUT_IN_PROGRESS"
+    done = (await mesh.call("PromoteModelRollout", model_service_pb2.PromoteModelRolloutRequest(**about))).rollout
+    assert (done.state, done.share_permille) == (model_pb2.ROLLOUT_STATE_PROMOTED, 1000)
+    route = (await mesh.call("GetModelRoute", model_service_pb2.GetModelRouteRequest(name="writer"))).route
+    assert [one.deployment for one in route.members] == ["acme/canary", "stub"]
+    back = model_service_pb2.RollBackModelRolloutRequest(**about)
+    assert await mesh.refused("RollBackModelRollout", back) == "precondition/ROLLOUT_DECIDED"
+
+
+async def test_a_new_version_takes_over_under_load_without_a_failed_call(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    await a_route(mesh, "writer", "acme/writer")
+    stop = asyncio.Event()
+    answered = Counter[str]()
+
+    async def caller() -> None:
+        while not stop.is_set():
+            answer = await mesh.generate(model="writer")
+            answered[answer.model] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(8):
+            group.create_task(caller())
+        request = model_service_pb2.AddModelVersionRequest(
+            deployment_id=made.deployment_id, version=a_version(second, model="gpt-4o")
+        )
+        await mesh.call("AddModelVersion", request)
+        await checked_version(mesh, made.deployment_id, 2)
+        async with asyncio.timeout(10):
+            while not answered["gpt-4o"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        stop.set()
+    assert answered["gpt-4o-mini"] > 0
+
+
+async def test_a_rollback_works_while_the_database_is_away_and_is_durable_afterwards(
+    mesh: InferenceMesh, second: FakeProvider, postgres: str
+) -> None:
+    await a_deployment(mesh, "acme/canary", second)
+    await a_route(mesh, "writer", "openai/gpt-4o-mini")
+    started = await mesh.call(
+        "StartModelRollout",
+        a_rollout(
+            ("openai/gpt-4o-mini", 0), ("acme/canary", 1), kind=model_pb2.ROLLOUT_KIND_BLUE_GREEN, steps_permille=[]
+        ),
+    )
+    about = {"rollout_id": started.rollout.rollout_id}
+    back = model_service_pb2.RollBackModelRolloutRequest(request_id=str(uuid4()), **about)
+    async with away(mesh, postgres):
+        taken_back = (await mesh.call("RollBackModelRollout", back)).rollout
+        assert (taken_back.state, taken_back.share_permille) == (model_pb2.ROLLOUT_STATE_ROLLED_BACK, 0)
+        assert taken_back.reason == "by command, while the database was away"
+        assert await _known(mesh)
+
+    async def durable() -> bool:
+        try:
+            rollout = await mesh.call("GetModelRollout", model_service_pb2.GetModelRolloutRequest(**about))
+        except MeshError:
+            return False
+        found = rollout.rollout
+        return (found.state, found.decided_by, found.reason) == (
+            taken_back.state,
+            taken_back.decided_by,
+            taken_back.reason,
+        )
+
+    await eventually(durable, seconds=20)
+    asked_before = len(second.meter.calls)
+    await asyncio.gather(*(mesh.generate(model="writer") for _ in range(20)))
+    assert len(second.meter.calls) == asked_before
+
+
+@asynccontextmanager
+async def away(mesh: InferenceMesh, admin: str) -> AsyncIterator[None]:
+    """Keeps the service from its database for the block."""
+    database = mesh.urls.app.rpartition("/")[2].partition("?")[0]
+    connection = await asyncpg.connect(admin)
+    try:
+        await connection.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT 0')
+        await connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", database)
+        yield
+    finally:
+        await connection.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
+        await connection.close()

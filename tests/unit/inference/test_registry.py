@@ -1,0 +1,210 @@
+"""What stands behind the names that callers ask for, and a judge without its database."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
+from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.registry import Holdings, Names
+from services.inference.domain.rollout.judgement import Seen
+from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
+from services.inference.domain.rollout.watch import BadEvent, Tally
+from services.inference.domain.route import Arm, AttemptOutcome, HopLimits, Route, RouteMember, RouteMode
+from services.inference.domain.routing.weighted import weighted
+from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
+from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.registry import MemoryRegistry
+from services.inference.usecases.route_calls import RouteCalls
+from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.identity import TenantId
+from services.meshkit.testing.fake_clock import FakeClock
+from services.meshkit.testing.mesh_keys import TENANT
+from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, STUB, a_context, an_asked
+from tests.unit.inference.test_rollout import a_rollout
+
+INSTALLED = Deployments((OPENAI, ANTHROPIC, LOCAL, STUB))
+CALLS = range(400)
+
+
+def a_version(name: str, number: int = 1, **changes: Any) -> DeploymentVersion:
+    values: dict[str, Any] = {"name": name, "adapter": Adapter.OPENAI, "model": f"{name}-model", "version": number}
+    values |= {"deployment_id": f"dep_{name}", "in_default_chain": False}
+    return DeploymentVersion(**{**values, **changes})
+
+
+def a_route(name: str, *members: str, **changes: Any) -> Route:
+    values: dict[str, Any] = {"name": name, "mode": RouteMode.CHAIN}
+    values["members"] = tuple(RouteMember(deployment=one) for one in members)
+    return Route(**{**values, **changes})
+
+
+def held(*versions: DeploymentVersion, routes: Sequence[Route] = (), rollouts: Sequence[Rollout] = ()) -> Holdings:
+    by_name: dict[str, list[DeploymentVersion]] = {}
+    for one in sorted(versions, key=lambda version: -version.version):
+        by_name.setdefault(one.name, []).append(one)
+    return Holdings(by_name, {one.name: one for one in routes}, {one.route: one for one in rollouts})
+
+
+def a_registry(holdings: Holdings, tenant: TenantId = TENANT) -> MemoryRegistry:
+    registry = MemoryRegistry(INSTALLED, clock=FakeClock())
+    registry.take({tenant: holdings}, whole=True)
+    return registry
+
+
+def planned(registry: MemoryRegistry, model: str, *, run: str = "run_1") -> list[str]:
+    plan = RouteCalls(registry, ObserveRollouts(), hop=HopLimits()).plan(
+        an_asked(model=model, context=a_run(run)), regions=("", "")
+    )
+    return [f"{one.version.name}@{one.version.version}" for one in plan.candidates]
+
+
+def a_run(run: str) -> Any:
+    context = a_context()
+    return replace(context, call_id=replace(context.call_id, run_id=run))
+
+
+def test_a_tenants_names_come_before_those_of_the_installation() -> None:
+    own = held(a_version(OPENAI.name), routes=[a_route("default", OPENAI.name)])
+    assert planned(a_registry(own), "default") == [f"{OPENAI.name}@1"]
+    assert planned(a_registry(own), OPENAI.name) == [f"{OPENAI.name}@1"]
+    assert planned(a_registry(Holdings()), "default") == [f"{one.name}@0" for one in (OPENAI, ANTHROPIC, LOCAL)]
+
+
+def test_the_newest_ready_version_is_asked_unless_it_is_on_trial() -> None:
+    versions = a_version("w", 1), a_version("w", 2), a_version("w", 3, state=VersionState.CHECKING)
+    assert Names(held(*versions), INSTALLED).named("w").version == 2
+    assert Names(held(*versions), INSTALLED).named("w@3").version == 3
+    trial = a_rollout(
+        stable=VersionName(deployment="w", version=1), canary=VersionName(deployment="w", version=2), route="r"
+    )
+    assert Names(held(*versions, rollouts=[trial]), INSTALLED).named("w").version == 1
+
+
+def test_a_providers_name_of_a_model_is_enough_when_only_one_has_it() -> None:
+    assert Names(Holdings(), INSTALLED).named("gpt-test").name == OPENAI.name
+    doubled = held(a_version("other", model="gpt-test"))
+    for name in ("gpt-test", "nobody", "w@1", "@", "w@999999999999"):
+        with pytest.raises(ModelNotFound):
+            Names(doubled, INSTALLED).named(name)
+
+
+def test_a_route_leaves_out_who_is_below_its_tier() -> None:
+    own = held(
+        a_version("gold", tier=Tier.GOLD),
+        a_version("poor"),
+        routes=[a_route("w", "poor", "gold", min_tier=Tier.SILVER)],
+    )
+    assert planned(a_registry(own), "w") == ["gold@1"]
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=6), st.binary(max_size=20))
+def test_a_weighted_route_asks_each_member_once_and_the_same_first_for_a_unit(weights: list[int], unit: bytes) -> None:
+    members = [RouteMember(deployment=str(index), weight_permille=one) for index, one in enumerate(weights)]
+    order = weighted("route", members, unit)
+    assert sorted(one.deployment for one in order) == sorted(one.deployment for one in members)
+    assert order == weighted("route", members, unit)
+    assert order[0].weight_permille > 0 or not any(weights)
+
+
+def test_a_canary_is_followed_by_the_stable_version_and_a_stable_call_never_meets_it() -> None:
+    rollout = a_rollout(
+        stable=VersionName(deployment=OPENAI.name, version=0),
+        canary=VersionName(deployment="new", version=1),
+        route="w",
+    )
+    own = held(a_version("new"), routes=[a_route("w", OPENAI.name, ANTHROPIC.name)], rollouts=[rollout])
+    registry = a_registry(own)
+    plans = [planned(registry, "w", run=f"run_{number}") for number in CALLS]
+    stable = [f"{OPENAI.name}@0", f"{ANTHROPIC.name}@0"]
+    assert all(plan in (stable, ["new@1", *stable]) for plan in plans)
+    assert plans.count(["new@1", *stable]) == pytest.approx(len(CALLS) / 10, abs=20)
+
+
+class Records:
+    """Records of a database that may be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    async def add(
+        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally]
+    ) -> None:
+        if self.away:
+            raise Unavailable("postgres")
+
+    async def seen(self, tenant: TenantId, rollout_id: str) -> Seen:
+        return Seen()
+
+    @asynccontextmanager
+    async def judging(self) -> AsyncIterator[bool]:
+        if self.away:
+            raise Unavailable("postgres")
+        yield True
+
+
+class Rollouts:
+    """Rollouts as the database keeps them."""
+
+    def __init__(self, records: Records, rollout: Rollout) -> None:
+        self._records = records
+        self.standing = rollout
+
+    async def roll_back(self, tenant: TenantId, rollout_id: str, *, by: str, reason: str = "") -> Rollout:
+        if self._records.away:
+            raise Unavailable("postgres")
+        self.standing = self.standing.rolled_back(now=FakeClock().now(), by=by, reason=reason)
+        return self.standing
+
+
+async def test_a_judge_whose_database_is_away_takes_back_by_what_it_saw_itself_and_says_so_later() -> None:
+    clock, records, observe = FakeClock(), Records(), ObserveRollouts()
+    now = clock.now()
+    rollout = a_rollout(
+        stable=VersionName(deployment=OPENAI.name, version=0),
+        canary=VersionName(deployment="new", version=1),
+        route="w",
+        started=now,
+        step_began=now,
+    )
+    registry = a_registry(held(a_version("new"), routes=[a_route("w", OPENAI.name)], rollouts=[rollout]))
+    rollouts: Any = Rollouts(records, rollout)
+    judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
+    router = RouteCalls(registry, observe, hop=HopLimits())
+    records.away = True
+    for number in CALLS:
+        plan = router.plan(an_asked(model="w", context=a_run(f"run_{number}")), regions=("", ""))
+        fails = plan.candidates[0].arm is Arm.CANARY
+        for candidate in plan.candidates[: 2 if fails else 1]:
+            failed = candidate.version.name == "new"
+            router.told(candidate, AttemptOutcome(latency_us=1, reason="PROVIDER_UNAVAILABLE" if failed else ""))
+    await judge.look()
+    assert all(planned(registry, "w", run=f"run_{number}") == [f"{OPENAI.name}@0"] for number in CALLS)
+    assert rollouts.standing.state is RolloutState.RUNNING
+    records.away = False
+    await judge.look()
+    assert rollouts.standing.state is RolloutState.ROLLED_BACK
+    assert (rollouts.standing.decided_by, rollouts.standing.reason[:7]) == ("judge", "errors:")
+
+
+async def test_a_command_to_take_back_is_obeyed_at_once_while_the_database_is_away() -> None:
+    clock, records = FakeClock(), Records()
+    rollout = a_rollout(route="w")
+    registry = a_registry(held(routes=[a_route("w", OPENAI.name)], rollouts=[rollout]))
+    rollouts: Any = Rollouts(records, rollout)
+    judge = JudgeRollouts(registry=registry, observe=ObserveRollouts(), records=records, rollouts=rollouts, clock=clock)
+    roll_back = RollBack(rollouts=rollouts, judge_rollouts=judge)
+    records.away = True
+    with pytest.raises(Unavailable):
+        await roll_back(TENANT, "rollout_of_nobody", by="anna")
+    first = await roll_back(TENANT, rollout.id, by="anna")
+    assert (first.state, first.decided_by, first.share_permille) == (RolloutState.ROLLED_BACK, "anna", 0)
+    assert await roll_back(TENANT, rollout.id, by="berta") == first
+    records.away = False
+    await judge.look()
+    assert (rollouts.standing.state, rollouts.standing.decided_by) == (RolloutState.ROLLED_BACK, "anna")
