@@ -43,6 +43,8 @@ def mesh() -> Iterator[RunningMesh]:
     settings = {
         # Where the fake provider stands, for tenants whose content must stay somewhere.
         "COMITIA_INFERENCE_OPENAI_REGION": "eu-west",
+        # What a prompt with a PDF is bounded by.
+        "COMITIA_INFERENCE_OPENAI_CONTEXT_TOKENS": "128000",
         # One tenant is asked for many, by whoever tries all texts.
         "COMITIA_GATEWAY_MAX_OIDC_ISSUERS": "1000",
         "COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4",
