@@ -15,9 +15,16 @@ def configured(settings: InferenceSettings) -> Deployments:
             settings.openai_model,
             settings.openai_embedding_model,
             region=settings.openai_region,
+            context_tokens=settings.openai_context_tokens,
         )
     if settings.anthropic_api_key is not None:
-        found += _pair(Adapter.ANTHROPIC, settings.anthropic_model, None, region=settings.anthropic_region)
+        found += _pair(
+            Adapter.ANTHROPIC,
+            settings.anthropic_model,
+            None,
+            region=settings.anthropic_region,
+            context_tokens=settings.anthropic_context_tokens,
+        )
     if settings.compatible_base_url is not None:
         found += _pair(
             settings.compatible_adapter,
@@ -35,10 +42,16 @@ def configured(settings: InferenceSettings) -> Deployments:
 
 
 def _pair(
-    adapter: str, model: str, embedding_model: str | None, *, region: str = "", image_tokens: int = 0
+    adapter: str,
+    model: str,
+    embedding_model: str | None,
+    *,
+    region: str = "",
+    image_tokens: int = 0,
+    context_tokens: int = 0,
 ) -> list[DeploymentVersion]:
     # However it is spoken to, OpenAI is paid.
-    payee = Adapter.OPENAI if adapter is Adapter.OPENAI_RESPONSES else adapter
+    payee = Adapter.OPENAI if adapter == Adapter.OPENAI_RESPONSES else adapter
     generator = DeploymentVersion(
         name=f"{payee}/{model}",
         adapter=adapter,
@@ -46,8 +59,12 @@ def _pair(
         region=region,
         provider=payee,
         image_tokens=image_tokens,
+        context_tokens=context_tokens,
     )
     if embedding_model is None:
         return [generator]
     name = f"{payee}/{embedding_model}"
-    return [generator, replace(generator, name=name, model=embedding_model, task=Task.EMBED, image_tokens=0)]
+    embedder = DeploymentVersion(
+        name=name, adapter=adapter, model=embedding_model, task=Task.EMBED, region=region, provider=payee
+    )
+    return [generator, embedder]

@@ -45,6 +45,8 @@ def mesh() -> Iterator[RunningMesh]:
         "COMITIA_INFERENCE_OPENAI_REGION": "eu-west",
         # The fake provider, which tenants register as theirs, is on this machine.
         "COMITIA_INFERENCE_PRIVATE_ENDPOINTS": "true",
+        # What a prompt with a PDF is bounded by.
+        "COMITIA_INFERENCE_OPENAI_CONTEXT_TOKENS": "128000",
         # One tenant is asked for many, by whoever tries all texts.
         "COMITIA_GATEWAY_MAX_OIDC_ISSUERS": "1000",
         "COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4",

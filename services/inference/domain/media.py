@@ -1,6 +1,6 @@
-"""Pictures as inputs: what they really are, how large, and what the law is shown of them.
+"""Pictures and PDFs as inputs: what they really are, how large, and what the law is shown of them.
 
-Nothing is decoded: types and sizes are read from headers, so that a hostile picture costs nobody any time here.
+Nothing is decoded: types and sizes are read from headers, so that a hostile one costs nobody any time here.
 """
 
 import hashlib
@@ -11,12 +11,14 @@ from typing import Final
 import imagesize
 
 from services.inference.domain.errors import MediaInvalid
-from services.meshkit.content import ImagePart, Part, TextPart
+from services.meshkit.content import DocumentPart, ImagePart, Part, TextPart
 
 #: All pictures and documents of a prompt, bytes.
 MAX_MEDIA_BYTES: Final = 20 * 1024 * 1024
 #: One side of a picture, pixels.
 MAX_SIDE: Final = 8_000
+PDF: Final = "application/pdf"
+_PDF_START: Final = b"%PDF-"
 PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
@@ -45,6 +47,31 @@ def check_picture(part: ImagePart, place: str) -> None:
         raise MediaInvalid(f"{place}.image.data", f"is {size.width} x {size.height} pixels; a side may have {MAX_SIDE}")
 
 
+def check_document(part: DocumentPart, place: str) -> None:
+    """Looks at a document.
+
+    Raises: MediaInvalid, naming the field: it says that it is a PDF and is none, or the other way round.
+    """
+    if (part.media_type == PDF) != part.data.startswith(_PDF_START):
+        raise MediaInvalid(f"{place}.document.media_type", "must be application/pdf for a PDF, and for nothing else")
+
+
+def is_pdf(part: Part) -> bool:
+    """Says whether a part is a PDF."""
+    return isinstance(part.content, DocumentPart) and part.content.media_type == PDF
+
+
+def media_bytes(part: Part) -> int:
+    """Gives how much of what is no text a part holds."""
+    match part.content:
+        case ImagePart(data=data):
+            return len(data)
+        case DocumentPart(data=data) if is_pdf(part):
+            return len(data)
+        case _:
+            return 0
+
+
 def size_of(part: ImagePart) -> Size:
     """Reads the size of a picture; not positive where it does not say."""
     # Typed in part.
@@ -53,22 +80,26 @@ def size_of(part: ImagePart) -> Size:
 
 
 def shown_to_law(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Gives the parts as the law is shown them: a picture as a line that says which one it is."""
+    """Gives the parts as the law is shown them: a picture or a PDF as a line that says which one it is."""
     return tuple(_stand_in(part) for part in parts)
 
 
 def as_law_left(parts: tuple[Part, ...], judged: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Puts the pictures back in the place of their stand-ins; one that the law changed stays what it made of it."""
+    """Puts what had a stand-in back in its place; one that the law changed stays what it made of it."""
     return tuple(
         part if after.content == _stand_in(part).content else after for part, after in zip(parts, judged, strict=True)
     )
 
 
 def _stand_in(part: Part) -> Part:
-    if not isinstance(part.content, ImagePart):
-        return part
-    size, digest = size_of(part.content), hashlib.sha256(part.content.data).hexdigest()
-    text = f"[picture {part.content.media_type} {size.width}x{size.height} sha256:{digest}]"
+    match part.content:
+        case ImagePart(media_type=media_type, data=data):
+            size = size_of(part.content)
+            text = f"[picture {media_type} {size.width}x{size.height} sha256:{hashlib.sha256(data).hexdigest()}]"
+        case DocumentPart(media_type=media_type, data=data, title=title) if media_type == PDF:
+            text = f"[document {media_type} {len(data)} bytes sha256:{hashlib.sha256(data).hexdigest()}] {title}"
+        case _:
+            return part
     return Part(TextPart(text), part.label)
 
 

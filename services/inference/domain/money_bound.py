@@ -18,7 +18,7 @@ from typing import Final
 
 from services.inference.domain.deployment import Adapter, DeploymentVersion
 from services.inference.domain.errors import CallNotBounded
-from services.inference.domain.media import Size, size_of
+from services.inference.domain.media import Size, is_pdf, size_of
 from services.inference.domain.output_format import IN_WORDS, OutputFormat, OutputKind
 from services.inference.domain.prompt import Prompt, ToolDefinition
 from services.meshkit.content import (
@@ -103,12 +103,14 @@ def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
     Raises: CallNotBounded: a part whose tokens nobody can bound.
     """
     overhead = overhead_of(deployment.adapter)
-    tokens = overhead.request
+    tokens, window = overhead.request, 0
     for index, message in enumerate(prompt.messages):
         tokens += overhead.message + _text(message.name)
         for number, part in enumerate(message.parts):
             place = f"messages[{index}].parts[{number}]"
-            if isinstance(part.content, ImagePart):
+            if is_pdf(part):
+                window = _window(deployment, place)
+            elif isinstance(part.content, ImagePart):
                 tokens += overhead.message + _picture(part.content, deployment, overhead, place)
             else:
                 tokens += _part(part, overhead, place)
@@ -116,7 +118,7 @@ def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
         tokens += overhead.tools + sum(_tool(tool, overhead) for tool in prompt.tools)
     if prompt.output_format.kind is not OutputKind.TEXT:
         tokens += _form(prompt.output_format, overhead)
-    return Usage(input=tokens, output=prompt.max_output_tokens)
+    return Usage(input=window or tokens, output=prompt.max_output_tokens)
 
 
 def embedding_bound(texts: tuple[str, ...]) -> Usage:
@@ -140,6 +142,16 @@ def _part(part: Part, overhead: Overhead, place: str) -> int:
             )
         case BlobPart() | ImagePart():
             raise CallNotBounded(f"{place}.blob", "a blob is not read here; send its content inline")
+
+
+def _window(deployment: DeploymentVersion, place: str) -> int:
+    """Bounds a prompt with a PDF: nobody knows how much is in one, but no prompt is longer than its model's window."""
+    if not deployment.context_tokens:
+        raise CallNotBounded(
+            f"{place}.document.media_type",
+            "nobody can bound the tokens of a PDF where the window of the model is not known; send its text instead",
+        )
+    return deployment.context_tokens
 
 
 def _picture(picture: ImagePart, deployment: DeploymentVersion, overhead: Overhead, place: str) -> int:

@@ -11,7 +11,15 @@ from functools import lru_cache
 from typing import Final
 
 from services.inference.domain.errors import MediaInvalid
-from services.inference.domain.media import MAX_MEDIA_BYTES, as_law_left, check_picture, shown_to_law
+from services.inference.domain.media import (
+    MAX_MEDIA_BYTES,
+    as_law_left,
+    check_document,
+    check_picture,
+    is_pdf,
+    media_bytes,
+    shown_to_law,
+)
 from services.inference.domain.output_format import OutputFormat, OutputKind, checked_output_format
 from services.meshkit.content import (
     BlobPart,
@@ -149,7 +157,7 @@ class Prompt:
         return replace(self, messages=messages)
 
     def shown_to_law(self) -> tuple[Part, ...]:
-        """Gives all parts as the law is shown them: pictures as lines that say which ones they are."""
+        """Gives all parts as the law is shown them: pictures and PDFs as lines that say which ones they are."""
         return shown_to_law(self.parts)
 
     def as_law_left(self, judged: tuple[Part, ...]) -> "Prompt":
@@ -217,10 +225,10 @@ def checked_prompt(prompt: Prompt) -> Prompt:
             bytes=size,
             most=MAX_PROMPT_BYTES,
         )
-    media = sum(len(part.content.data) for part in prompt.parts if isinstance(part.content, ImagePart))
+    media = sum(map(media_bytes, prompt.parts))
     if media > MAX_MEDIA_BYTES:
         raise MediaInvalid(
-            "messages", f"must hold at most {MAX_MEDIA_BYTES} bytes of pictures in all; these are {media}"
+            "messages", f"must hold at most {MAX_MEDIA_BYTES} bytes of pictures and PDFs in all; these are {media}"
         )
     return prompt
 
@@ -318,14 +326,16 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
                 raise Invalid(place, "pictures, documents and blobs stand in messages of the role USER only")
             if isinstance(part.content, ImagePart):
                 check_picture(part.content, place)
+            if isinstance(part.content, DocumentPart):
+                check_document(part.content, place)
 
 
 def _size(part: Part) -> int:
     match part.content:
         case TextPart(text) | ToolResultPart(text=text):
             return len(text.encode())
-        case DocumentPart(data=data):
-            return len(data)
+        case DocumentPart(data=data, title=title):
+            return len(title.encode()) + (0 if is_pdf(part) else len(data))  # A PDF is counted with the pictures.
         case ImagePart():
             return 0  # Counted apart: a picture is no text.
         case ToolCallPart(name=name, arguments=arguments):

@@ -6,7 +6,7 @@ Most ship with the mesh. A package that is installed beside it adds its own by a
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -46,18 +46,20 @@ def _chat(manners: Manners, *capabilities: Capability, usual_address: str = "") 
     )
 
 
+_ALL: Final = (Capability.JSON_SCHEMA, Capability.IMAGES, Capability.DOCUMENTS)
 _OPENAI: Final = "https://api.openai.com/v1"
 CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
-    Adapter.OPENAI: _chat(OPENAI, Capability.JSON_SCHEMA, Capability.IMAGES, usual_address=_OPENAI),
+    Adapter.OPENAI: _chat(OPENAI, *_ALL, usual_address=_OPENAI),
     Adapter.OPENAI_RESPONSES: AdapterSpec(
         usual_address=_OPENAI,
-        capabilities=frozenset({Capability.TOOLS, Capability.JSON_SCHEMA, Capability.IMAGES}),
+        capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=ResponsesProvider,
     ),
-    Adapter.AZURE: _chat(OPENAI, Capability.JSON_SCHEMA, Capability.IMAGES),
+    # Azure reads PDFs by its Responses API only.
+    Adapter.AZURE: _chat(replace(OPENAI, pdfs=False), Capability.JSON_SCHEMA, Capability.IMAGES),
     Adapter.ANTHROPIC: AdapterSpec(
         usual_address="https://api.anthropic.com",
-        capabilities=frozenset({Capability.TOOLS, Capability.JSON_SCHEMA, Capability.IMAGES}),
+        capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=AnthropicProvider,
     ),
     Adapter.VLLM: _chat(VLLM, Capability.JSON_SCHEMA),

@@ -42,6 +42,12 @@ class ProviderSettings(ServiceSettings):
         description="Model of OpenAI that embeds, such as `text-embedding-3-small`. None: it does not embed.",
     )
     openai_region: str = Field(default="", description="Region that OpenAI's address stands in; empty means unknown.")
+    openai_context_tokens: int = Field(
+        default=0,
+        ge=0,
+        le=10_000_000,
+        description="Tokens that the window of that model holds; 0: nobody knows, so it is shown no PDFs.",
+    )
     anthropic_api_key: SecretStr | None = Field(
         default=None,
         validation_alias=_or_as_the_sdk("ANTHROPIC_API_KEY"),
@@ -54,6 +60,9 @@ class ProviderSettings(ServiceSettings):
     )
     anthropic_model: str = Field(default="claude-haiku-4-5", description="Model of Anthropic that is asked.")
     anthropic_region: str = Field(default="", description="Region that Anthropic's address stands in; empty: unknown.")
+    anthropic_context_tokens: int = Field(
+        default=0, ge=0, le=10_000_000, description="As `openai_context_tokens`, of Anthropic's model."
+    )
     compatible_base_url: str | None = Field(
         default=None,
         description="Address of a server that speaks OpenAI's dialect, such as `http://127.0.0.1:11434/v1` for Ollama.",

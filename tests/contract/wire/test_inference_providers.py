@@ -518,6 +518,44 @@ async def test_a_schema_is_told_to_a_provider_that_knows_schemas(
     assert (await sent(server, http, dialect, a_prompt(output_format=NUMBER)))[field] == wanted
 
 
+PDF = DocumentPart(media_type="application/pdf", data=b"%PDF-1.7 pages", title="Bill")
+WITH_PDF = a_prompt(messages=(Message(role=MessageRole.USER, parts=(text_part("Sum it up.", USER), Part(PDF, USER))),))
+DATA = "JVBERi0xLjcgcGFnZXM="
+FILE = {"filename": "Bill", "file_data": f"data:application/pdf;base64,{DATA}"}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "wanted"),
+    [
+        ("openai", {"type": "file", "file": FILE}),
+        ("responses", {"type": "input_file", **FILE}),
+        (
+            "anthropic",
+            {
+                "type": "document",
+                "source": {"type": "base64", "media_type": "application/pdf", "data": DATA},
+                "title": "Bill",
+            },
+        ),
+    ],
+)
+async def test_a_pdf_is_shown_in_the_words_of_the_dialect(
+    server: FakeProvider, http: ProviderHttp, dialect: str, wanted: object
+) -> None:
+    body = await sent(server, http, dialect, WITH_PDF)
+    assert body["input" if dialect == "responses" else "messages"][0]["content"][1] == wanted
+
+
+@pytest.mark.parametrize("dialect", SERVERS)
+async def test_a_server_that_reads_no_pdfs_is_shown_none(
+    server: FakeProvider, http: ProviderHttp, dialect: str
+) -> None:
+    with pytest.raises(ProviderRefused) as refused:
+        await sent(server, http, dialect, WITH_PDF)
+    assert refused.value.metadata["field"] == "document"
+    assert not server.meter.calls
+
+
 async def test_a_schema_is_told_in_words_where_a_provider_knows_none(server: FakeProvider, http: ProviderHttp) -> None:
     body = await sent(server, http, "compatible", a_prompt(output_format=NUMBER))
     assert "response_format" not in body

@@ -1,4 +1,4 @@
-"""Pictures: what they really are, what they cost at most, and what the law sees of them."""
+"""Pictures and PDFs: what they really are, what they cost at most, and what the law sees of them."""
 
 from dataclasses import replace
 
@@ -7,11 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, DeploymentVersion
-from services.inference.domain.errors import MediaInvalid
-from services.inference.domain.media import MAX_MEDIA_BYTES, MAX_SIDE, as_law_left, shown_to_law, size_of
+from services.inference.domain.errors import CallNotBounded, MediaInvalid
+from services.inference.domain.media import MAX_MEDIA_BYTES, MAX_SIDE, PDF, as_law_left, shown_to_law, size_of
 from services.inference.domain.money_bound import bound_of
 from services.inference.domain.prompt import Prompt, checked_prompt
-from services.meshkit.content import ImageDetail, ImagePart, Message, MessageRole, Part, TextPart, text_part
+from services.meshkit.content import (
+    BlobPart,
+    DocumentPart,
+    ImageDetail,
+    ImagePart,
+    Message,
+    MessageRole,
+    Part,
+    TextPart,
+    text_part,
+)
 from tests.support.inference import USER, a_prompt
 from tests.support.pictures import a_gif, a_jpeg, a_png
 
@@ -117,6 +127,46 @@ def test_the_law_sees_a_line_in_the_place_of_a_picture_and_the_picture_comes_bac
     assert as_law_left(parts, redacted) == (redacted[0], parts[1])
     taken_out = (parts[0], replace(seen[1], content=TextPart("***")))
     assert as_law_left(parts, taken_out) == taken_out
+
+
+def a_document(data: bytes = b"%PDF-1.7 pages", media_type: str = PDF) -> Prompt:
+    content = DocumentPart(media_type=media_type, data=data, title="Bill")
+    return a_prompt(messages=(Message(role=MessageRole.USER, parts=(Part(content, USER),)),))
+
+
+def test_a_pdf_is_one_by_its_bytes_and_by_its_name() -> None:
+    checked_prompt(a_document())
+    checked_prompt(a_document(b"A page.", "text/plain"))
+    for lie in (a_document(b"<html>"), a_document(b""), a_document(media_type="text/plain")):
+        with pytest.raises(MediaInvalid) as refused:
+            checked_prompt(lie)
+        assert refused.value.field == "messages[0].parts[0].document.media_type"
+
+
+def test_pdfs_count_with_pictures_and_take_nothing_of_the_room_for_text() -> None:
+    checked_prompt(a_document(b"%PDF-" + b"x" * (MAX_MEDIA_BYTES - 5)))
+    with pytest.raises(MediaInvalid):
+        checked_prompt(a_document(b"%PDF-" + b"x" * (MAX_MEDIA_BYTES - 4)))
+
+
+def test_a_prompt_with_a_pdf_is_bounded_by_the_window_of_the_model() -> None:
+    assert bound(a_document(), Adapter.OPENAI, context_tokens=128_000) == 128_000
+    with pytest.raises(CallNotBounded):
+        bound(a_document(), Adapter.OPENAI)
+    blob = Part(BlobPart(blob_id="b", media_type="text/plain", size_bytes=1, owner="tools"), USER)
+    (said,) = a_document().messages
+    both = a_prompt(messages=(replace(said, parts=(*said.parts, blob)),))
+    with pytest.raises(CallNotBounded):
+        bound(both, Adapter.OPENAI, context_tokens=128_000)
+
+
+def test_the_law_sees_a_line_in_the_place_of_a_pdf_and_what_it_is_called() -> None:
+    parts = a_document().parts
+    (seen,) = shown_to_law(parts)
+    assert isinstance(seen.content, TextPart)
+    assert seen.content.text.startswith("[document application/pdf 14 bytes sha256:")
+    assert seen.content.text.endswith("] Bill")
+    assert as_law_left(parts, (seen,)) == parts
 
 
 def test_how_closely_a_picture_is_looked_at_is_part_of_the_intent_and_only_if_it_is_said() -> None:

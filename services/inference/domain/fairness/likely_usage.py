@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.inference.domain.media import is_pdf
 from services.inference.domain.prompt import Prompt
 from services.meshkit.content import DocumentPart, ImagePart, Part, TextPart, ToolResultPart, Usage
 
@@ -9,6 +10,7 @@ _LETTERS_OF_A_TOKEN: Final = 4
 #: Few answers are as long as they may be.
 _SHARE_OF_LONGEST: Final = 4
 _PICTURE_TOKENS: Final = 1_000
+_PDF_TOKENS: Final = 20_000
 
 
 def likely_usage(prompt: Prompt) -> Usage:
@@ -22,6 +24,8 @@ def _tokens(part: Part) -> int:
             return len(text) // _LETTERS_OF_A_TOKEN
         case ImagePart():
             return _PICTURE_TOKENS
+        case DocumentPart() if is_pdf(part):
+            return _PDF_TOKENS
         case DocumentPart(data=data):
             return len(data) // _LETTERS_OF_A_TOKEN
         case _:

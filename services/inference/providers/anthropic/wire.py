@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from services.inference.domain.answer import StopReason
+from services.inference.domain.media import PDF
 from services.inference.domain.output_format import OutputFormat, fits_strict
 from services.inference.domain.prompt import Prompt, ReasoningEffort, ToolChoiceMode
 from services.inference.providers import failures
@@ -246,8 +247,11 @@ def _block(part: Part, prefix: str) -> dict[str, object] | None:
         case ImagePart(media_type=media_type, data=data):
             encoded = base64.b64encode(data).decode()
             return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": encoded}}
+        case DocumentPart(media_type=media_type, data=data, title=title) if media_type == PDF:
+            source = {"type": "base64", "media_type": PDF, "data": base64.b64encode(data).decode()}
+            return {"type": "document", "source": source, **({"title": title} if title else {})}
         case DocumentPart(data=data, title=title):
-            # Only plain text passes the money bound.
+            # Of other documents only plain text passes the money bound.
             source = {"type": "text", "media_type": "text/plain", "data": data.decode("utf-8", "replace")}
             return {"type": "document", "source": source, **({"title": title} if title else {})}
         case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from services.inference.domain.answer import StopReason
+from services.inference.domain.media import PDF
 from services.inference.domain.output_format import OutputFormat, OutputKind, fits_strict
 from services.inference.domain.prompt import Prompt, ToolChoice, ToolChoiceMode, ToolDefinition
 from services.inference.providers import failures
@@ -69,6 +70,8 @@ class Manners:
     tool_choices: ToolChoices = ToolChoices.ALL
     #: True where it can be told to call one tool at a time.
     parallel_tool_calls: bool = True
+    #: True where it reads PDFs.
+    pdfs: bool = True
     #: Ways of sampling that it understands.
     sampling: frozenset[str] = frozenset({"top_p", "seed", "frequency_penalty", "presence_penalty", "reasoning_effort"})
 
@@ -180,7 +183,7 @@ def request_body(prompt: Prompt, *, model: str, manners: Manners, stream: bool) 
     prompt = in_words(prompt, schema=manners.json_form is JsonForm.WORDS)
     body: dict[str, object] = {
         "model": model,
-        "messages": [item for message in prompt.messages for item in _messages(message, names=manners.names)],
+        "messages": [item for message in prompt.messages for item in _messages(message, manners)],
         manners.limit_field: prompt.max_output_tokens,
         **_sampling(prompt, manners),
         **_tools(prompt, manners),
@@ -257,7 +260,7 @@ def _response_format(wanted: OutputFormat, manners: Manners) -> dict[str, object
     return {"response_format": {"type": "json_schema", "json_schema": described}}
 
 
-def _messages(message: Message, *, names: bool) -> list[dict[str, object]]:
+def _messages(message: Message, manners: Manners) -> list[dict[str, object]]:
     if message.role is MessageRole.TOOL:
         return [
             {"role": "tool", "tool_call_id": part.content.tool_call_id, "content": part.content.text}
@@ -265,20 +268,20 @@ def _messages(message: Message, *, names: bool) -> list[dict[str, object]]:
             if isinstance(part.content, ToolResultPart)
         ]
     written: dict[str, object] = {"role": str(message.role)}
-    named = names and _NAME.fullmatch(message.name) is not None
+    named = manners.names and _NAME.fullmatch(message.name) is not None
     if named:
         written["name"] = message.name
     prefix = f"{message.name}: " if message.name and not named else ""
     calls = [part.content for part in message.parts if isinstance(part.content, ToolCallPart)]
     if calls:
         written["tool_calls"] = [_tool_call(call) for call in calls]
-    content = _content(message, prefix)
+    content = _content(message, prefix, pdfs=manners.pdfs)
     if content or not calls:
         written["content"] = content
     return [written]
 
 
-def _content(message: Message, prefix: str) -> str | list[dict[str, object]]:
+def _content(message: Message, prefix: str, *, pdfs: bool) -> str | list[dict[str, object]]:
     """Gives plain text where there is only text: every server takes that, not every one takes lists."""
     texts = [part.content.text for part in message.parts if isinstance(part.content, TextPart)]
     if all(isinstance(part.content, TextPart | ToolCallPart) for part in message.parts):
@@ -294,13 +297,23 @@ def _content(message: Message, prefix: str) -> str | list[dict[str, object]]:
                 if detail is not ImageDetail.AUTO:
                     shown["detail"] = str(detail)
                 items.append({"type": "image_url", "image_url": shown})
+            case DocumentPart(media_type=media_type) if media_type == PDF:
+                if not pdfs:
+                    raise CannotBeTold("document")
+                items.append({"type": "file", "file": pdf_file(part.content)})
             case DocumentPart(data=data, title=title):
-                # Only plain text passes the money bound.
+                # Of other documents only plain text passes the money bound.
                 heading = f"{title}\n\n" if title else ""
                 items.append({"type": "text", "text": heading + data.decode("utf-8", "replace")})
             case _:
                 continue
     return items
+
+
+def pdf_file(document: DocumentPart) -> dict[str, object]:
+    """Writes a PDF as a file that stands in the request."""
+    data = base64.b64encode(document.data).decode()
+    return {"filename": document.title or "document.pdf", "file_data": f"data:{PDF};base64,{data}"}
 
 
 def _tool_call(call: ToolCallPart) -> dict[str, object]:

@@ -10,11 +10,18 @@ from typing import Any, Final
 
 import msgspec
 
+from services.inference.domain.media import PDF
 from services.inference.domain.output_format import OutputFormat, OutputKind, fits_strict
 from services.inference.domain.prompt import Prompt, ToolChoiceMode
 from services.inference.providers import failures
 from services.inference.providers.instruction import CannotBeTold, in_words
-from services.inference.providers.openai.chat_wire import CompletionDetails, PromptDetails, WireUsage, usage_of
+from services.inference.providers.openai.chat_wire import (
+    CompletionDetails,
+    PromptDetails,
+    WireUsage,
+    pdf_file,
+    usage_of,
+)
 from services.meshkit.content import (
     DocumentPart,
     ImagePart,
@@ -185,8 +192,10 @@ def _content(message: Message) -> str | list[dict[str, object]]:
             case ImagePart(media_type=media_type, data=data, detail=detail):
                 url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
                 items.append({"type": "input_image", "image_url": url, "detail": str(detail)})
+            case DocumentPart(media_type=media_type) if media_type == PDF:
+                items.append({"type": "input_file", **pdf_file(part.content)})
             case DocumentPart(data=data, title=title):
-                # Only plain text passes the money bound.
+                # Of other documents only plain text passes the money bound.
                 heading = f"{title}\n\n" if title else ""
                 items.append({"type": "input_text", "text": heading + data.decode("utf-8", "replace")})
             case _:

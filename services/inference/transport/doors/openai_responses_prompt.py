@@ -159,6 +159,7 @@ _RESTS: Final = {
     ".tool_call": ".name",
     ".image.data": ".image_url",
     ".image.media_type": ".image_url",
+    ".document.media_type": ".file_data",
 }
 _FIELDS: Final = (
     (re.compile(r"^messages$"), "input"),
