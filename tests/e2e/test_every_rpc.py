@@ -194,7 +194,6 @@ def a_rotation(_: World) -> Request:
     return {"request_id": "01900000-0000-7000-8000-00000000c0de"}
 
 
-#: A request for each public RPC, made anew for each call.
 #: Nobody answers there.
 A_VERSION: Final = {"adapter": "openai", "model": "gpt-4o-mini", "base_url": "http://127.0.0.1:9/v1"}
 
@@ -218,6 +217,7 @@ def a_rollout(world: World) -> str:
     ).rollout_id
 
 
+#: A request for each public RPC, made anew for each call.
 REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AccessService/CheckRelation": lambda _: {"user": "user:anna", "relation": "editor", "object": "project:walk"},
     "AccessService/GetAuthorizationModel": lambda _: {},
@@ -304,6 +304,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "ModelService/GetModelDeployment": lambda world: {"deployment_id": a_model(world)},
     "ModelService/GetModelRollout": lambda world: {"rollout_id": a_rollout(world)},
     "ModelService/GetModelRoute": lambda world: {"name": a_model_route(world)},
+    "ModelService/ListModelHealth": lambda _: {},
     "ModelService/ListModelRollouts": lambda _: {"page_size": 1},
     "ModelService/ListModelRoutes": lambda _: {"page_size": 1},
     "ModelService/ListModels": lambda _: {},

@@ -18,8 +18,10 @@ BY_TENANT: Final = ("TenantId", "CallKey")
 
 #: Why what is kept under another key is nobody else's, by reason.
 WHY: Final[Mapping[str, frozenset[str]]] = {
-    "it lives for one call, request, batch, file or run, and goes with it": frozenset(
+    "it lives for one call, request, batch, file, run or rollout, and goes with it": frozenset(
         {
+            "inference/domain/rollout/judgement.py:Seen",
+            "inference/domain/rollout/watch.py:Watch",
             "inference/usecases/admit.py:FairScheduler",
             "cost/domain/changes.py:ChangesDraft",
             "cost/domain/hold_lines.py:Place",
@@ -81,6 +83,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "the key is the whole content or its digest, so an equal key is an equal content": frozenset(
         {
+            "inference/domain/rollout/evidence.py:_bets()",
             "inference/domain/answer_cache.py:KeptAnswers",
             "inference/usecases/cached_answers.py:CachedAnswers",
             "inference/domain/output_format.py:_compiled()",
@@ -109,8 +112,18 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/grpc/identity.py:WorkloadVerifier",
         }
     ),
+    "the key names what one tenant has, and comes from what that tenant holds": frozenset(
+        {
+            "inference/domain/registry.py:Names",
+            "inference/providers/opened.py:OpenedModels",
+            "inference/usecases/observe_rollouts.py:ObserveRollouts",
+            "inference/usecases/registry.py:MemoryRegistry",
+            "inference/usecases/registry_news.py:RegistryNews",
+        }
+    ),
     "what is kept names its tenant, and whoever asks for it is compared with that": frozenset(
         {
+            "inference/usecases/judge_rollouts.py:JudgeRollouts",
             "cost/domain/hold_lines.py:HoldLines",
             "cost/storage/seen_rows.py:SeenRows",
             "meshkit/guard/feed.py:_Known",

@@ -1,6 +1,6 @@
 """What a tenant has registered, and what stands behind a name. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,74 +29,70 @@ class Holdings:
         """Gives one version, whatever its state."""
         return next((one for one in self.deployments.get(name, ()) if one.version == number), None)
 
-    def current(self, name: str) -> DeploymentVersion | None:
-        """Gives the version of a deployment that is asked: the newest that is ready and is not being tried yet."""
+    def current(self) -> dict[str, DeploymentVersion]:
+        """Gives the version of each deployment that is asked: the newest that is ready and is not being tried yet."""
         tried = {one.canary for one in self.rollouts.values() if one.state is not RolloutState.PROMOTED}
-        for one in self.deployments.get(name, ()):
-            if one.state is VersionState.READY and VersionName(deployment=name, version=one.version) not in tried:
-                return one
-        return None
+        found: dict[str, DeploymentVersion] = {}
+        for name, versions in self.deployments.items():
+            for one in versions:
+                if one.state is VersionState.READY and VersionName(deployment=name, version=one.version) not in tried:
+                    found[name] = one
+                    break
+        return found
 
 
 class Names:
-    """Says what stands behind the names that one tenant asks for: its own come before those of the installation."""
+    """Says what stands behind the names that one tenant asks for: its own come before those of the installation.
+
+    Made when something changes: every call asks it.
+    """
 
     def __init__(self, own: Holdings, installed: Deployments) -> None:
-        self._own = own
-        self._installed = installed
+        self.own: Final = own
+        self._installed = {one.name: one for one in installed.all}
+        self._current = own.current()
+        #: All that may be asked, those of the settings first.
+        self.all: Final = (
+            *(one for one in installed.all if one.name not in own.deployments),
+            *self._current.values(),
+        )
+        #: The chain of the settings, with the tenant's own deployments in the places of those they shadow.
+        self.chain: Final = tuple(
+            found for one in installed.default_generators() if (found := self.current(one.name)) is not None
+        )
+        self._by_model: dict[str, list[DeploymentVersion]] = {}
+        for one in self.all:
+            if one.task is Task.GENERATE:
+                self._by_model.setdefault(one.model, []).append(one)
 
     def route(self, name: str) -> Route | None:
         """Gives a route of the tenant."""
-        return self._own.routes.get(name)
-
-    @property
-    def routes(self) -> Sequence[str]:
-        """Names of the tenant's routes."""
-        return tuple(self._own.routes)
-
-    def chain(self) -> Sequence[DeploymentVersion]:
-        """Gives the chain of the settings, with the tenant's own deployments in the places of those they shadow."""
-        found = (self.current(one.name) for one in self._installed.default_generators())
-        return tuple(one for one in found if one is not None)
+        return self.own.routes.get(name)
 
     def version(self, name: VersionName) -> DeploymentVersion | None:
         """Gives one version by name and number."""
         if name.version:
-            return self._own.version(name.deployment, name.version)
-        return self._installed_as(name.deployment)
+            return self.own.version(name.deployment, name.version)
+        return self._installed.get(name.deployment)
 
     def current(self, deployment: str) -> DeploymentVersion | None:
         """Gives the version of a deployment that is asked now; None: there is none."""
-        if deployment in self._own.deployments:
-            return self._own.current(deployment)
-        return self._installed_as(deployment)
+        shadowed = deployment in self.own.deployments
+        return (self._current if shadowed else self._installed).get(deployment)
 
     def named(self, name: str) -> DeploymentVersion:
         """Gives the version behind the name of a deployment, of a deployment and a number, or of a provider's model.
 
         Raises: ModelNotFound: none, or several deployments have a model of this name.
         """
-        found = self._pinned(name) or self.current(name) or self._by_model(name)
-        if found is None:
+        found = self._pinned(name) or self.current(name)
+        if found is not None:
+            return found
+        of_model = self._by_model.get(name, [])
+        if len(of_model) != 1:
             raise ModelNotFound(name)
-        return found
-
-    def all(self) -> Sequence[DeploymentVersion]:
-        """Gives all that may be asked, those of the settings first."""
-        own = [one for name in self._own.deployments if (one := self._own.current(name)) is not None]
-        return (*(one for one in self._installed.all if one.name not in self._own.deployments), *own)
+        return of_model[0]
 
     def _pinned(self, name: str) -> DeploymentVersion | None:
         deployment, _, number = name.rpartition(AT)
-        return self._own.version(deployment, int(number)) if number.isdecimal() and len(number) < 10 else None
-
-    def _installed_as(self, name: str) -> DeploymentVersion | None:
-        return next((one for one in self._installed.all if one.name == name), None)
-
-    def _by_model(self, model: str) -> DeploymentVersion | None:
-        found = [one for one in _generators(self.all()) if one.model == model]
-        return found[0] if len(found) == 1 else None
-
-
-def _generators(versions: Iterable[DeploymentVersion]) -> Iterable[DeploymentVersion]:
-    return (one for one in versions if one.task is Task.GENERATE)
+        return self.own.version(deployment, int(number)) if number.isdecimal() and len(number) < 10 else None

@@ -1,7 +1,7 @@
 """What ModelService says, proto to domain and back, pure."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,6 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.inference.v1 import model_pb2
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task, Tier, VersionState
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
+from services.inference.domain.reliability.breaker import BreakerState
+from services.inference.domain.reliability.health import Health
 from services.inference.domain.rollout.judgement import Kind, Seen
 from services.inference.domain.rollout.rollout import (
     Rollout,
@@ -67,6 +69,11 @@ _KINDS: Final = {
 _KINDS_OF: Final[Mapping[int, RolloutKind]] = {
     model_pb2.ROLLOUT_KIND_UNSPECIFIED: RolloutKind.CANARY,
     **{number: kind for kind, number in _KINDS.items()},
+}
+_BREAKERS: Final = {
+    BreakerState.CLOSED: model_pb2.BREAKER_STATE_CLOSED,
+    BreakerState.HALF_OPEN: model_pb2.BREAKER_STATE_HALF_OPEN,
+    BreakerState.OPEN: model_pb2.BREAKER_STATE_OPEN,
 }
 _ROLLOUT_STATES: Final = {
     RolloutState.RUNNING: model_pb2.ROLLOUT_STATE_RUNNING,
@@ -136,6 +143,21 @@ def version_to_proto(registered: RegisteredVersion) -> model_pb2.ModelVersion:
         image_tokens=version.image_tokens,
         check_failures=registered.failures,
         create_time=_time(registered.created),
+    )
+
+
+def health_to_proto(health: Health, *, replica: str, now: datetime) -> model_pb2.ModelHealth:
+    """Writes how a replica finds a version."""
+    failed = now - timedelta(seconds=health.failed_seconds_ago) if health.last_failure else None
+    return model_pb2.ModelHealth(
+        deployment=health.version.name,
+        version=health.version.version,
+        replica=replica,
+        breaker=_BREAKERS[health.breaker],
+        last_failure=health.last_failure,
+        last_failure_time=_time(failed),
+        p50_us=health.p50_us,
+        p95_us=health.p95_us,
     )
 
 

@@ -14,6 +14,7 @@ from services.inference.transport.unbuilt_models import UnbuiltModels
 from services.inference.usecases.check_models import CheckModels
 from services.inference.usecases.judge_rollouts import RollBack
 from services.inference.usecases.list_models import ListModels
+from services.inference.usecases.ports import KnowsHealth, Registry
 from services.inference.usecases.register_models import RegisterModels
 from services.inference.usecases.registry_ports import RegistryReader
 from services.inference.usecases.run_rollouts import RunRollouts
@@ -44,6 +45,9 @@ class ModelServicer(UnbuiltModels):
         rollouts: RunRollouts,
         roll_back: RollBack,
         registered: RegistryReader,
+        registry: Registry,
+        health: KnowsHealth,
+        replica: str,
         hop: HopLimits,
         clock: Clock,
         ids: IdSource,
@@ -55,6 +59,9 @@ class ModelServicer(UnbuiltModels):
         self._rollouts = rollouts
         self._roll_back = roll_back
         self._registered = registered
+        self._registry = registry
+        self._health = health
+        self._replica = replica
         self._hop = hop
         self._clock = clock
         self._ids = ids
@@ -114,6 +121,13 @@ class ModelServicer(UnbuiltModels):
             lambda: self._register.retire(tenant, request.deployment_id),
             _retired,
             answers=pb.RetireModelDeploymentResponse,
+        )
+
+    async def ListModelHealth(self, request: pb.ListModelHealthRequest, context: Context) -> pb.ListModelHealthResponse:
+        versions = self._registry.versions(caller_of(context).principal.tenant)
+        found, now = self._health.health(versions, now=self._clock.monotonic()), self._clock.now()
+        return pb.ListModelHealthResponse(
+            health=[convert.health_to_proto(one, replica=self._replica, now=now) for one in found]
         )
 
     async def SetModelRoute(self, request: pb.SetModelRouteRequest, context: Context) -> pb.SetModelRouteResponse:

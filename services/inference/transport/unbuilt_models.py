@@ -14,9 +14,6 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class UnbuiltModels(ModelServiceServicer):
     """Answers UNIMPLEMENTED; what is built overrides it."""
 
-    async def ListModelHealth(self, request: pb.ListModelHealthRequest, context: Context) -> pb.ListModelHealthResponse:
-        return await _refused(context)
-
     async def ReportModelQuality(
         self, request: pb.ReportModelQualityRequest, context: Context
     ) -> pb.ReportModelQualityResponse:

@@ -1,6 +1,7 @@
 """Lets this replica ask each deployment as often as that is good for both. A `Gatekeeper`."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from random import Random
 from typing import Final
 
@@ -9,6 +10,7 @@ from services.inference.domain.errors import OutputInvalid, ProviderRateLimited,
 from services.inference.domain.fairness.provider_limit import ProviderLimit
 from services.inference.domain.reliability.breaker import Breaker, BreakerState
 from services.inference.domain.reliability.cooldown import Cooldown
+from services.inference.domain.reliability.health import Health, HealthNotes
 from services.inference.domain.reliability.retry_budget import RetryBudget
 from services.inference.domain.route import AttemptOutcome, Candidate
 from services.inference.usecases.ports import Permit, Wait
@@ -38,6 +40,7 @@ class _Gate:
         self.breaker = Breaker(in_a_row=failures)
         self.cooldown = Cooldown()
         self.repeats = RetryBudget()
+        self.health = HealthNotes()
 
 
 class DeploymentGates:
@@ -73,6 +76,7 @@ class DeploymentGates:
         """See `Gatekeeper.done`."""
         gate = self._gate(permit.candidate)
         gate.limit.end()
+        gate.health.note(outcome, now)
         before = gate.breaker.state
         if outcome.reason == ProviderRateLimited.reason:
             gate.cooldown.asked(outcome.retry_after_seconds, now)
@@ -85,9 +89,20 @@ class DeploymentGates:
         if gate.breaker.state is not before:
             self._tell(permit.candidate, gate.breaker.state)
 
+    def health(self, versions: Sequence[DeploymentVersion], *, now: float) -> Sequence[Health]:
+        """See `KnowsHealth.health`."""
+        found: list[Health] = []
+        for version in versions:
+            gate = self._gates.get(_key(version))
+            if gate is None:
+                found.append(Health(version=version))
+            else:
+                found.append(gate.health.read(version, breaker=gate.breaker.state, now=now))
+        return found
+
     def _gate(self, candidate: Candidate) -> _Gate:
         version = candidate.version
-        key = (version.deployment_id, version.name, version.version)
+        key = _key(version)
         gate = self._gates.get(key)
         if gate is None:
             gate = self._gates[key] = _Gate(version, failures=self._failures)
@@ -99,3 +114,7 @@ class DeploymentGates:
     def _tell(self, candidate: Candidate, state: BreakerState) -> None:
         metrics.MODEL_BREAKER_CHANGES.labels(str(state)).inc()
         log.warning("the breaker of a model changed", deployment=candidate.version.name, state=str(state))
+
+
+def _key(version: DeploymentVersion) -> tuple[str, str, int]:
+    return version.deployment_id, version.name, version.version

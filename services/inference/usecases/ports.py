@@ -13,6 +13,7 @@ from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task
 from services.inference.domain.money_bound import Overhead
 from services.inference.domain.prompt import Prompt
+from services.inference.domain.reliability.health import Health
 from services.inference.domain.rollout.rollout import Rollout
 from services.inference.domain.route import AttemptOutcome, Candidate, Plan, Route
 from services.inference.usecases.asked import Asked
@@ -321,6 +322,14 @@ class Gatekeeper(Protocol):
 
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:
         """Takes a permit back."""
+        ...
+
+
+class KnowsHealth(Protocol):
+    """Knows how this replica finds the versions that it asks."""
+
+    def health(self, versions: Sequence[DeploymentVersion], *, now: float) -> Sequence[Health]:
+        """Gives what is known of each; of one that was never asked, that nothing speaks against it."""
         ...
 
 

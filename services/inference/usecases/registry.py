@@ -13,12 +13,13 @@ _NOTHING = Holdings()
 
 
 class MemoryRegistry:
-    """Implements `Registry`. Holdings are swapped whole, so that a call sees one state of them or the next."""
+    """Implements `Registry`. Names are swapped whole, so that a call sees one state of them or the next."""
 
     def __init__(self, installed: Deployments, *, clock: Clock) -> None:
         self._installed = installed
         self._clock = clock
-        self._holdings: dict[TenantId, Holdings] = {}
+        self._names: dict[TenantId, Names] = {}
+        self._of_nobody = Names(_NOTHING, installed)
         #: Rollouts that this replica took back while the database was away; what they say comes before what it said.
         self._taken_back: dict[str, Rollout] = {}
         self._heard = clock.monotonic()
@@ -28,19 +29,19 @@ class MemoryRegistry:
         names = self.names(tenant)
         route = names.route(name or DEFAULT)
         if route is None:
-            versions = names.chain() if name in ("", DEFAULT) else (names.named(name),)
-            return Resolved(route=None, versions=tuple(versions))
+            versions = names.chain if name in ("", DEFAULT) else (names.named(name),)
+            return Resolved(route=None, versions=versions)
         found = (names.current(member.deployment) for member in route.members)
         versions = tuple(one for one in found if one is not None)
         return Resolved(route=route, versions=versions, rollout=self.rollout(tenant, route.name))
 
     def versions(self, tenant: TenantId) -> Sequence[DeploymentVersion]:
         """See `Registry.versions`."""
-        return self.names(tenant).all()
+        return self.names(tenant).all
 
     def routes(self, tenant: TenantId) -> Sequence[str]:
         """See `Registry.routes`."""
-        return self.names(tenant).routes
+        return tuple(self.names(tenant).own.routes)
 
     @property
     def age(self) -> float:
@@ -49,29 +50,29 @@ class MemoryRegistry:
 
     def names(self, tenant: TenantId) -> Names:
         """Gives what stands behind the names of a tenant."""
-        return Names(self._holdings.get(tenant, _NOTHING), self._installed)
+        return self._names.get(tenant, self._of_nobody)
 
     def rollout(self, tenant: TenantId, route: str) -> Rollout | None:
         """Gives the running rollout of a route, or the one that was just taken back here."""
-        found = self._holdings.get(tenant, _NOTHING).rollouts.get(route)
+        found = self.names(tenant).own.rollouts.get(route)
         return None if found is None else self._taken_back.get(found.id, found)
 
     def running(self) -> Sequence[tuple[TenantId, Rollout]]:
         """Lists all rollouts that run."""
         return [
             (tenant, rollout)
-            for tenant, holdings in self._holdings.items()
-            for route in holdings.rollouts
+            for tenant, names in self._names.items()
+            for route in names.own.rollouts
             if (rollout := self.rollout(tenant, route)) is not None and rollout.state is RolloutState.RUNNING
         ]
 
     def take(self, holdings: Mapping[TenantId, Holdings], *, whole: bool) -> None:
         """Puts what the database says in the place of what was known of these tenants, or of all."""
         self._heard = self._clock.monotonic()
-        kept = {} if whole else dict(self._holdings)
-        kept.update(holdings)
-        self._holdings = {tenant: one for tenant, one in kept.items() if one != _NOTHING}
-        known = {one.id for each in self._holdings.values() for one in each.rollouts.values()}
+        names = {} if whole else {tenant: one for tenant, one in self._names.items() if tenant not in holdings}
+        names |= {tenant: Names(one, self._installed) for tenant, one in holdings.items() if one != _NOTHING}
+        self._names = names
+        known = {one.id for each in names.values() for one in each.own.rollouts.values()}
         self._taken_back = {key: one for key, one in self._taken_back.items() if key in known}
 
     def heard(self) -> None:

@@ -47,7 +47,7 @@ from services.meshkit.tenant_data.servicer import TenantData
 @asynccontextmanager
 async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Opens what inference needs and gives its server; leaving the block closes everything."""
-    identity = workload_identity(settings, "inference", clock=clock)
+    identity, replica = workload_identity(settings, "inference", clock=clock), ids.new("replica")
     async with (
         sql_engine(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
@@ -71,7 +71,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         sealing(
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
-        CallRepository(app, maintenance, keys=sealed.keys, replica=ids.new("replica")).running() as calls,
+        CallRepository(app, maintenance, keys=sealed.keys, replica=replica).running() as calls,
         CallsInFlight(most=settings.max_model_calls + settings.max_waiting_calls) as in_flight,
     ):
         holds = CostHoldClient(to_money, ids=ids)
@@ -84,7 +84,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             to_registered=to_registered,
             repository=RegistryRepository(app, keys=sealed.keys),
             feed=SqlRegistryFeed(maintenance, keys=sealed.keys),
-            records=SqlRolloutRecords(app, maintenance, replica=ids.new("replica"), clock=clock),
+            records=SqlRolloutRecords(app, maintenance, replica=replica, clock=clock),
             clock=clock,
         )
         asking = core(
@@ -108,6 +108,8 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             deployments=deployments,
             prices=prices,
             model_call=asking.model_call,
+            health=asking.health,
+            replica=replica,
             clock=clock,
             ids=ids,
         )

@@ -19,7 +19,7 @@ from services.inference.usecases.embed import Embed
 from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
-from services.inference.usecases.ports import CallStore, HoldClient, MakesCalls, PriceList
+from services.inference.usecases.ports import CallStore, HoldClient, KnowsHealth, MakesCalls, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders
 from services.inference.wiring.registry import Known
@@ -39,6 +39,7 @@ class Core:
 
     servicer: InferenceServicer
     model_call: MakesCalls
+    health: KnowsHealth
     asking: Asking
     embed: EmbedOnce
     background: tuple[Background, ...]
@@ -127,6 +128,7 @@ def core(
     return Core(
         servicer=servicer,
         model_call=model_call,
+        health=gates,
         asking=asking,
         embed=embed_once,
         background=(notes, door_notes, door_holds),

@@ -18,7 +18,7 @@ from services.inference.usecases.check_models import CheckModels
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.observe_rollouts import ObserveRollouts
-from services.inference.usecases.ports import MakesCalls, PriceList
+from services.inference.usecases.ports import KnowsHealth, MakesCalls, PriceList
 from services.inference.usecases.register_models import RegisterModels
 from services.inference.usecases.registry import MemoryRegistry
 from services.inference.usecases.registry_news import RegistryNews
@@ -116,6 +116,8 @@ def model_servicer(
     deployments: Deployments,
     prices: PriceList,
     model_call: MakesCalls,
+    health: KnowsHealth,
+    replica: str,
     clock: Clock,
     ids: IdSource,
 ) -> ModelServicer:
@@ -132,6 +134,9 @@ def model_servicer(
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
         registered=repository,
+        registry=known.registry,
+        health=health,
+        replica=replica,
         hop=usual_hop(settings),
         clock=clock,
         ids=ids,

@@ -382,6 +382,25 @@ async def test_a_canary_is_promoted_and_the_route_asks_it(mesh: InferenceMesh, s
     assert await mesh.refused("RollBackModelRollout", back) == "precondition/ROLLOUT_DECIDED"
 
 
+async def test_a_replica_tells_how_it_finds_models_and_only_to_whom_they_belong(
+    mesh: InferenceMesh, surroundings: Surroundings, second: FakeProvider
+) -> None:
+    await a_deployment(mesh, "acme/writer", second)
+    for _ in range(5):
+        second.next(Behaviour(status=500))
+        assert await mesh.refused("Generate", a_request(model="acme/writer")) == "unavailable/PROVIDER_UNAVAILABLE"
+    listed = (await mesh.call("ListModelHealth", model_service_pb2.ListModelHealthRequest())).health
+    (found,) = [one for one in listed if one.deployment == "acme/writer"]
+    assert (found.version, found.breaker) == (1, model_pb2.BREAKER_STATE_OPEN)
+    assert found.last_failure == "PROVIDER_UNAVAILABLE"
+    assert found.last_failure_time.seconds > LONG_AGO.seconds
+    assert 0 < found.p50_us <= found.p95_us  # of the check
+    assert found.replica.startswith("replica_")
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    theirs = (await other.call("ListModelHealth", model_service_pb2.ListModelHealthRequest())).health
+    assert {one.deployment for one in listed} - {one.deployment for one in theirs} == {"acme/writer"}
+
+
 async def test_a_new_version_takes_over_under_load_without_a_failed_call(
     mesh: InferenceMesh, second: FakeProvider
 ) -> None:

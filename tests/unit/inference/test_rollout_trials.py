@@ -77,6 +77,7 @@ def a_trial(seed: int, outcomes: Outcomes, *, seconds: int) -> Trial:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_a_canary_that_is_no_worse_is_taken_back_in_one_of_twenty_trials_at_most() -> None:
     ended = [a_trial(seed, alike, seconds=300).rollout.state for seed in range(SEEDS)]
     assert ended.count(RolloutState.ROLLED_BACK) <= SEEDS * 0.05
@@ -92,10 +93,8 @@ def test_a_canary_that_does_harm_is_taken_back_within_half_a_minute(harm: Outcom
         assert trial.failed_canary <= trial.calls * (share + 0.01)
 
 
-@pytest.mark.long
-def test_a_good_canary_is_promoted() -> None:
-    for seed in range(20):
-        trial = a_trial(seed, alike, seconds=900)
-        if trial.rollout.state is RolloutState.ROLLED_BACK:
-            continue
-        assert trial.rollout.state is RolloutState.PROMOTED, seed
+@pytest.mark.parametrize("seeds", [2, pytest.param(20, marks=pytest.mark.long)])
+def test_a_good_canary_is_promoted(seeds: int) -> None:
+    ended = [a_trial(seed, alike, seconds=900).rollout.state for seed in range(seeds)]
+    assert ended.count(RolloutState.PROMOTED) >= seeds * 0.95
+    assert RolloutState.RUNNING not in ended
