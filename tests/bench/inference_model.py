@@ -1,8 +1,9 @@
-"""A model that answers every chat at once, whole or as a stream: a process of its own, so that its time can be told apart.
+"""A model that answers every chat at once, whole or as a stream: a process of its own, with time of its own.
 
     python -m tests.bench.inference_model
 
-It prints its port, keeps connections open, and looks at a request no closer than it must: what it costs, the doors lack.
+It prints its port, keeps connections open, and looks at a request no closer than it must: what it takes of the
+processors, the doors lack.
 """
 
 import asyncio
