@@ -18,7 +18,6 @@ from services.inference.domain.answer import Answer, Restarted, StreamEvent
 from services.inference.domain.call import Claimed, RecordedCall, Unjudged
 from services.inference.domain.deployment import Deployments, DeploymentVersion, Task
 from services.inference.domain.errors import AnswerBrokeOff, AnswerUnjudged
-from services.inference.domain.money_bound import bound_of
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.ports import HoldClient, MakesCalls
@@ -160,7 +159,7 @@ class DoorHolds:
     @asynccontextmanager
     async def ahead(self, asked: Asked, first: DeploymentVersion, *, seconds: float) -> AsyncGenerator[None]:
         """Holds money for asking `first`, in the block; what nobody asked for is free again after it."""
-        bound = bound_of(asked.prompt, first)
+        bound = asked.bound(first)
         ttl = timedelta(seconds=min(max(seconds, 0.0) + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS))
         holding = self._holds.hold(
             asked.principal,
