@@ -42,6 +42,8 @@ _HOLD_MOST_SECONDS: Final = 3600.0
 _MOST_WAITING: Final = 2000
 #: Settlements that are sent at once: they share frames.
 _AT_ONCE: Final = 64
+#: Nobody waits for them, so they gather for a moment, and leave frames and commits to calls that wait.
+_GATHER_SECONDS: Final = 0.01
 _PAUSE_SECONDS: Final = 1.0
 #: Tries of one settlement; its hold lapses into `assumed` after that.
 _TRIES: Final = 30
@@ -238,6 +240,7 @@ class DoorHolds:
         try:
             while True:
                 await self._news.wait()
+                await self._clock.sleep(_GATHER_SECONDS)
                 self._news.clear()
                 while self._waiting:
                     if not await self._settle_some():
