@@ -1,57 +1,67 @@
 """Measures the doors: requests a second, what they add to the time of the model, and the processor time of each part.
 
 Run by `make bench-inference`; `BENCH_SHORT=1` gives the same figures in a minute and leaves the peer out. The model is
-an Envoy that answers at once. Keys, law and money are on: a budget stands above the calls. LiteLLM's proxy stands in
-front of the same Envoy with a key and its budget, see `litellm_proxy.py`.
+a process that answers at once. Keys, law and money are on: a budget stands above the calls. LiteLLM's proxy stands in
+front of the same model with a key and its budget, see `litellm_proxy.py`.
 """
 
 import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
-from services.launcher.embedded.envoy import find_program
+import psutil
+
+from services.launcher.options import UpOptions
+from tests.bench.inference_model import MODEL
 from tests.bench.litellm_proxy import NAME, litellm_proxy
 from tests.bench.whole_mesh import SHORT, BenchMesh, Report, data_dir, percentile, processor_seconds, up
-from tests.integration.conftest import free_port
 
 SECONDS: Final = 4.0 if SHORT else 15.0
 WARM_SECONDS: Final = 2.0
 AT_ONCE: Final = 32
 RATE: Final = 200.0
-MODEL: Final = "gpt-4o-mini"
-GOALS: Final = {"requests": 800.0, "p50": 3.0, "p99": 15.0}
+#: Requests that come in an overload, over those that are served without one.
+TIMES: Final = 10.0
+BUDGET_USD: Final = 1000.0
+GOALS: Final = {"requests": 800.0, "p50": 3.0, "p99": 15.0, "first": 4.0, "cached": 2.0}
 _PRICES: Final = {"input_cost_per_token": 1.5e-7, "output_cost_per_token": 6e-7}
-_BODY: Final = {"model": MODEL, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 64}
-_USAGE: Final = {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21}
-_TEXT: Final = "Hello there, how may I assist you today?"
+_BODY: Final[dict[str, Any]] = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": "Say hello."}],
+    "max_tokens": 64,
+}
 
 figure: Final = Report("inference")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a load met."""
+    """What a load met. Times in milliseconds."""
 
-    #: Of answered requests, milliseconds.
+    #: Of answered requests.
     taken: list[float]
+    #: Until their text began.
+    first: list[float]
+    #: Of refused requests.
+    refused: list[float]
     seconds: float
-    refused: int
+    #: Of the processor, that sending it took.
+    processor_seconds: float
 
     @property
     def per_second(self) -> float:
         return len(self.taken) / self.seconds
 
 
-async def load(url: str, key: str, *, rate: float = 0.0, seconds: float = SECONDS) -> Load:
+async def load(url: str, key: str, *, rate: float = 0.0, seconds: float = SECONDS, streamed: bool = False) -> Load:
     """Sends chats from a process of its own."""
-    wishes = {"url": url, "key": key, "body": _BODY, "rate": rate, "at_once": AT_ONCE, "seconds": seconds}
+    body = {**_BODY, "stream": True} if streamed else _BODY
+    wishes = {"url": url, "key": key, "body": body, "rate": rate, "at_once": AT_ONCE, "seconds": seconds}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench.inference_load", json.dumps(wishes)), stdout=subprocess.PIPE
     )
@@ -59,123 +69,136 @@ async def load(url: str, key: str, *, rate: float = 0.0, seconds: float = SECOND
     if process.returncode != 0:
         raise SystemExit(f"the load on {url} failed")
     found: dict[str, Any] = json.loads(said)
-    refused = sum(count for status, count in found["statuses"].items() if status != "200")
-    return Load(taken=[one * 1000 for one in found["taken"]], seconds=found["seconds"], refused=refused)
+    taken, first, refused = ([one * 1000 for one in found[name]] for name in ("taken", "first", "refused"))
+    return Load(
+        taken=taken,
+        first=first,
+        refused=refused,
+        seconds=found["seconds"],
+        processor_seconds=found["processor_seconds"],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The model that answers at once."""
+
+    url: str
+    process: psutil.Process
+
+    def processor_seconds(self) -> float:
+        """Gives its processor time so far."""
+        used = self.process.cpu_times()
+        return used.user + used.system
 
 
 @asynccontextmanager
-async def upstream() -> AsyncGenerator[str]:
-    """Runs the model that answers at once: below `/sse` as a stream, below `/json` whole."""
-    port = free_port()
-    shape: dict[str, Any] = {"id": "chatcmpl-1", "created": 1, "model": MODEL}
-    chunk = {**shape, "object": "chat.completion.chunk"}
-    message, delta = {"role": "assistant", "content": _TEXT}, {"role": "assistant", "content": _TEXT}
-    events = (
-        {**chunk, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]},
-        {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
-        {**chunk, "choices": [], "usage": _USAGE},
+async def model_process() -> AsyncGenerator[Model]:
+    """Runs the model while the block runs."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench.inference_model"), stdout=subprocess.PIPE
     )
-    stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-    choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    whole = json.dumps({**shape, "object": "chat.completion", "choices": [choice], "usage": _USAGE})
-    with tempfile.TemporaryDirectory(prefix="comitia-upstream-") as folder:
-        configuration = Path(folder) / "envoy.yaml"
-        # JSON is YAML, and keeps the empty lines that end events.
-        configuration.write_text(json.dumps(_envoy(port, {"/sse": stream, "/json": whole})))
-        process = await asyncio.create_subprocess_exec(
-            *(find_program(), "-c", configuration, "--disable-hot-restart", "--concurrency", "1", "--log-level", "off")
-        )
-        try:
-            async with asyncio.timeout(30):
-                while not await _listens(port):  # noqa: ASYNC110  # another process cannot set an event
-                    await asyncio.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            await process.wait()
-
-
-def _envoy(port: int, answers: dict[str, str]) -> dict[str, Any]:
-    kinds = {"/sse": "text/event-stream", "/json": "application/json"}
-    routes = [
-        {
-            "match": {"prefix": prefix},
-            "direct_response": {"status": 200, "body": {"inline_string": text}},
-            "response_headers_to_add": [
-                {
-                    "header": {"key": "content-type", "value": kinds[prefix]},
-                    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                }
-            ],
-        }
-        for prefix, text in answers.items()
-    ]
-    kind = "type.googleapis.com/envoy.extensions.filters"
-    router = {"@type": f"{kind}.http.router.v3.Router"}
-    manager = {
-        "@type": f"{kind}.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "upstream",
-        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
-        "http_filters": [{"name": "router", "typed_config": router}],
-    }
-    chain = {"filters": [{"name": "manager", "typed_config": manager}]}
-    address = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-    return {"static_resources": {"listeners": [{"name": "all", "address": address, "filter_chains": [chain]}]}}
-
-
-async def _listens(port: int) -> bool:
     try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
+        assert process.stdout is not None
+        port = int(await process.stdout.readline())
+        yield Model(url=f"http://127.0.0.1:{port}", process=psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        await process.wait()
 
 
-async def measure(mesh: BenchMesh, model: str) -> None:
+def door_of(mesh: BenchMesh) -> str:
+    """Gives the address of the door."""
+    return f"{mesh.addresses.edge_url}/v1/chat/completions"
+
+
+async def measure(mesh: BenchMesh, model: Model) -> None:
     """Measures the door, and the model without it."""
-    url, key = f"{mesh.addresses.edge_url}/v1/chat/completions", mesh.admin_key
+    url, key = door_of(mesh), mesh.admin_key
+    async with mesh.client() as client:
+        await client.costs.set_budget(round(BUDGET_USD * 10**9))
     await load(url, key, seconds=WARM_SECONDS)
-    before = processor_seconds(mesh.data_dir)
+    before = {**processor_seconds(mesh.data_dir), "model": model.processor_seconds()}
     busy = await load(url, key)
-    after = processor_seconds(mesh.data_dir)
+    after = {**processor_seconds(mesh.data_dir), "model": model.processor_seconds()}
     parts = {name: (after[name] - used) / len(busy.taken) * 1e6 for name, used in before.items()}
-    bare = await load(f"{model}/sse/v1/chat/completions", key, rate=RATE)
-    paced = await load(url, key, rate=RATE)
+    parts["load"] = busy.processor_seconds / len(busy.taken) * 1e6
     peers = {} if SHORT else {NAME: (await _peer(model)).per_second}
     shown = ", ".join(f"{name} {used:.0f}" for name, used in sorted(parts.items(), key=lambda one: -one[1]) if used > 1)
-    note = f"{AT_ONCE} at once, {busy.refused} refused; processor time a request, us: {shown}"
+    note = f"{AT_ONCE} at once, {len(busy.refused)} refused; processor time a request, us: {shown}"
     figure(
         "door_requests_per_s", busy.per_second, "1/s", better="higher", goal=GOALS["requests"], peers=peers, note=note
     )
+    bare = await load(f"{model.url}/v1/chat/completions", key, rate=RATE)
+    paced = await load(url, key, rate=RATE)
     for percent in (50, 99):
-        added = percentile(paced.taken, percent) - percentile(bare.taken, percent)
-        note = (
-            f"at {RATE:g}/s, over {percentile(bare.taken, percent):.2f} ms of the model alone; {paced.refused} refused"
+        alone = percentile(bare.taken, percent)
+        note = f"at {RATE:g}/s, over {alone:.2f} ms of the model alone; {len(paced.refused)} refused"
+        figure(
+            f"door_added_p{percent}_ms",
+            percentile(paced.taken, percent) - alone,
+            "ms",
+            goal=GOALS[f"p{percent}"],
+            note=note,
         )
-        figure(f"door_added_p{percent}_ms", added, "ms", goal=GOALS[f"p{percent}"], note=note)
+    await _measure_streams(mesh, model)
+    await _measure_overload(mesh, busy.per_second)
 
 
-async def _peer(model: str) -> Load:
-    async with litellm_proxy(MODEL, f"{model}/json", prices=_PRICES, cap_usd=1000.0) as proxy:
+async def _measure_streams(mesh: BenchMesh, model: Model) -> None:
+    bare = await load(f"{model.url}/v1/chat/completions", mesh.admin_key, rate=RATE, streamed=True)
+    paced = await load(door_of(mesh), mesh.admin_key, rate=RATE, streamed=True)
+    alone = percentile(bare.first, 50)
+    note = f"at {RATE:g}/s, over {alone:.2f} ms of the model alone; {len(paced.refused)} refused"
+    figure("door_first_text_added_p50_ms", percentile(paced.first, 50) - alone, "ms", goal=GOALS["first"], note=note)
+
+
+async def _measure_overload(mesh: BenchMesh, served: float) -> None:
+    """Sends many more requests than can be served, on time whatever becomes of them."""
+    flood = await load(door_of(mesh), mesh.admin_key, rate=served * TIMES)
+    refusal = percentile(flood.refused, 50) if len(flood.refused) > 1 else 0.0
+    note = (
+        f"{TIMES:g} times as many as are served come; {len(flood.taken)} answered, {len(flood.refused)} refused,"
+        f" half of those within {refusal:.0f} ms of when they were due; the load takes"
+        f" {flood.processor_seconds / flood.seconds:.2f} of the processors"
+    )
+    figure("door_overload_share", flood.per_second / served, "ratio", better="higher", note=note)
+
+
+async def _measure_kept(mesh: BenchMesh) -> None:
+    """Measures answers that equal calls were given before."""
+    await load(door_of(mesh), mesh.admin_key, rate=RATE, seconds=WARM_SECONDS)
+    kept = await load(door_of(mesh), mesh.admin_key, rate=RATE)
+    note = f"at {RATE:g}/s, whole time of a request; {len(kept.refused)} refused"
+    figure("door_cached_p50_ms", percentile(kept.taken, 50), "ms", goal=GOALS["cached"], note=note)
+
+
+async def _peer(model: Model) -> Load:
+    async with litellm_proxy(MODEL, model.url, prices=_PRICES, cap_usd=BUDGET_USD) as proxy:
         url, key = f"{proxy.address}/v1/chat/completions", str(proxy.session.headers["authorization"]).split()[1]
         await load(url, key, seconds=WARM_SECONDS)
         return await load(url, key)
 
 
+def _asking(options: UpOptions, model: Model, **more: str) -> UpOptions:
+    """Has a mesh ask the model."""
+    settings = {
+        "COMITIA_INFERENCE_OPENAI_API_KEY": "sk-bench",
+        "COMITIA_INFERENCE_OPENAI_BASE_URL": f"{model.url}/v1",
+        "COMITIA_INFERENCE_ANTHROPIC_API_KEY": "",
+        "COMITIA_INFERENCE_RATE_FACTOR": "100",
+    }
+    return replace(options, environment={**options.environment, **settings, **more})
+
+
 async def main() -> None:
     """Measures and prints."""
     with data_dir() as options:
-        async with upstream() as model:
-            settings = {
-                **options.environment,
-                "COMITIA_INFERENCE_OPENAI_API_KEY": "sk-bench",
-                "COMITIA_INFERENCE_OPENAI_BASE_URL": f"{model}/sse/v1",
-                "COMITIA_INFERENCE_ANTHROPIC_API_KEY": "",
-                "COMITIA_INFERENCE_RATE_FACTOR": "10",
-            }
-            async with up(replace(options, environment=settings)) as mesh:
+        async with model_process() as model:
+            async with up(_asking(options, model)) as mesh:
                 await measure(mesh, model)
+            async with up(_asking(options, model, COMITIA_INFERENCE_ANSWER_CACHE_SECONDS="600")) as mesh:
+                await _measure_kept(mesh)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "inference/domain/prompt.py:_schema_problem()",
             "gateway/clients/openfga.py:OpenFgaRelationStore",
             "gateway/relations/parse.py:_remembered()",
+            "meshkit/calls/law_gate.py:_outcome()",
             "meshkit/documents/checking_cost.py:Cost",
             "meshkit/documents/checking_cost.py:Costs",
             "meshkit/grpc/client_address.py:_address()",

@@ -113,6 +113,8 @@ class Sampling:
 
     def asked(self) -> dict[str, object]:
         """Gives what is asked for, by name."""
+        if self == _DEFAULT_SAMPLING:
+            return {}
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

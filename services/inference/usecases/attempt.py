@@ -12,7 +12,6 @@ from services.inference.domain.answer import WITHHELD, AttemptNote, Finished, Re
 from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import Charge, OutputInvalid, ProviderFailure, ProviderUnavailable
 from services.inference.domain.law import raise_if_blocked
-from services.inference.domain.money_bound import bound_of
 from services.inference.domain.output_format import Violation, conform
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.route import AttemptOutcome, Candidate
@@ -66,7 +65,7 @@ async def judged_before(
 ) -> Verdict:
     """Has what would be sent to a deployment judged: the prompt of the call, or another one in its place."""
     sent = prompt or asked.prompt
-    bound = bound_of(sent, deployment)
+    bound = asked.bound(deployment, sent)
     subject = Subject(
         stage=Stage.BEFORE,
         parts=sent.shown_to_law(),
@@ -192,7 +191,7 @@ class Attempt:
         verdict = await before
         raise_if_blocked(verdict, Stage.BEFORE)
         prompt = self._prompt.as_law_left(verdict.parts)
-        hold = await self._hold(bound_of(prompt, self._deployment))
+        hold = await self._hold(self._asked.bound(self._deployment, prompt))
         self._hold_id = hold.id
         sent = False
         try:
@@ -238,8 +237,9 @@ class Attempt:
 
     async def _take_whole(self, call: ProviderCall) -> Finished:
         """Takes an answer that nobody watches: in one piece, which costs the least."""
-        seconds = call.seconds * (1 if self._alone else _SHARE_UNSEEN)
-        answer = await self._provider.whole(replace(call, seconds=seconds))
+        if not self._alone:
+            call = replace(call, seconds=call.seconds * _SHARE_UNSEEN)
+        answer = await self._provider.whole(call)
         self._gate.add(answer.text)
         return answer.finished
 

@@ -22,7 +22,6 @@ from services.inference.domain.errors import (
     ProviderUnavailable,
     most_hopeful,
 )
-from services.inference.domain.money_bound import bound_of
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.reliability.hop_policy import Move, move_after, pause_before_repeat
 from services.inference.domain.reliability.mid_stream import Resumption, continued_prompt, resumption
@@ -213,7 +212,7 @@ class Chain:
         raise _end_of(course)
 
     def _allowed(self, course: _Course, candidate: Candidate, *, repeat: bool = False) -> Permit | Wait:
-        bound = bound_of(course.asked.prompt, candidate.version)
+        bound = course.asked.bound(candidate.version)
         return self._gates.allow(candidate, bound=bound, now=self._clock.monotonic(), repeat=repeat)
 
     def _worth_waiting(self, course: _Course, wait: Wait) -> bool:

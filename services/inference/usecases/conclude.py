@@ -69,15 +69,13 @@ class Conclude:
         if usage is not None:
             self._count(raw.deployment, usage)
         settling = asyncio.create_task(self._settle(asked.principal, raw.hold.id, usage), name="settle")
-        recording = asyncio.create_task(
-            self._judge_and_record(asked, _unjudged(concluded, lost_attempts), raw, settling), name="record"
-        )
-        charged, recorded = await asyncio.gather(settling, recording, return_exceptions=True)
-        if isinstance(charged, BaseException):
-            raise charged
-        self._router.told(concluded.candidate, replace(concluded.outcome, cost_nano_usd=charged))
-        if isinstance(recorded, BaseException):
-            raise recorded
+        # What settles without waiting has done so before anything is recorded.
+        await asyncio.sleep(0)
+        try:
+            recorded = await self._judge_and_record(asked, _unjudged(concluded, lost_attempts), raw, settling)
+        finally:
+            charged = await settling
+            self._router.told(concluded.candidate, replace(concluded.outcome, cost_nano_usd=charged))
         if recorded.hold_id != raw.hold.id:
             return await self.replay(asked, recorded)
         return _outcome(self._noted(recorded, charged), bound=raw.hold.amount)
@@ -105,7 +103,7 @@ class Conclude:
             state = SettleState.PENDING if charged is None else SettleState.SETTLED
         call = RecordedCall(
             key=asked.key,
-            arguments_hash=asked.arguments_hash,
+            arguments_hash=asked.recorded_hash,
             outcome=outcome,
             hold_id=raw.hold.id,
             usage=usage or Usage(),
@@ -167,7 +165,7 @@ class Conclude:
         verdict = await self._law.evaluate(asked.principal, unjudged.subject(asked.context))
         call = RecordedCall(
             key=asked.key,
-            arguments_hash=asked.arguments_hash,
+            arguments_hash=asked.recorded_hash,
             outcome=unjudged.under(verdict),
             hold_id="",
             usage=Usage(),
@@ -210,7 +208,8 @@ def _unjudged(concluded: Concluded, lost_attempts: int) -> Unjudged:
         provider=raw.deployment.payee,
         model=raw.finished.model or raw.deployment.model,
         hold_id=raw.hold.id,
-        cost_nano_usd=0,
+        # The most that it can be, until it is charged.
+        cost_nano_usd=raw.hold.amount,
         verdict_ids=(raw.before.id, *raw.during_verdict_ids),
         bundle_digest=raw.before.bundle_digest,
         rules=(*raw.before.rules, *raw.during),
@@ -235,7 +234,8 @@ def _outcome(call: RecordedCall, *, bound: int) -> Answer:
     """
     match call.outcome:
         case Answer():
-            return replace(call.outcome, cost_nano_usd=bound if call.charged is None else call.charged)
+            cost = bound if call.charged is None else call.charged
+            return call.outcome if call.outcome.cost_nano_usd == cost else replace(call.outcome, cost_nano_usd=cost)
         case Blocked():
             raise call.outcome.error()
         case Unjudged():

@@ -18,7 +18,6 @@ from services.inference.domain.answer import Answer, Restarted, StreamEvent
 from services.inference.domain.call import Claimed, RecordedCall, Unjudged
 from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import AnswerBrokeOff, AnswerUnjudged
-from services.inference.domain.money_bound import bound_of
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.ports import HoldClient, MakesCalls, Router
@@ -43,6 +42,8 @@ _HOLD_MOST_SECONDS: Final = 3600.0
 _MOST_WAITING: Final = 2000
 #: Settlements that are sent at once: they share frames.
 _AT_ONCE: Final = 64
+#: Nobody waits for them, so they gather for a moment, and leave frames and commits to calls that wait.
+_GATHER_SECONDS: Final = 0.01
 _PAUSE_SECONDS: Final = 1.0
 #: Tries of one settlement; its hold lapses into `assumed` after that.
 _TRIES: Final = 30
@@ -160,7 +161,7 @@ class DoorHolds:
     @asynccontextmanager
     async def ahead(self, asked: Asked, first: DeploymentVersion, *, seconds: float) -> AsyncGenerator[None]:
         """Holds money for asking `first`, in the block; what nobody asked for is free again after it."""
-        bound = bound_of(asked.prompt, first)
+        bound = asked.bound(first)
         ttl = timedelta(seconds=min(max(seconds, 0.0) + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS))
         holding = self._holds.hold(
             asked.principal,
@@ -239,6 +240,7 @@ class DoorHolds:
         try:
             while True:
                 await self._news.wait()
+                await self._clock.sleep(_GATHER_SECONDS)
                 self._news.clear()
                 while self._waiting:
                     if not await self._settle_some():

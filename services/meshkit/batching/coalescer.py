@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
 from random import Random
 from types import TracebackType
 from typing import Any, Final, Generic, Self
@@ -111,8 +110,11 @@ class Coalescer(Generic[Item, Answer]):
 
         Raises: QueueFull; ItemTooLarge; DeadlineExceeded; Unavailable; the error the item was answered with.
         """
-        with self._sent(item, principal, timeout_seconds) as waiting:
+        waiting, lane = self._send(item, principal, timeout_seconds)
+        try:
             return await waiting.future
+        finally:
+            self._end(waiting, lane)
 
     async def stream(
         self, item: Item, *, principal: Principal, timeout_seconds: float = 30.0
@@ -128,7 +130,8 @@ class Coalescer(Generic[Item, Answer]):
             pieces.append(piece)
             news.set()
 
-        with self._sent(item, principal, timeout_seconds) as waiting:
+        waiting, lane = self._send(item, principal, timeout_seconds)
+        try:
             waiting.on_piece = take
             waiting.future.add_done_callback(lambda _: news.set())
             while not waiting.future.done() or pieces:
@@ -138,10 +141,11 @@ class Coalescer(Generic[Item, Answer]):
                     news.clear()
                     await news.wait()
             yield waiting.future.result()
+        finally:
+            self._end(waiting, lane)
 
-    @contextmanager
-    def _sent(self, item: Item, principal: Principal, timeout_seconds: float) -> Generator[Waiting]:
-        """Has an item sent; takes it back if the block is left before its end."""
+    def _send(self, item: Item, principal: Principal, timeout_seconds: float) -> tuple[Waiting, Lane]:
+        """Has an item sent, until `_end`."""
         if not self._tasks:
             raise Unavailable(self._name)
         if self._waiting >= self._max_waiting:
@@ -152,15 +156,16 @@ class Coalescer(Generic[Item, Answer]):
         lane.send(waiting)
         self._waiting += 1
         self._busy.set()
-        try:
-            yield waiting
-        finally:
-            self._waiting -= 1
-            if waiting.future.cancelled() or not waiting.future.done():
-                waiting.future.cancel()
-                lane.forget(waiting)
-            else:
-                waiting.future.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
+        return waiting, lane
+
+    def _end(self, waiting: Waiting, lane: Lane) -> None:
+        """Ends a call; one that has no answer is taken back."""
+        self._waiting -= 1
+        if waiting.future.cancelled() or not waiting.future.done():
+            waiting.future.cancel()
+            lane.forget(waiting)
+        else:
+            waiting.future.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
 
     def _prepared(self, item: Item, principal: Principal, timeout_seconds: float) -> Waiting:
         size = item.ByteSize() + _OVERHEAD_BYTES

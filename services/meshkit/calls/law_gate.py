@@ -1,5 +1,6 @@
 """Asks the policy service. When it cannot be asked, nothing goes on."""
 
+from functools import lru_cache
 from random import Random
 from typing import Final
 
@@ -27,6 +28,8 @@ _STATUSES: Final = {
     policy_pb2.ACTION_REDACT: "redact",
     policy_pb2.ACTION_BLOCK: "block",
 }
+#: Outcomes of rules that are kept.
+_KEPT_OUTCOMES: Final = 4096
 
 
 def evaluations(to_policy: grpc.aio.Channel, *, clock: Clock) -> Evaluations:
@@ -66,6 +69,12 @@ class PolicyLawGate:
         return _verdict(answer.verdict, subject)
 
 
+@lru_cache(maxsize=_KEPT_OUTCOMES)
+def _outcome(rule: str, action: policy_pb2.Action.ValueType, elapsed_us: int, stage: Stage) -> RuleOutcome:
+    """Makes what one rule said. Kept: nearly all pass, in a few microseconds."""
+    return RuleOutcome(rule=rule, status=_STATUSES.get(action, "block"), elapsed_us=elapsed_us, stage=stage)
+
+
 def _verdict(said: policy_pb2.Verdict, subject: Subject) -> Verdict:
     parts = parts_from_proto(said.parts, field="verdict.parts")
     if parts and [type(part.content) for part in parts] != [type(part.content) for part in subject.parts]:
@@ -74,15 +83,7 @@ def _verdict(said: policy_pb2.Verdict, subject: Subject) -> Verdict:
     return Verdict(
         id=said.verdict_id,
         allowed=said.allowed,
-        rules=tuple(
-            RuleOutcome(
-                rule=result.rule,
-                status=_STATUSES.get(result.action, "block"),
-                elapsed_us=result.elapsed_us,
-                stage=subject.stage,
-            )
-            for result in said.results
-        ),
+        rules=tuple([_outcome(one.rule, one.action, one.elapsed_us, subject.stage) for one in said.results]),
         parts=parts,
         bundle_digest=said.bundle_digest,
         bundle=said.bundle,

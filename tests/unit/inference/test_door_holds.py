@@ -1,0 +1,59 @@
+"""Money of calls at the doors: charged after the answer, many together."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+
+from services.inference.domain.deployment import Task
+from services.inference.usecases.door_call import DoorHolds
+from services.meshkit.content import Usage
+from services.meshkit.testing.fake_clock import FakeClock
+from tests.support.inference import OPENAI, FakeHolds, a_context, an_asked
+from tests.unit.inference.conftest import until
+
+USED = Usage(input=3, output=2)
+
+
+async def answered(holds: DoorHolds, within: AsyncExitStack, path: str) -> None:
+    """Makes a call up to its answer."""
+    asked = an_asked(context=a_context(path), repeatable=False)
+    await within.enter_async_context(holds.ahead(asked, OPENAI, seconds=60))
+    hold = await holds.hold(
+        asked.principal,
+        asked.context,
+        task=Task.GENERATE,
+        provider=OPENAI.payee,
+        model=OPENAI.model,
+        bound=asked.bound(OPENAI),
+        ttl=timedelta(seconds=60),
+    )
+    await holds.settle(asked.principal, hold.id, USED)
+
+
+async def test_answers_that_leave_within_a_moment_are_charged_together() -> None:
+    clock, cost = FakeClock(), FakeHolds()
+    holds = DoorHolds(cost, clock=clock)
+    settling = asyncio.create_task(holds())
+    async with AsyncExitStack() as within:
+        await answered(holds, within, "one")
+        await clock.until_someone_sleeps()
+        await answered(holds, within, "two")
+        assert cost.states == ["dispatched", "dispatched"]
+        clock.advance(seconds=0.01)
+        await until(lambda: cost.states == ["settled", "settled"])
+    settling.cancel()
+    with suppress(asyncio.CancelledError):
+        await settling
+
+
+async def test_what_gathers_when_the_service_stops_is_charged_before_it_ends() -> None:
+    clock, cost = FakeClock(), FakeHolds()
+    holds = DoorHolds(cost, clock=clock)
+    settling = asyncio.create_task(holds())
+    async with AsyncExitStack() as within:
+        await answered(holds, within, "one")
+        await clock.until_someone_sleeps()
+        settling.cancel()
+        with suppress(asyncio.CancelledError):
+            await settling
+        assert cost.states == ["settled"]
