@@ -54,6 +54,8 @@ _SHORT_SIDE: Final = 768
 _TILE_SIDE: Final = 512
 #: The largest picture of the models with high resolution takes 4,784. Source: Anthropic, "Vision", image costs.
 _MOST_AREA: Final = 5_000
+#: No model that reads PDFs has a smaller window, whatever is said of it.
+_LEAST_WINDOW: Final = 128_000
 _AREA_BASE: Final = 16
 #: What introduces a schema that is told in words, bytes.
 _SAID_OF_A_SCHEMA: Final = 64
@@ -118,7 +120,7 @@ def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
         tokens += overhead.tools + sum(_tool(tool, overhead) for tool in prompt.tools)
     if prompt.output_format.kind is not OutputKind.TEXT:
         tokens += _form(prompt.output_format, overhead)
-    return Usage(input=window or tokens, output=prompt.max_output_tokens)
+    return Usage(input=max(window, tokens), output=prompt.max_output_tokens)
 
 
 def embedding_bound(texts: tuple[str, ...]) -> Usage:
@@ -151,20 +153,23 @@ def _window(deployment: DeploymentVersion, place: str) -> int:
             f"{place}.document.media_type",
             "nobody can bound the tokens of a PDF where the window of the model is not known; send its text instead",
         )
-    return deployment.context_tokens
+    return max(_LEAST_WINDOW, deployment.context_tokens)
 
 
 def _picture(picture: ImagePart, deployment: DeploymentVersion, overhead: Overhead, place: str) -> int:
-    """Bounds a picture by its size; a size that it does not say is taken for the largest."""
-    if deployment.image_tokens:
-        return deployment.image_tokens
-    size = size_of(picture)
+    """Bounds a picture by its size; a size that it does not say is taken for the largest.
+
+    What a deployment says of its pictures raises that, and lowers nothing that is known of its dialect.
+    """
+    said, size = deployment.image_tokens, size_of(picture)
     known = size.width > 0 and size.height > 0
     match overhead.pictures:
         case PictureCount.TILES:
-            return _TILES_BASE + _TILE * (_tiles(size) if known else _MOST_TILES)
+            return max(said, _TILES_BASE + _TILE * (_tiles(size) if known else _MOST_TILES))
         case PictureCount.AREA:
-            return min(_MOST_AREA, _AREA_BASE + _area(size)) if known else _MOST_AREA
+            return max(said, min(_MOST_AREA, _AREA_BASE + _area(size)) if known else _MOST_AREA)
+        case PictureCount.UNKNOWN if said:
+            return said
         case PictureCount.UNKNOWN:
             raise CallNotBounded(f"{place}.image", "nobody can bound the tokens that pictures take here")
 

@@ -76,7 +76,8 @@ def check_version(version: DeploymentVersion, *, needs_address: bool) -> None:
     for field, text in (("provider", version.provider), ("region", version.region)):
         if len(text) > _MOST_TEXT:
             raise Invalid(f"version.{field}", f"must be at most {_MOST_TEXT} characters")
-    if version.provider in (Adapter.LOCAL, Adapter.STUB):
+    # Compared as prices are looked up: what runs in the mesh is free, however it is written.
+    if version.provider.lower() in (Adapter.LOCAL, Adapter.STUB):
         raise Invalid("version.provider", "must be who is paid; what runs in the mesh itself cannot be registered")
     _check_address(version.base_url, needed=needs_address)
     for field in (

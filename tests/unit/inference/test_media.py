@@ -115,6 +115,16 @@ def test_a_deployment_that_says_what_its_pictures_take_is_bounded_by_that() -> N
     assert bound(shown, adapter, **with_tokens) >= bound(none, adapter) + 900
 
 
+def test_what_a_deployment_says_lowers_no_bound_that_is_known() -> None:
+    shown = showing(picture(a_png(4000, 4000)))
+    for adapter in (Adapter.OPENAI, Adapter.ANTHROPIC):
+        assert bound(shown, adapter, image_tokens=1) == bound(shown, adapter)
+        assert bound(shown, adapter, image_tokens=100_000) > 100_000
+    assert bound(a_document(), Adapter.OPENAI, context_tokens=1) >= 128_000
+    long = a_prompt(messages=(*a_document().messages, *a_prompt("x" * 200_000).messages))
+    assert bound(long, Adapter.OPENAI, context_tokens=128_000) >= 200_000
+
+
 def test_the_law_sees_a_line_in_the_place_of_a_picture_and_the_picture_comes_back() -> None:
     parts = showing(picture(a_png())).parts
     seen = shown_to_law(parts)

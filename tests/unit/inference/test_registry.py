@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
 from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.registered import check_version
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.judgement import Seen
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
@@ -21,7 +22,7 @@ from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.registry import MemoryRegistry
 from services.inference.usecases.route_calls import RouteCalls
-from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.errors import Invalid, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
@@ -84,6 +85,13 @@ def test_the_newest_ready_version_is_asked_unless_it_is_on_trial() -> None:
         stable=VersionName(deployment="w", version=1), canary=VersionName(deployment="w", version=2), route="r"
     )
     assert Names(held(*versions, rollouts=[trial]), INSTALLED).named("w").version == 1
+
+
+@pytest.mark.parametrize("provider", ["local", "Local", "STUB"])
+def test_nobody_registers_a_model_as_what_runs_in_the_mesh_and_is_free(provider: str) -> None:
+    with pytest.raises(Invalid, match="provider"):
+        check_version(a_version("w", provider=provider), needs_address=False)
+    check_version(a_version("w", provider="acme"), needs_address=False)
 
 
 def test_a_providers_name_of_a_model_is_enough_when_only_one_has_it() -> None:

@@ -7,6 +7,7 @@ import msgspec
 from aiohttp import web
 
 from services.inference.domain.deployment import DEFAULT
+from services.inference.domain.errors import ModelNotFound
 from services.inference.transport.doors.door import Visit
 from services.inference.transport.doors.errors import Dialect
 from services.inference.usecases.ports import Registry
@@ -50,7 +51,10 @@ class ModelsDoor:
 
     def _owner(self, tenant: TenantId, name: str) -> str:
         """Gives whose a model is that is named as its provider does, or with a version. Raises: ModelNotFound."""
-        return self._registry.resolve(tenant, name).versions[0].payee
+        versions = self._registry.resolve(tenant, name).versions
+        if not versions:
+            raise ModelNotFound(name)
+        return versions[0].payee
 
 
 def _model(name: str, owner: str) -> dict[str, object]:
