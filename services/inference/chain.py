@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task
+from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task, usual_payee
 from services.inference.settings import InferenceSettings
 
 
@@ -50,8 +50,7 @@ def _pair(
     image_tokens: int = 0,
     context_tokens: int = 0,
 ) -> list[DeploymentVersion]:
-    # However it is spoken to, OpenAI is paid.
-    payee = Adapter.OPENAI if adapter == Adapter.OPENAI_RESPONSES else adapter
+    payee = usual_payee(adapter)
     generator = DeploymentVersion(
         name=f"{payee}/{model}",
         adapter=adapter,

@@ -72,6 +72,11 @@ class Task(StrEnum):
     EMBED = "embed"
 
 
+def usual_payee(adapter: str) -> str:
+    """Gives who is paid where nobody says: however it is spoken to, OpenAI is."""
+    return Adapter.OPENAI if adapter == Adapter.OPENAI_RESPONSES else adapter
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeploymentVersion:
     """One model behind one adapter, as one version of a deployment describes it. Only its state ever changes."""
@@ -118,7 +123,7 @@ class DeploymentVersion:
     @property
     def payee(self) -> str:
         """Who the ledger pays."""
-        return self.provider or self.adapter
+        return self.provider or usual_payee(self.adapter)
 
     @property
     def inside_mesh(self) -> bool:

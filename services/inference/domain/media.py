@@ -50,10 +50,17 @@ def check_picture(part: ImagePart, place: str) -> None:
 def check_document(part: DocumentPart, place: str) -> None:
     """Looks at a document.
 
-    Raises: MediaInvalid, naming the field: it says that it is a PDF and is none, or the other way round.
+    Raises: MediaInvalid, naming the field: it says that it is a PDF and is none, or the other way round, or it is
+        neither a PDF nor UTF-8.
     """
     if (part.media_type == PDF) != part.data.startswith(_PDF_START):
         raise MediaInvalid(f"{place}.document.media_type", "must be application/pdf for a PDF, and for nothing else")
+    if part.media_type == PDF:
+        return
+    try:
+        part.data.decode()
+    except UnicodeDecodeError as cause:
+        raise MediaInvalid(f"{place}.document.data", "must be UTF-8") from cause
 
 
 def is_pdf(part: Part) -> bool:

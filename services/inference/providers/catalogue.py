@@ -89,7 +89,7 @@ def installed_adapters() -> Mapping[str, AdapterSpec]:
 def _loaded(point: EntryPoint) -> AdapterSpec:
     try:
         spec: object = point.load()
-    except (ImportError, AttributeError) as cause:
+    except Exception as cause:  # what a package of others does when it is loaded is not known
         raise AdapterUnusable(point.name, f"{point.value} cannot be loaded: {cause}") from cause
     if not isinstance(spec, AdapterSpec):
         raise AdapterUnusable(point.name, f"{point.value} is no AdapterSpec")

@@ -106,7 +106,7 @@ class ProviderSettings(ServiceSettings):
     @field_validator("compatible_adapter")
     @classmethod
     def _is_no_other(cls, adapter: str) -> str:
-        if adapter in ("openai", "azure", "anthropic", "local", "stub"):
+        if adapter in ("openai", "openai_responses", "azure", "anthropic", "local", "stub"):
             raise ValueError(f"{adapter} has settings of its own")
         return adapter
 

@@ -57,8 +57,8 @@ def redacted_part(part: Part, redaction: Redaction) -> Part:
         case DocumentPart() as document:
             changed = replace(document, title=redaction(document.title.encode()).decode())
             body = _document_text(document)
-            if body is not None:
-                changed = replace(changed, data=redaction(body))
+            if body is not None and (redacted := redaction(body)) != body:
+                changed = replace(changed, data=redacted)
             return part if changed == document else replace(part, content=changed)
         case _:
             return part
@@ -124,8 +124,5 @@ def _document_text(document: DocumentPart) -> bytes | None:
     media_type = document.media_type.partition(";")[0].strip().lower()
     if not (media_type.startswith("text/") or media_type in _TEXT_TYPES):
         return None
-    try:
-        document.data.decode()
-    except UnicodeDecodeError:
-        return None
-    return document.data
+    # As models are shown it: one byte that is no UTF-8 must not hide the rest.
+    return document.data.decode("utf-8", "replace").encode()

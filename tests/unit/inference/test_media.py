@@ -144,6 +144,12 @@ def a_document(data: bytes = b"%PDF-1.7 pages", media_type: str = PDF) -> Prompt
     return a_prompt(messages=(Message(role=MessageRole.USER, parts=(Part(content, USER),)),))
 
 
+def test_a_document_that_is_no_pdf_is_text() -> None:
+    with pytest.raises(MediaInvalid) as refused:
+        checked_prompt(a_document(b"\xff so", "text/plain"))
+    assert str(refused.value.field).endswith("document.data")
+
+
 def test_a_pdf_is_one_by_its_bytes_and_by_its_name() -> None:
     checked_prompt(a_document())
     checked_prompt(a_document(b"A page.", "text/plain"))

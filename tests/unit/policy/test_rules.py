@@ -167,6 +167,17 @@ def test_every_kind_of_part_is_read_and_redacted_in_its_place() -> None:
     assert judgement.matched[0].rationale == "keyword found 5 times in parts[0], parts[2], parts[3], parts[5], parts[6]"
 
 
+def test_one_byte_that_is_no_text_hides_nothing_of_a_document() -> None:
+    part = Part(DocumentPart(media_type="text/plain", data=b"\xff so " + CANARY.encode()), LABEL)
+    judgement = judged(
+        rules(f"name: r, type: keyword, action: redact, keywords: ['{CANARY}']"), a_subject(parts=(part,))
+    )
+    assert judgement.parts is not None
+    [left] = judgement.parts
+    assert isinstance(left.content, DocumentPart)
+    assert CANARY.encode() not in left.content.data
+
+
 @pytest.mark.parametrize("arguments", [{"n": 4111111111111111}, {"k": {"4111111111111111": 1}}])
 def test_arguments_that_cannot_be_redacted_in_part_are_replaced(arguments: dict[str, object]) -> None:
     call = Part(ToolCallPart(tool_call_id="1", name="t", arguments=arguments), LABEL)
