@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.protobuf.json_format import ParseDict
 
+from comitia.inference.v1.model_pb2 import ROLLOUT_STATE_RUNNING
 from comitia.orchestrator.v1.workflow_pb2 import Workflow
 from comitia.tools.v1.tool_service_pb2 import Tool
 from comitia_sdk.sync import Client
@@ -39,6 +40,7 @@ NOBODY: Final[Mapping[str, str]] = {
     "api_key_id": "key_01jd0000000000000000000000",
     "bundle": "nobody7@1.0.0",
     "budget_id": "budget_01jd0000000000000000000000",
+    "deployment_id": "dep_01jd0000000000000000000000",
     "grant_id": "grant_01jd0000000000000000000000",
     "hold_id": "hold_01jd0000000000000000000000",
     "memory_id": "memory_01jd0000000000000000000000",
@@ -46,6 +48,7 @@ NOBODY: Final[Mapping[str, str]] = {
     "oidc_issuer_id": "issuer_01jd0000000000000000000000",
     "project": "nobody7",
     "request_id": "01900000-0000-7000-8000-00000000dead",
+    "rollout_id": "rollout_01jd0000000000000000000000",
     "run_id": "run_01jd0000000000000000000000",
     "service_account_id": "svc_01jd0000000000000000000000",
     "subject": "key_01jd0000000000000000000000",
@@ -67,6 +70,7 @@ KINDS: Final[Mapping[str, str]] = {
     "budget_id": "budget_id",
     "budget_ids": "budget_id",
     "bundle": "bundle",
+    "deployment_id": "deployment_id",
     "grant_id": "grant_id",
     "hold_id": "hold_id",
     "memory_id": "memory_id",
@@ -77,6 +81,7 @@ KINDS: Final[Mapping[str, str]] = {
     "other_run_id": "run_id",
     "project": "project",
     "request_id": "request_id",
+    "rollout_id": "rollout_id",
     "run_id": "run_id",
     "service_account_id": "service_account_id",
     "session_id": "run_id",
@@ -153,6 +158,9 @@ def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[O
                 break
         workflow = {**a_workflow(f"{MARK}_workflow"), "description": f"Keeps a {SECRET}."}
         client.workflows.create(ParseDict(workflow, Workflow()))
+        model = client.models.register(f"{MARK}/model", adapter="openai", model=SECRET, api_key=SECRET)
+        client.models.set_route(MARK, ["openai/gpt-4o-mini"])
+        rollout = client.models.start_rollout(MARK, stable="openai/gpt-4o-mini", canary="stub")
         key = client.identity.create_key(SECRET)
         client.access.grant(f"user:{MARK}@example.com", "viewer", f"project:{MARK}")
         token, run_id = client.identity.token(), session.session_id
@@ -167,6 +175,7 @@ def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[O
                 "api_key_id": key.api_key.api_key_id,
                 "bundle": f"{MARK}@1.0.0",
                 "budget_id": session.budget_id,
+                "deployment_id": model.deployment_id,
                 "grant_id": asked_inside(mesh, "IdentityService/IssueGrant", token, {"run_id": run_id}).grant_id,
                 "hold_id": asked_inside(mesh, "BudgetService/Reserve", token, reserved).hold.hold_id,
                 "memory_id": client.memories.remember(f"A memory of {SECRET}.").memory_id,
@@ -174,6 +183,7 @@ def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[O
                 "oidc_issuer_id": client.users.add_issuer(provider.issuer, MARK).oidc_issuer_id,
                 "project": MARK,
                 "request_id": reserved["request_id"],
+                "rollout_id": rollout.rollout_id,
                 "run_id": run_id,
                 "service_account_id": client.identity.create_service_account(SECRET).service_account_id,
                 "subject": key.api_key.api_key_id,
@@ -209,6 +219,8 @@ def still_there(owner: Owner) -> None:
     assert client.memories.get(ids["memory_id"]).memory_id == ids["memory_id"]
     assert {tool.name for tool in client.tools.list()} >= {ids["tool"]}
     assert ids["workflow"] in {workflow.name for workflow in client.workflows.list()}
+    assert client.models.get(ids["deployment_id"]).versions[0].model == SECRET
+    assert client.models.rollout(ids["rollout_id"]).state == ROLLOUT_STATE_RUNNING
     assert ids["user_id"] in {user.user_id for user in client.users.list()}
     assert ids["oidc_issuer_id"] in {issuer.oidc_issuer_id for issuer in client.users.list_issuers()}
     [account] = client.identity.list_service_accounts()

@@ -25,7 +25,7 @@ from tests.support.public_rpcs import INTERNAL, PUBLIC, RestCall, Rpc
 
 GUARDED: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open)
 #: What stands in a place of a path that is no id: something that can be read and that nobody has.
-NOBODYS: Final = {"bundle": "nobody@1.0.0", "index": "0", "name": "nobody"}
+NOBODYS: Final = {"bundle": "nobody@1.0.0", "index": "0", "name": "nobody", "version": "1"}
 
 
 def an_empty_request(rpc: Rpc) -> dict[str, Any]:

@@ -193,7 +193,10 @@ async def test_a_key_is_sealed_and_shown_to_nobody(mesh: InferenceMesh, second: 
         ({"version": {"base_url": "ftp://models"}}, "version.base_url"),
         ({"version": {"base_url": "http://user:secret@models"}}, "version.base_url"),
         ({"version": {"context_tokens": -1}}, "version.context_tokens"),
-        ({"version": {"capabilities": [model_pb2.MODEL_CAPABILITY_DOCUMENTS]}}, "version.capabilities"),
+        (
+            {"version": {"adapter": "vllm", "capabilities": [model_pb2.MODEL_CAPABILITY_DOCUMENTS]}},
+            "version.capabilities",
+        ),
         ({"version": {"form": model_pb2.ADAPTER_FORM_SDK}}, "version.form"),
         ({"task": model_pb2.MODEL_TASK_EMBED}, "task"),
     ],
