@@ -14,7 +14,7 @@ from services.inference.domain.rollout.assignment import arm_of
 from services.inference.domain.rollout.evidence import EProcess, rate_bounds
 from services.inference.domain.rollout.judgement import UNDECIDED, Kind, Seen, Verdict, judge
 from services.inference.domain.rollout.rollout import Rollout, RolloutKind, RolloutState, VersionName, checked_steps
-from services.inference.domain.rollout.watch import Metric, Watch
+from services.inference.domain.rollout.watch import Metric, Tally, Watch
 from services.inference.domain.route import Arm, AttemptOutcome
 from services.meshkit.core.errors import Invalid
 
@@ -134,6 +134,32 @@ def test_a_unit_has_one_bad_event_of_a_kind() -> None:
     assert [event.metric for event in watch.note(b"run_1", Arm.CANARY, FAILED, share_permille=100)] == [Metric.ERROR]
     assert watch.note(b"run_1", Arm.CANARY, FAILED, share_permille=100) == []
     assert watch.tallies[Arm.CANARY].units == watch.tallies[Arm.CANARY].bad[Metric.ERROR] == 1
+
+
+def test_a_unit_that_changes_sides_counts_on_both() -> None:
+    watch, seen = Watch(), Seen()
+    seen.tallies = watch.tallies
+    for number in range(1_500):
+        watch.note(f"run_{number}".encode(), Arm.STABLE, FINE, share_permille=200)
+    for number in range(1_000):
+        seen.note(watch.note(f"run_{number}".encode(), Arm.CANARY, FAILED, share_permille=999))
+    canary, stable = watch.tallies[Arm.CANARY], watch.tallies[Arm.STABLE]
+    assert (canary.units, canary.bad[Metric.ERROR]) == (1_000, 1_000)
+    assert (stable.units, stable.bad[Metric.ERROR]) == (1_500, 0)
+    assert seen.evidence[Metric.ERROR].canary == 1_000
+    later = NOON + timedelta(hours=1)
+    assert judge(a_rollout(share_permille=999), seen, now=later).verdict is not Verdict.STEP
+
+
+def test_who_fails_on_any_side_is_no_evidence_against_the_side_it_comes_to() -> None:
+    watch = Watch()
+    for arm, share, news in ((Arm.STABLE, 100, 1), (Arm.CANARY, 500, 0)):
+        assert len(watch.note(b"run_1", arm, FAILED, share_permille=share)) == news
+        assert watch.tallies[arm] == Tally(1, {**dict.fromkeys(Metric, 0), Metric.ERROR: 1})
+
+
+def test_tallies_with_more_bad_units_than_units_can_be_judged() -> None:
+    assert rate_bounds(1_500, 320, alpha=0.05) == rate_bounds(320, 320, alpha=0.05)
 
 
 def test_a_failure_that_is_not_the_models_says_nothing() -> None:

@@ -92,27 +92,33 @@ class Watch:
 
     def __init__(self) -> None:
         self.tallies: Final = {arm: Tally(0, dict.fromkeys(Metric, 0)) for arm in Arm}
-        self._units: set[bytes] = set()
-        self._bad = {metric: set[bytes]() for metric in Metric}
+        self._units = {arm: set[bytes]() for arm in Arm}
+        self._bad = {arm: {metric: set[bytes]() for metric in Metric} for arm in Arm}
         self._latency = Usual()
         self._cost = Usual()
         self._quality = Usual()
 
     def note(self, unit: bytes, arm: Arm, outcome: AttemptOutcome, *, share_permille: int) -> list[BadEvent]:
-        """Takes in what came of asking the side of a unit; gives what was bad about it, and new."""
+        """Takes in what came of asking the side of a unit; gives what was bad about it, and new.
+
+        A unit that changes sides as the share grows is a unit of both in their tallies. What is bad for it is evidence
+        once: who fails on any side would otherwise speak against the side that it comes to.
+        """
         if outcome.reason and outcome.reason not in _ITS_FAULT:
             return []
-        if unit not in self._units:
-            if len(self._units) >= MOST_UNITS:
+        if unit not in self._units[arm]:
+            if len(self._units[arm]) >= MOST_UNITS:
                 return []
-            self._units.add(unit)
+            self._units[arm].add(unit)
             self.tallies[arm].units += 1
         events: list[BadEvent] = []
         for metric in self._found(outcome):
-            if unit not in self._bad[metric]:
-                self._bad[metric].add(unit)
-                self.tallies[arm].bad[metric] += 1
+            if unit in self._bad[arm][metric]:
+                continue
+            if not any(unit in bad[metric] for bad in self._bad.values()):
                 events.append(BadEvent(metric, unit, arm, share_permille))
+            self._bad[arm][metric].add(unit)
+            self.tallies[arm].bad[metric] += 1
         if arm is Arm.STABLE and not outcome.reason:
             self._learn(outcome)
         return events
