@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from services.inference.domain.errors import RolloutDecided, RolloutNotFound
@@ -108,7 +109,8 @@ class JudgeRollouts:
         if found.verdict is Verdict.BACK:
             await self._carry_out(self._rollouts.roll_back, tenant, rollout, found)
         elif found.verdict is Verdict.STEP:
-            await self._carry_out(self._rollouts.promote, tenant, rollout, found)
+            # A share that has grown meanwhile is not the one that was judged.
+            await self._carry_out(partial(self._rollouts.promote, revision=rollout.revision), tenant, rollout, found)
 
     async def _carry_out(
         self, verb: Callable[..., Awaitable[Rollout]], tenant: TenantId, rollout: Rollout, found: Judgement

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
-from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.errors import ModelNotFound, RolloutDecided
 from services.inference.domain.registry import Holdings, Names
-from services.inference.domain.rollout.judgement import Judgement, Seen, Verdict
+from services.inference.domain.rollout.judgement import GOOD, Judgement, Seen, Verdict
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
 from services.inference.domain.rollout.watch import BadEvent, Tally
 from services.inference.domain.route import Arm, AttemptOutcome, HopLimits, Route, RouteMember, RouteMode, Trial
@@ -155,6 +155,16 @@ class Rollouts:
     def __init__(self, records: Records, rollout: Rollout) -> None:
         self._records = records
         self.standing = rollout
+        self.promoted: list[int | None] = []
+
+    async def promote(
+        self, tenant: TenantId, rollout_id: str, *, by: str, reason: str = "", revision: int | None = None
+    ) -> Rollout:
+        self.promoted.append(revision)
+        if revision not in (None, self.standing.revision):
+            raise RolloutDecided(rollout_id, state="another")
+        self.standing = self.standing.promoted(now=FakeClock().now(), by=by, reason=reason)
+        return self.standing
 
     async def roll_back(self, tenant: TenantId, rollout_id: str, *, by: str, reason: str = "") -> Rollout:
         if self._records.away:
@@ -191,6 +201,21 @@ async def test_a_judge_whose_database_is_away_takes_back_by_what_it_saw_itself_a
     await judge.look()
     assert rollouts.standing.state is RolloutState.ROLLED_BACK
     assert (rollouts.standing.decided_by, rollouts.standing.reason[:7]) == ("judge", "errors:")
+
+
+async def test_a_judge_takes_the_step_of_the_rollout_that_it_has_judged_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def good(rollout: Rollout, seen: Seen, **_: Any) -> Judgement:
+        return Judgement(Verdict.STEP, GOOD)
+
+    monkeypatch.setattr(judge_rollouts, "judge", good)
+    clock, records, rollout = FakeClock(), Records(), a_rollout(route="w", revision=3)
+    registry = a_registry(held(routes=[a_route("w", OPENAI.name)], rollouts=[rollout]))
+    rollouts: Any = Rollouts(records, rollout)
+    judge = JudgeRollouts(registry=registry, observe=ObserveRollouts(), records=records, rollouts=rollouts, clock=clock)
+    await judge.look()
+    assert rollouts.promoted == [3]
+    await judge.look()
+    assert (rollouts.promoted, rollouts.standing.step) == ([3, 3], 1)
 
 
 @pytest.mark.parametrize("away", [False, True])
