@@ -189,6 +189,16 @@ def test_latency_is_the_mean_of_its_two_kinds_and_errors_are_named_in_the_reason
     assert "errors: 6 bad events" in verdict.reason
 
 
+def test_a_canary_is_undecided_by_the_time_of_its_step() -> None:
+    begun = NOON + timedelta(hours=20)
+    later = a_rollout(step=1, share_permille=500, step_began=begun)
+    assert judge(later, Seen(), now=begun + timedelta(hours=23)).verdict is Verdict.STAY
+    assert judge(later, Seen(), now=begun + timedelta(hours=24)).reason == UNDECIDED
+    slow = replace(later, step_min_seconds=24 * 3600.0)
+    assert judge(slow, Seen(), now=begun + timedelta(hours=47)).verdict is Verdict.STAY
+    assert judge(slow, Seen(), now=begun + timedelta(hours=48)).reason == UNDECIDED
+
+
 def test_only_a_canary_takes_steps_by_itself_and_none_is_tried_for_ever() -> None:
     seen = Seen()
     for arm in Arm:
