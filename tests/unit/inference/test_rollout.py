@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.errors import RolloutDecided
+from services.inference.domain.rollout import watch as watch_module
 from services.inference.domain.rollout.assignment import arm_of
 from services.inference.domain.rollout.evidence import EProcess, rate_bounds
 from services.inference.domain.rollout.judgement import UNDECIDED, Kind, Seen, Verdict, judge
 from services.inference.domain.rollout.rollout import Rollout, RolloutKind, RolloutState, VersionName, checked_steps
-from services.inference.domain.rollout.watch import Metric, Tally, Watch
+from services.inference.domain.rollout.watch import BadEvent, Metric, Tally, Watch
 from services.inference.domain.route import Arm, AttemptOutcome
 from services.meshkit.core.errors import Invalid
 
@@ -160,6 +161,21 @@ def test_who_fails_on_any_side_is_no_evidence_against_the_side_it_comes_to() -> 
 
 def test_tallies_with_more_bad_units_than_units_can_be_judged() -> None:
     assert rate_bounds(1_500, 320, alpha=0.05) == rate_bounds(320, 320, alpha=0.05)
+
+
+def test_a_replica_that_has_seen_many_units_goes_on_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "MOST_UNITS", 3)
+    watch = Watch()
+    for number in range(3):
+        watch.note(f"run_{number}".encode(), Arm.STABLE, FAILED, share_permille=100)
+    # Whoever asks again is not among the first to be forgotten.
+    assert watch.note(b"run_0", Arm.STABLE, FAILED, share_permille=100) == []
+    found = watch.note(b"run_3", Arm.CANARY, FAILED, share_permille=100)
+    assert found == [BadEvent(Metric.ERROR, b"run_3", Arm.CANARY, 100)]
+    assert watch.note(b"run_0", Arm.STABLE, FAILED, share_permille=100) == []
+    # The one that was forgotten is a new one, as a unit and as a bad one.
+    assert len(watch.note(b"run_1", Arm.STABLE, FAILED, share_permille=100)) == 1
+    assert watch.tallies[Arm.STABLE] == Tally(4, {**dict.fromkeys(Metric, 0), Metric.ERROR: 4})
 
 
 def test_a_failure_that_is_not_the_models_says_nothing() -> None:
