@@ -84,6 +84,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     "the key is the whole content or its digest, so an equal key is an equal content": frozenset(
         {
             "inference/domain/rollout/evidence.py:_bets()",
+            "inference/domain/rollout/watch.py:_joined()",
             "inference/domain/answer_cache.py:KeptAnswers",
             "inference/usecases/cached_answers.py:CachedAnswers",
             "inference/domain/output_format.py:_compiled()",

@@ -74,6 +74,11 @@ class Arm(StrEnum):
     STABLE = "stable"
     CANARY = "canary"
 
+    @property
+    def other(self) -> "Arm":
+        """The side beside it."""
+        return Arm.STABLE if self is Arm.CANARY else Arm.CANARY
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:

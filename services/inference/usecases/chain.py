@@ -26,7 +26,7 @@ from services.inference.domain.prompt import Prompt
 from services.inference.domain.reliability.hop_policy import Move, move_after, pause_before_repeat
 from services.inference.domain.reliability.mid_stream import Resumption, continued_prompt, resumption
 from services.inference.domain.repair import repaired
-from services.inference.domain.route import AttemptOutcome, Candidate, Plan
+from services.inference.domain.route import Arm, AttemptOutcome, Candidate, Plan
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer
 from services.inference.usecases.calls_in_flight import Release
@@ -311,7 +311,7 @@ class Chain:
             clock=self._clock,
             prompt=prompt,
             shown=course.shown,
-            alone=not course.waiting and not course.passed,
+            alone=not course.passed and all(_is_twin(candidate, one) for one in course.waiting),
             cheapest=course.cheapest,
             before=course.before if prompt is None and candidate is course.plan.candidates[0] else None,
         )
@@ -355,6 +355,17 @@ class Chain:
 
     def _left(self, course: _Course) -> float:
         return course.asked.deadline - self._clock.monotonic()
+
+
+def _is_twin(canary: Candidate, other: Candidate) -> bool:
+    """Tells whether the other is the stable version that a canary is compared with.
+
+    The canary has no less time for it: an answer that both take long for would be a failure of the canary.
+    """
+    if canary.trial is None or canary.arm is not Arm.CANARY:
+        return False
+    stable = canary.trial.rollout.stable
+    return (other.version.name, other.version.version) == (stable.deployment, stable.version)
 
 
 def _take_over(course: _Course, candidate: Candidate, failure: MeshError) -> None:

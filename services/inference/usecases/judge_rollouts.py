@@ -1,7 +1,9 @@
 """The judge of rollouts: takes back what does harm and lets grow what does not, by itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 from services.inference.domain.errors import RolloutDecided, RolloutNotFound
@@ -65,11 +67,13 @@ class JudgeRollouts:
         try:
             await self._pay()
             for tenant, rollout in self._registry.running():
-                await self._tell(tenant, rollout)
+                with _apart(rollout):
+                    await self._tell(tenant, rollout)
             async with self._records.judging() as mine:
                 if mine:
                     for tenant, rollout in self._registry.running():
-                        await self._decide(tenant, rollout)
+                        with _apart(rollout):
+                            await self._decide(tenant, rollout)
         except MeshError as error:
             if not self._alone:
                 log.warning("each replica judges rollouts by what it has seen itself", error=error.message)
@@ -105,7 +109,8 @@ class JudgeRollouts:
         if found.verdict is Verdict.BACK:
             await self._carry_out(self._rollouts.roll_back, tenant, rollout, found)
         elif found.verdict is Verdict.STEP:
-            await self._carry_out(self._rollouts.promote, tenant, rollout, found)
+            # A share that has grown meanwhile is not the one that was judged.
+            await self._carry_out(partial(self._rollouts.promote, revision=rollout.revision), tenant, rollout, found)
 
     async def _carry_out(
         self, verb: Callable[..., Awaitable[Rollout]], tenant: TenantId, rollout: Rollout, found: Judgement
@@ -130,10 +135,13 @@ class JudgeRollouts:
             observed = self._observe.of(rollout.id)
             if observed is None:
                 continue
-            found = judge(rollout, observed.seen, now=self._clock.now())
-            if found.verdict is Verdict.BACK:
-                self.take_back(tenant, rollout, by=JUDGE, reason=found.reason)
-                log.warning("a rollout is taken back by this replica alone", rollout_id=rollout.id, why=found.reason)
+            with _apart(rollout):
+                found = judge(rollout, observed.seen, now=self._clock.now())
+                if found.verdict is Verdict.BACK:
+                    self.take_back(tenant, rollout, by=JUDGE, reason=found.reason)
+                    log.warning(
+                        "a rollout is taken back by this replica alone", rollout_id=rollout.id, why=found.reason
+                    )
 
     async def _pay(self) -> None:
         """Makes durable what was decided while the database was away."""
@@ -155,6 +163,17 @@ class JudgeRollouts:
         if rollout_id in self._owed and self._owed[rollout_id][0] == tenant:
             return self._owed[rollout_id][1]
         return next((one for whose, one in self._registry.running() if whose == tenant and one.id == rollout_id), None)
+
+
+@contextmanager
+def _apart(rollout: Rollout) -> Generator[None]:
+    """Keeps to one rollout what goes wrong with it. Raises: MeshError: the database is away."""
+    try:
+        yield
+    except MeshError:
+        raise
+    except Exception as error:
+        log.exception("a rollout cannot be judged", rollout_id=rollout.id, cause=str(error))
 
 
 class RollBack:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from services.inference.domain.deployment import Deployments, DeploymentVersion, VersionState
-from services.inference.domain.errors import ModelIncompatible, ModelNotFound, RolloutInProgress
+from services.inference.domain.errors import ModelIncompatible, ModelNotFound, RolloutDecided, RolloutInProgress
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
 from services.inference.usecases.registry_ports import BeginRegistryWork, RegistryWork
 from services.meshkit.core.audit import note
@@ -59,12 +59,28 @@ class RunRollouts:
             await work.commit(rollout)
         return rollout
 
-    async def promote(self, tenant: TenantId, rollout_id: str, *, by: str, reason: str = BY_COMMAND) -> Rollout:
-        """Takes the next step; after the last one the canary answers all. Raises: RolloutNotFound, RolloutDecided."""
+    async def promote(
+        self,
+        tenant: TenantId,
+        rollout_id: str,
+        *,
+        by: str,
+        reason: str = BY_COMMAND,
+        revision: int | None = None,
+    ) -> Rollout:
+        """Takes the next step; after the last one the canary answers all.
+
+        Args:
+            revision: the one that was decided on; None: any.
+        Raises: RolloutNotFound, RolloutDecided: also when somebody else has changed it since that revision.
+        """
         note(target=rollout_id)
         async with self._begin(tenant) as work:
             await work.claim_once()
-            rollout = (await work.rollout(rollout_id)).promoted(now=self._clock.now(), by=by, reason=reason)
+            standing = await work.rollout(rollout_id)
+            if revision not in (None, standing.revision):
+                raise RolloutDecided(rollout_id, state=f"at revision {standing.revision}")
+            rollout = standing.promoted(now=self._clock.now(), by=by, reason=reason)
             await work.put_rollout(rollout)
             if rollout.state is RolloutState.PROMOTED:
                 await _put_in_place(work, rollout)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from services.inference.domain.deployment import Adapter
 from services.inference.domain.errors import ProviderUnavailable
 from services.inference.domain.rollout.rollout import ALL, Rollout, VersionName
@@ -10,13 +12,13 @@ from services.inference.domain.rollout.watch import Metric
 from services.inference.domain.route import Arm
 from services.meshkit.content import Usage
 from services.meshkit.testing.mesh_keys import TENANT
-from tests.support.inference import ANTHROPIC, OPENAI, a_context, an_asked, failing, says
+from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, a_context, an_asked, failing, says
 from tests.unit.inference.conftest import Room, make_room
 from tests.unit.inference.test_registry import a_route, a_version, held
 from tests.unit.inference.test_rollout import a_rollout
 
 
-def on_trial(room: Room, *, share_permille: int) -> Rollout:
+def on_trial(room: Room, *, share_permille: int, others: tuple[str, ...] = ()) -> Rollout:
     """Has a model of the tenant's own, which Anthropic's adapter speaks to, tried in the place of OpenAI's."""
     rollout = a_rollout(
         route="w",
@@ -24,7 +26,8 @@ def on_trial(room: Room, *, share_permille: int) -> Rollout:
         canary=VersionName(deployment="new", version=1),
         share_permille=share_permille,
     )
-    own = held(a_version("new", adapter=Adapter.ANTHROPIC), routes=[a_route("w", OPENAI.name)], rollouts=[rollout])
+    route = a_route("w", OPENAI.name, *others)
+    own = held(a_version("new", adapter=Adapter.ANTHROPIC), routes=[route], rollouts=[rollout])
     room.registry.take({TENANT: own}, whole=True)
     return rollout
 
@@ -57,6 +60,15 @@ async def test_who_meets_a_canary_that_fails_is_answered_by_the_stable_version_w
     assert observed is not None
     assert observed.watch.tallies[Arm.CANARY].bad[Metric.ERROR] == 1
     assert observed.watch.tallies[Arm.STABLE].units == 0
+
+
+@pytest.mark.parametrize(("others", "share"), [((), 1.0), ((LOCAL.name,), 0.5)])
+async def test_both_sides_of_a_rollout_have_the_same_time(room: Room, others: tuple[str, ...], share: float) -> None:
+    whole = an_asked().deadline - room.clock.monotonic()
+    for number, permille, provider in ((1, 0, room.openai), (2, ALL, room.anthropic)):
+        on_trial(room, share_permille=permille, others=others)
+        await room.ask(asked(number))
+        assert provider.asked[-1].seconds == pytest.approx(whole * share)
 
 
 async def test_a_canary_that_costs_more_is_noticed_by_what_its_answers_cost(room: Room) -> None:

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
-from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.errors import ModelNotFound, RolloutDecided
 from services.inference.domain.registered import check_version
 from services.inference.domain.registry import Holdings, Names
-from services.inference.domain.rollout.judgement import Seen
+from services.inference.domain.rollout.judgement import GOOD, Judgement, Seen, Verdict
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
 from services.inference.domain.rollout.watch import BadEvent, Tally
-from services.inference.domain.route import Arm, AttemptOutcome, HopLimits, Route, RouteMember, RouteMode
+from services.inference.domain.route import Arm, AttemptOutcome, HopLimits, Route, RouteMember, RouteMode, Trial
 from services.inference.domain.routing.weighted import weighted
+from services.inference.usecases import judge_rollouts
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.registry import MemoryRegistry
@@ -162,6 +163,16 @@ class Rollouts:
     def __init__(self, records: Records, rollout: Rollout) -> None:
         self._records = records
         self.standing = rollout
+        self.promoted: list[int | None] = []
+
+    async def promote(
+        self, tenant: TenantId, rollout_id: str, *, by: str, reason: str = "", revision: int | None = None
+    ) -> Rollout:
+        self.promoted.append(revision)
+        if revision not in (None, self.standing.revision):
+            raise RolloutDecided(rollout_id, state="another")
+        self.standing = self.standing.promoted(now=FakeClock().now(), by=by, reason=reason)
+        return self.standing
 
     async def roll_back(self, tenant: TenantId, rollout_id: str, *, by: str, reason: str = "") -> Rollout:
         if self._records.away:
@@ -198,6 +209,49 @@ async def test_a_judge_whose_database_is_away_takes_back_by_what_it_saw_itself_a
     await judge.look()
     assert rollouts.standing.state is RolloutState.ROLLED_BACK
     assert (rollouts.standing.decided_by, rollouts.standing.reason[:7]) == ("judge", "errors:")
+
+
+async def test_a_judge_takes_the_step_of_the_rollout_that_it_has_judged_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def good(rollout: Rollout, seen: Seen, **_: Any) -> Judgement:
+        return Judgement(Verdict.STEP, GOOD)
+
+    monkeypatch.setattr(judge_rollouts, "judge", good)
+    clock, records, rollout = FakeClock(), Records(), a_rollout(route="w", revision=3)
+    registry = a_registry(held(routes=[a_route("w", OPENAI.name)], rollouts=[rollout]))
+    rollouts: Any = Rollouts(records, rollout)
+    judge = JudgeRollouts(registry=registry, observe=ObserveRollouts(), records=records, rollouts=rollouts, clock=clock)
+    await judge.look()
+    assert rollouts.promoted == [3]
+    await judge.look()
+    assert (rollouts.promoted, rollouts.standing.step) == ([3, 3], 1)
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_a_rollout_that_cannot_be_judged_stops_neither_the_judge_nor_the_other_rollouts(
+    away: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, records, observe = FakeClock(), Records(), ObserveRollouts()
+    trials = [a_rollout(id=f"rollout_{route}", route=route) for route in ("a", "b")]
+    registry = a_registry(held(routes=[a_route(one.route, OPENAI.name) for one in trials], rollouts=trials))
+    judged: list[str] = []
+
+    def broken_for_a(rollout: Rollout, seen: Seen, **_: Any) -> Judgement:
+        judged.append(rollout.id)
+        if rollout.route == "a":
+            raise ValueError("math domain error")
+        return Judgement(Verdict.BACK, "why")
+
+    monkeypatch.setattr(judge_rollouts, "judge", broken_for_a)
+    for one in trials:
+        observe.note(Trial(tenant=TENANT, rollout=one, unit=b"", arm=Arm.CANARY), AttemptOutcome(latency_us=1))
+    rollouts: Any = Rollouts(records, trials[1])
+    judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
+    records.away = away
+    await judge.look()
+    assert judged == ["rollout_a", "rollout_b"]
+    records.away = False
+    await judge.look()
+    assert rollouts.standing.state is RolloutState.ROLLED_BACK
 
 
 async def test_a_command_to_take_back_is_obeyed_at_once_while_the_database_is_away() -> None:

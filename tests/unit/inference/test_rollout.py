@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.errors import RolloutDecided
+from services.inference.domain.rollout import watch as watch_module
 from services.inference.domain.rollout.assignment import arm_of
 from services.inference.domain.rollout.evidence import EProcess, rate_bounds
 from services.inference.domain.rollout.judgement import UNDECIDED, Kind, Seen, Verdict, judge
 from services.inference.domain.rollout.rollout import Rollout, RolloutKind, RolloutState, VersionName, checked_steps
-from services.inference.domain.rollout.watch import Metric, Watch
+from services.inference.domain.rollout.watch import BadEvent, Metric, Tally, Watch
 from services.inference.domain.route import Arm, AttemptOutcome
 from services.meshkit.core.errors import Invalid
 
@@ -136,6 +137,47 @@ def test_a_unit_has_one_bad_event_of_a_kind() -> None:
     assert watch.tallies[Arm.CANARY].units == watch.tallies[Arm.CANARY].bad[Metric.ERROR] == 1
 
 
+def test_a_unit_that_changes_sides_counts_on_both() -> None:
+    watch, seen = Watch(), Seen()
+    seen.tallies = watch.tallies
+    for number in range(1_500):
+        watch.note(f"run_{number}".encode(), Arm.STABLE, FINE, share_permille=200)
+    for number in range(1_000):
+        seen.note(watch.note(f"run_{number}".encode(), Arm.CANARY, FAILED, share_permille=999))
+    canary, stable = watch.tallies[Arm.CANARY], watch.tallies[Arm.STABLE]
+    assert (canary.units, canary.bad[Metric.ERROR]) == (1_000, 1_000)
+    assert (stable.units, stable.bad[Metric.ERROR]) == (1_500, 0)
+    assert seen.evidence[Metric.ERROR].canary == 1_000
+    later = NOON + timedelta(hours=1)
+    assert judge(a_rollout(share_permille=999), seen, now=later).verdict is not Verdict.STEP
+
+
+def test_who_fails_on_any_side_is_no_evidence_against_the_side_it_comes_to() -> None:
+    watch = Watch()
+    for arm, share, news in ((Arm.STABLE, 100, 1), (Arm.CANARY, 500, 0)):
+        assert len(watch.note(b"run_1", arm, FAILED, share_permille=share)) == news
+        assert watch.tallies[arm] == Tally(1, {**dict.fromkeys(Metric, 0), Metric.ERROR: 1})
+
+
+def test_tallies_with_more_bad_units_than_units_can_be_judged() -> None:
+    assert rate_bounds(1_500, 320, alpha=0.05) == rate_bounds(320, 320, alpha=0.05)
+
+
+def test_a_replica_that_has_seen_many_units_goes_on_counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "MOST_UNITS", 3)
+    watch = Watch()
+    for number in range(3):
+        watch.note(f"run_{number}".encode(), Arm.STABLE, FAILED, share_permille=100)
+    # Whoever asks again is not among the first to be forgotten.
+    assert watch.note(b"run_0", Arm.STABLE, FAILED, share_permille=100) == []
+    found = watch.note(b"run_3", Arm.CANARY, FAILED, share_permille=100)
+    assert found == [BadEvent(Metric.ERROR, b"run_3", Arm.CANARY, 100)]
+    assert watch.note(b"run_0", Arm.STABLE, FAILED, share_permille=100) == []
+    # The one that was forgotten is a new one, as a unit and as a bad one.
+    assert len(watch.note(b"run_1", Arm.STABLE, FAILED, share_permille=100)) == 1
+    assert watch.tallies[Arm.STABLE] == Tally(4, {**dict.fromkeys(Metric, 0), Metric.ERROR: 4})
+
+
 def test_a_failure_that_is_not_the_models_says_nothing() -> None:
     watch = Watch()
     assert watch.note(b"run_1", Arm.CANARY, replace(FAILED, reason="LAW_BLOCKED"), share_permille=100) == []
@@ -161,6 +203,16 @@ def test_latency_is_the_mean_of_its_two_kinds_and_errors_are_named_in_the_reason
     verdict = judge(a_rollout(), seen, now=NOON)
     assert verdict.verdict is Verdict.BACK
     assert "errors: 6 bad events" in verdict.reason
+
+
+def test_a_canary_is_undecided_by_the_time_of_its_step() -> None:
+    begun = NOON + timedelta(hours=20)
+    later = a_rollout(step=1, share_permille=500, step_began=begun)
+    assert judge(later, Seen(), now=begun + timedelta(hours=23)).verdict is Verdict.STAY
+    assert judge(later, Seen(), now=begun + timedelta(hours=24)).reason == UNDECIDED
+    slow = replace(later, step_min_seconds=24 * 3600.0)
+    assert judge(slow, Seen(), now=begun + timedelta(hours=47)).verdict is Verdict.STAY
+    assert judge(slow, Seen(), now=begun + timedelta(hours=48)).reason == UNDECIDED
 
 
 def test_only_a_canary_takes_steps_by_itself_and_none_is_tried_for_ever() -> None:

@@ -74,10 +74,11 @@ def rate_bounds(bad: int, units: int, *, alpha: float) -> tuple[float, float]:
 
     A rate p is left out when ∫ q^s (1-q)^(n-s) dq ≥ p^s (1-p)^(n-s) / alpha.
     Args:
-        bad: units that had a bad event, at most `units`.
+        bad: units that had a bad event; more than `units`, as older releases may have recorded, are all of them.
     """
     if units == 0:
         return 0.0, 1.0
+    bad = min(bad, units)
     good = units - bad
     level = lgamma(bad + 1) + lgamma(good + 1) - lgamma(units + 2) + log(alpha)
 

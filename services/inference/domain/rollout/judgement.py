@@ -19,8 +19,9 @@ ENOUGH: Final = 4 / ALPHA
 _LEAST_UNITS: Final = 200
 #: How much more often a canary's units may have a bad event of a kind when it takes a step.
 _MARGINS: Final = {Metric.ERROR: 0.02, Metric.SLOW_TAIL: 0.05}
-#: A canary about which nothing can be said for so long is taken back.
+#: A canary of whose step nothing can be said for so long, and for so many of its shortest times, is taken back.
 _UNDECIDED_SECONDS: Final = 24 * 3600.0
+_UNDECIDED_STEPS: Final = 2
 UNDECIDED: Final = "undecided"
 GOOD: Final = "as good as the stable version"
 
@@ -96,9 +97,10 @@ def judge(rollout: Rollout, seen: Seen, *, now: datetime) -> Judgement:
             )
     if rollout.kind is not RolloutKind.CANARY:
         return Judgement(Verdict.STAY)
-    if (now - rollout.step_began).total_seconds() >= rollout.step_min_seconds and _as_good(seen):
+    seconds = (now - rollout.step_began).total_seconds()
+    if seconds >= rollout.step_min_seconds and _as_good(seen):
         return Judgement(Verdict.STEP, GOOD)
-    if (now - rollout.started).total_seconds() >= _UNDECIDED_SECONDS:
+    if seconds >= max(_UNDECIDED_SECONDS, _UNDECIDED_STEPS * rollout.step_min_seconds):
         return Judgement(Verdict.BACK, UNDECIDED)
     return Judgement(Verdict.STAY)
 

@@ -1,9 +1,10 @@
 """Turns what came of calls into bad events and tallies of a rollout."""
 
 from bisect import bisect_left, insort
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from typing import Final
 
 from services.inference.domain.route import Arm, AttemptOutcome
@@ -14,7 +15,8 @@ _WINDOW: Final = 1_000
 _LEAST: Final = 50
 #: A call is dear above this many times what nine of ten cost.
 _DEAR: Final = 1.25
-#: Units of one rollout that a replica tells apart; what comes later is not counted, so that memory stays bounded.
+#: Units of one rollout that a replica tells apart. Beyond, the one it has not heard of for longest is forgotten, and is
+#: a new one when it comes again: memory stays bounded, and counting never ends.
 MOST_UNITS: Final = 100_000
 #: Failures that are the version's. Others are the caller's, the law's or the money's, and say nothing of it.
 _ITS_FAULT: Final = frozenset(
@@ -42,6 +44,9 @@ class Metric(StrEnum):
     DEAR = "dear"
     #: Worse than half of the stable version's answers, as people or judges say.
     POOR = "poor"
+
+
+_NOTHING: Final = frozenset[Metric]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,12 @@ class Tally:
     bad: dict[Metric, int]
 
 
+@cache
+def _joined(known: frozenset[Metric], found: tuple[Metric, ...]) -> frozenset[Metric]:
+    """Gives one object for all units of which the same is known."""
+    return known.union(found)
+
+
 class Watch:
     """What one replica has seen of one rollout.
 
@@ -92,34 +103,44 @@ class Watch:
 
     def __init__(self) -> None:
         self.tallies: Final = {arm: Tally(0, dict.fromkeys(Metric, 0)) for arm in Arm}
-        self._units: set[bytes] = set()
-        self._bad = {metric: set[bytes]() for metric in Metric}
+        #: What was bad for each unit of each side; who was heard of last is last.
+        self._bad = OrderedDict[tuple[bytes, Arm], frozenset[Metric]]()
         self._latency = Usual()
         self._cost = Usual()
         self._quality = Usual()
 
     def note(self, unit: bytes, arm: Arm, outcome: AttemptOutcome, *, share_permille: int) -> list[BadEvent]:
-        """Takes in what came of asking the side of a unit; gives what was bad about it, and new."""
+        """Takes in what came of asking the side of a unit; gives what was bad about it, and new.
+
+        A unit that changes sides as the share grows is a unit of both in their tallies. What is bad for it is evidence
+        once: who fails on any side would otherwise speak against the side that it comes to.
+        """
         if outcome.reason and outcome.reason not in _ITS_FAULT:
             return []
-        if unit not in self._units:
-            if len(self._units) >= MOST_UNITS:
-                return []
-            self._units.add(unit)
-            self.tallies[arm].units += 1
+        tally = self.tallies[arm]
+        known = self._bad.get((unit, arm))
+        if known is None:
+            tally.units += 1
+            if len(self._bad) >= MOST_UNITS:
+                self._bad.popitem(last=False)
+        found = self._found(outcome)
+        self._bad[unit, arm] = _joined(known or _NOTHING, found)
+        self._bad.move_to_end((unit, arm))
+        elsewhere = self._bad.get((unit, arm.other), _NOTHING)
         events: list[BadEvent] = []
-        for metric in self._found(outcome):
-            if unit not in self._bad[metric]:
-                self._bad[metric].add(unit)
-                self.tallies[arm].bad[metric] += 1
+        for metric in found:
+            if known is not None and metric in known:
+                continue
+            tally.bad[metric] += 1
+            if metric not in elsewhere:
                 events.append(BadEvent(metric, unit, arm, share_permille))
         if arm is Arm.STABLE and not outcome.reason:
             self._learn(outcome)
         return events
 
-    def _found(self, outcome: AttemptOutcome) -> list[Metric]:
+    def _found(self, outcome: AttemptOutcome) -> tuple[Metric, ...]:
         if outcome.reason:
-            return [Metric.ERROR]
+            return (Metric.ERROR,)
         found: list[Metric] = []
         half, tail = self._latency.quantile(0.5), self._latency.quantile(0.95)
         if half is not None and outcome.latency_us > half:
@@ -133,7 +154,7 @@ class Watch:
         usual_quality = self._quality.quantile(0.5)
         if usual_quality is not None and outcome.quality is not None and outcome.quality < usual_quality:
             found.append(Metric.POOR)
-        return found
+        return tuple(found)
 
     def _learn(self, outcome: AttemptOutcome) -> None:
         self._latency.add(outcome.latency_us)
