@@ -22,6 +22,7 @@ from services.inference.domain.media import (
 )
 from services.inference.domain.output_format import OutputFormat, OutputKind, checked_output_format
 from services.meshkit.content import (
+    MAX_ARGUMENT_LEVELS,
     BlobPart,
     DocumentPart,
     ImageDetail,
@@ -34,6 +35,7 @@ from services.meshkit.content import (
     ToolCallPart,
     ToolResultPart,
     join,
+    nests_deeper,
 )
 from services.meshkit.core.errors import Invalid
 from services.meshkit.documents.schema import schema_problem
@@ -309,11 +311,14 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
 
 def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> None:
     match part.content:
-        case ToolCallPart(tool_call_id=call, name=name):
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
             if role is not MessageRole.ASSISTANT:
                 raise Invalid(place, "a tool call stands in a message of the role ASSISTANT only")
             if not call or _TOOL_NAME.fullmatch(name) is None:
                 raise Invalid(f"{place}.tool_call", "must have an id and the name of a tool")
+            if nests_deeper(arguments, MAX_ARGUMENT_LEVELS):
+                sentence = f"must not be nested deeper than {MAX_ARGUMENT_LEVELS} levels"
+                raise Invalid(f"{place}.tool_call.arguments", sentence)
             called.add(call)
         case ToolResultPart(tool_call_id=call):
             if role is not MessageRole.TOOL:

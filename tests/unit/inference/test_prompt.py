@@ -1,6 +1,6 @@
 """What a prompt may be: each refusal names its field."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -33,6 +33,22 @@ CALL = Part(ToolCallPart(tool_call_id="c1", name="search", arguments={"q": "x"})
 NAMELESS = Part(ToolCallPart(tool_call_id="", name="search", arguments={}), USER)
 RESULT = Part(ToolResultPart(tool_call_id="c1", name="search", text="found"), USER)
 PICTURE = Part(ImagePart(media_type="image/png", data=a_png()), USER)
+
+
+#: One level more than arguments may have, and than a message on the wire may have.
+DEEP: Final = (25, 2_000)
+
+
+def nested(levels: int) -> dict[str, object]:
+    value: dict[str, object] = {}
+    for _ in range(levels - 1):
+        value = {"properties": value}
+    return value
+
+
+def calling(arguments: dict[str, object]) -> Message:
+    call = Part(ToolCallPart(tool_call_id="c1", name="search", arguments=arguments), USER)
+    return said(MessageRole.ASSISTANT, call)
 
 
 def said(role: MessageRole, *parts: Part) -> Message:
@@ -72,6 +88,7 @@ def with_messages(*messages: Message) -> Prompt:
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),
         (with_messages(a_message("x", MessageRole.TOOL)), "messages[0].parts[0]"),
+        *((with_messages(calling(nested(levels))), "messages[0].parts[0].tool_call.arguments") for levels in DEEP),
         (with_messages(said(MessageRole.SYSTEM, PICTURE)), "messages[0].parts[0]"),
         (
             with_messages(a_message(), said(MessageRole.TOOL, RESULT)),
@@ -98,6 +115,7 @@ def test_a_prompt_beyond_its_limits_is_refused_with_the_field(prompt: Prompt, fi
         a_prompt(tools=(a_tool(type="object", properties={}), a_tool("other"))),
         with_messages(a_message(), said(MessageRole.ASSISTANT, CALL), said(MessageRole.TOOL, RESULT)),
         with_messages(said(MessageRole.USER, text_part("look", USER), PICTURE)),
+        with_messages(a_message(), calling(nested(24))),
     ],
 )
 def test_a_prompt_within_its_limits_passes(prompt: Prompt) -> None:
