@@ -91,7 +91,8 @@ def test_a_value_that_a_message_cannot_hold_is_refused() -> None:
     with_lists: dict[str, object] = {}
     for _ in range(40):
         with_lists = {"a": [with_lists]}
-    for value in (deep, with_lists, {"a": 10**400}, {"a": "\ud800"}, {"a": object()}):
+    values: list[dict[str, object]] = [deep, with_lists, {"a": 10**400}, {"a": "\ud800"}, {"a": object()}]
+    for value in values:
         with pytest.raises(Invalid, match=r"^arguments"):
             convert.struct_from_dict(value)
     with pytest.raises(Invalid, match=r"^input_schema"):
