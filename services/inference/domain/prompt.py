@@ -20,7 +20,7 @@ from services.inference.domain.media import (
     media_bytes,
     shown_to_law,
 )
-from services.inference.domain.output_format import OutputFormat, OutputKind, checked_output_format
+from services.inference.domain.output_format import MAX_DEPTH, OutputFormat, OutputKind, checked_output_format
 from services.meshkit.content import (
     MAX_ARGUMENT_LEVELS,
     BlobPart,
@@ -286,6 +286,8 @@ def _check_tools(tools: tuple[ToolDefinition, ...]) -> None:
             raise Invalid(f"tools[{index}].name", f"{tool.name!r} stands twice in the list")
         if tool.input_schema.get("type", "object") != "object":
             raise Invalid(f"tools[{index}].input_schema.type", "must be `object`")
+        if nests_deeper(tool.input_schema, MAX_DEPTH):
+            raise Invalid(f"tools[{index}].input_schema", f"must not be nested deeper than {MAX_DEPTH} levels")
         problem = _schema_problem(tool.schema_json())
         if problem is not None:
             raise Invalid(f"tools[{index}].input_schema{problem[0]}", problem[1])

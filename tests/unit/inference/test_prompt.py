@@ -46,6 +46,10 @@ def nested(levels: int) -> dict[str, object]:
     return value
 
 
+def in_form(schema: dict[str, object]) -> OutputFormat:
+    return OutputFormat(kind=OutputKind.JSON_SCHEMA, name="form", schema=schema)
+
+
 def calling(arguments: dict[str, object]) -> Message:
     call = Part(ToolCallPart(tool_call_id="c1", name="search", arguments=arguments), USER)
     return said(MessageRole.ASSISTANT, call)
@@ -84,6 +88,11 @@ def with_messages(*messages: Message) -> Prompt:
         (a_prompt(tools=(a_tool(type="array"),)), "tools[0].input_schema.type"),
         (a_prompt(tools=(a_tool(properties={"q": {"type": "text"}}),)), "tools[0].input_schema.properties.q.type"),
         (a_prompt(tools=(a_tool(required="q"),)), "tools[0].input_schema.required"),
+        *((a_prompt(tools=(a_tool(**nested(levels)),)), "tools[0].input_schema") for levels in (33, 2_000)),
+        *(
+            (a_prompt(output_format=in_form(nested(levels))), "output_format.json_schema.schema")
+            for levels in (33, 2_000)
+        ),
         (with_messages(a_message(name="x" * 65)), "messages[0].name"),
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),
@@ -116,6 +125,7 @@ def test_a_prompt_beyond_its_limits_is_refused_with_the_field(prompt: Prompt, fi
         with_messages(a_message(), said(MessageRole.ASSISTANT, CALL), said(MessageRole.TOOL, RESULT)),
         with_messages(said(MessageRole.USER, text_part("look", USER), PICTURE)),
         with_messages(a_message(), calling(nested(24))),
+        a_prompt(tools=(a_tool(**nested(32)),), output_format=in_form(nested(32))),
     ],
 )
 def test_a_prompt_within_its_limits_passes(prompt: Prompt) -> None:
