@@ -87,7 +87,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "inference/domain/answer_cache.py:KeptAnswers",
             "inference/usecases/cached_answers.py:CachedAnswers",
             "inference/domain/output_format.py:_compiled()",
-            "inference/domain/prompt.py:_schema_problem()",
+            "inference/domain/prompt.py:SchemaProblems",
             "gateway/clients/openfga.py:OpenFgaRelationStore",
             "gateway/relations/parse.py:_remembered()",
             "meshkit/calls/law_gate.py:_outcome()",

@@ -9,6 +9,7 @@ from services.inference.domain.prompt import (
     Prompt,
     ReasoningEffort,
     Sampling,
+    SchemaProblems,
     ToolChoice,
     ToolChoiceMode,
     ToolDefinition,
@@ -39,8 +40,8 @@ PICTURE = Part(ImagePart(media_type="image/png", data=a_png()), USER)
 DEEP: Final = (25, 2_000)
 
 
-def nested(levels: int) -> dict[str, object]:
-    value: dict[str, object] = {}
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
     for _ in range(levels - 1):
         value = {"properties": value}
     return value
@@ -93,6 +94,8 @@ def with_messages(*messages: Message) -> Prompt:
             (a_prompt(output_format=in_form(nested(levels))), "output_format.json_schema.schema")
             for levels in (33, 2_000)
         ),
+        (a_prompt(tools=(a_tool(description="x" * 32_768),)), "tools[0].input_schema"),
+        (a_prompt(tools=(a_tool(description="é" * 16_384),)), "tools[0].input_schema"),
         (with_messages(a_message(name="x" * 65)), "messages[0].name"),
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),
@@ -125,11 +128,32 @@ def test_a_prompt_beyond_its_limits_is_refused_with_the_field(prompt: Prompt, fi
         with_messages(a_message(), said(MessageRole.ASSISTANT, CALL), said(MessageRole.TOOL, RESULT)),
         with_messages(said(MessageRole.USER, text_part("look", USER), PICTURE)),
         with_messages(a_message(), calling(nested(24))),
+        a_prompt(tools=(a_tool(description="x" * 32_000),)),
         a_prompt(tools=(a_tool(**nested(32)),), output_format=in_form(nested(32))),
     ],
 )
 def test_a_prompt_within_its_limits_passes(prompt: Prompt) -> None:
     assert checked_prompt(prompt) is prompt
+
+
+def test_a_prompt_that_is_too_large_has_none_of_its_schemas_looked_at() -> None:
+    tools = tuple(a_tool(f"t{number}", type="object", required="x" * 32_000) for number in range(9))
+    with pytest.raises(Invalid) as refused:
+        checked_prompt(a_prompt(tools=tools))
+    assert refused.value.field == "messages"
+
+
+def test_a_schema_is_looked_at_once_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+
+    def problem(schema: object) -> None:
+        looked.append(schema)
+
+    monkeypatch.setattr("services.inference.domain.prompt.schema_problem", problem)
+    problems = SchemaProblems(most=2)
+    for text in ('{"a":1}', '{"a":2}', '{"a":1}', '{"a":3}', '{"a":1}', '{"a":2}'):
+        assert problems.of(text) is None
+    assert looked == [{"a": 1}, {"a": 2}, {"a": 3}, {"a": 2}]
 
 
 def test_the_hash_tells_intents_apart_and_is_the_same_for_the_same_one() -> None:
