@@ -34,6 +34,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "inference/providers/anthropic/messages.py:MessageReader",
             "inference/providers/openai/chat_wire.py:ToolCalls",
             "inference/transport/doors/door.py:Visit",
+            "inference/transport/doors/openai_responses_prompt.py:_Conversation",
             "meshkit/batching/client_stream.py:ClientStream",
             "meshkit/batching/stream_session.py:StreamSession",
             "meshkit/content/law.py:Subject",
