@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Final, cast
 
+from services.meshkit.content import nests_deeper
 from services.meshkit.core.errors import Invalid
 from services.meshkit.documents.schema import Schema, SchemaUnusable, compile_schema
 
@@ -87,7 +88,7 @@ def checked_output_format(wanted: OutputFormat) -> OutputFormat:
     """
     if wanted.schema is None:
         return wanted
-    if _depth(wanted.schema) > MAX_DEPTH:
+    if nests_deeper(wanted.schema, MAX_DEPTH):
         raise Invalid("output_format.json_schema.schema", f"must not be nested deeper than {MAX_DEPTH} levels")
     try:
         _compiled(json.dumps(wanted.schema))
@@ -163,16 +164,6 @@ def _nodes(schema: Json) -> Iterator[Json]:
     for child in (items, *cast("list[object]", schema.get("anyOf") or [])):
         if isinstance(child, Mapping):
             yield from _nodes(cast(Json, child))
-
-
-def _depth(value: object) -> int:
-    if isinstance(value, Mapping):
-        children = list(cast(Json, value).values())
-    elif isinstance(value, list):
-        children = cast("list[object]", value)
-    else:
-        return 0
-    return 1 + max((_depth(child) for child in children), default=0)
 
 
 def _refuse(name: str) -> object:

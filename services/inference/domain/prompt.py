@@ -4,10 +4,10 @@ import hashlib
 import json
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final
 
 from services.inference.domain.errors import MediaInvalid
@@ -20,8 +20,9 @@ from services.inference.domain.media import (
     media_bytes,
     shown_to_law,
 )
-from services.inference.domain.output_format import OutputFormat, OutputKind, checked_output_format
+from services.inference.domain.output_format import MAX_DEPTH, OutputFormat, OutputKind, checked_output_format
 from services.meshkit.content import (
+    MAX_ARGUMENT_LEVELS,
     BlobPart,
     DocumentPart,
     ImageDetail,
@@ -34,9 +35,10 @@ from services.meshkit.content import (
     ToolCallPart,
     ToolResultPart,
     join,
+    nests_deeper,
 )
 from services.meshkit.core.errors import Invalid
-from services.meshkit.documents.schema import schema_problem
+from services.meshkit.documents.schema import MAX_SCHEMA_BYTES, schema_problem
 
 MAX_PROMPT_BYTES: Final = 256 * 1024
 #: Parts over all messages: what the law judges at once.
@@ -213,12 +215,12 @@ def checked_prompt(prompt: Prompt) -> Prompt:
         raise Invalid("max_output_tokens", f"must be 1 to {MAX_OUTPUT_TOKENS}, or 0 for {DEFAULT_OUTPUT_TOKENS}")
     _check_sampling(prompt)
     _check_ways(prompt.sampling)
-    _check_tools(prompt.tools)
+    schemas = _written_schemas(prompt.tools)
     _check_choice(prompt)
     _check_output_format(prompt.output_format)
     _check_messages(prompt.messages)
     size = sum(_size(part) for part in prompt.parts) + sum(
-        len(tool.description.encode()) + len(tool.schema_json()) for tool in prompt.tools
+        len(tool.description.encode()) + len(schema) for tool, schema in zip(prompt.tools, schemas, strict=True)
     )
     if size > MAX_PROMPT_BYTES:
         raise Invalid(
@@ -232,6 +234,7 @@ def checked_prompt(prompt: Prompt) -> Prompt:
         raise MediaInvalid(
             "messages", f"must hold at most {MAX_MEDIA_BYTES} bytes of pictures and PDFs in all; these are {media}"
         )
+    _check_schemas(schemas)
     return prompt
 
 
@@ -273,10 +276,12 @@ def _check_output_format(wanted: OutputFormat) -> None:
     checked_output_format(wanted)
 
 
-def _check_tools(tools: tuple[ToolDefinition, ...]) -> None:
+def _written_schemas(tools: tuple[ToolDefinition, ...]) -> tuple[str, ...]:
+    """Gives the schemas of tools as JSON. Raises: Invalid: a tool, or the size of its schema, is wrong."""
     if len(tools) > MAX_TOOLS:
         raise Invalid("tools", f"must not hold more than {MAX_TOOLS}")
     seen: set[str] = set()
+    schemas: list[str] = []
     for index, tool in enumerate(tools):
         if _TOOL_NAME.fullmatch(tool.name) is None:
             raise Invalid(f"tools[{index}].name", _NAME_RULE)
@@ -284,15 +289,43 @@ def _check_tools(tools: tuple[ToolDefinition, ...]) -> None:
             raise Invalid(f"tools[{index}].name", f"{tool.name!r} stands twice in the list")
         if tool.input_schema.get("type", "object") != "object":
             raise Invalid(f"tools[{index}].input_schema.type", "must be `object`")
-        problem = _schema_problem(tool.schema_json())
+        if nests_deeper(tool.input_schema, MAX_DEPTH):
+            raise Invalid(f"tools[{index}].input_schema", f"must not be nested deeper than {MAX_DEPTH} levels")
+        schema = tool.schema_json()
+        if len(schema.encode("utf-8", "surrogatepass")) > MAX_SCHEMA_BYTES:
+            raise Invalid(f"tools[{index}].input_schema", f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON")
+        seen.add(tool.name)
+        schemas.append(schema)
+    return tuple(schemas)
+
+
+def _check_schemas(schemas: tuple[str, ...]) -> None:
+    for index, schema in enumerate(schemas):
+        problem = _PROBLEMS.of(schema)
         if problem is not None:
             raise Invalid(f"tools[{index}].input_schema{problem[0]}", problem[1])
-        seen.add(tool.name)
 
 
-@lru_cache(maxsize=_KEPT_SCHEMAS)
-def _schema_problem(schema: str) -> tuple[str, str] | None:
-    return schema_problem(json.loads(schema))
+class SchemaProblems:
+    """What is wrong with the schemas that were looked at last. They themselves are not kept, only their digests."""
+
+    def __init__(self, *, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[bytes, tuple[str, str] | None] = OrderedDict()
+
+    def of(self, schema: str) -> tuple[str, str] | None:
+        """Gives the path of what is wrong in a schema, and a sentence; None when it is a JSON Schema."""
+        digest = hashlib.sha256(schema.encode("utf-8", "surrogatepass")).digest()
+        if digest in self._kept:
+            self._kept.move_to_end(digest)
+            return self._kept[digest]
+        problem = self._kept[digest] = schema_problem(json.loads(schema))
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return problem
+
+
+_PROBLEMS: Final = SchemaProblems(most=_KEPT_SCHEMAS)
 
 
 def _check_messages(messages: tuple[Message, ...]) -> None:
@@ -309,11 +342,14 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
 
 def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> None:
     match part.content:
-        case ToolCallPart(tool_call_id=call, name=name):
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
             if role is not MessageRole.ASSISTANT:
                 raise Invalid(place, "a tool call stands in a message of the role ASSISTANT only")
             if not call or _TOOL_NAME.fullmatch(name) is None:
                 raise Invalid(f"{place}.tool_call", "must have an id and the name of a tool")
+            if nests_deeper(arguments, MAX_ARGUMENT_LEVELS):
+                sentence = f"must not be nested deeper than {MAX_ARGUMENT_LEVELS} levels"
+                raise Invalid(f"{place}.tool_call.arguments", sentence)
             called.add(call)
         case ToolResultPart(tool_call_id=call):
             if role is not MessageRole.TOOL:

@@ -44,9 +44,10 @@ class ClientStream:
         self._call = call
         self._make_frame = make_frame
         self._index_of: dict[str, int] = {}
-        self._last_id = 0
         self._cancelled: list[int] = []
         self.opened = opened
+        #: Number of the newest item.
+        self.last_id = 0
         self.in_flight: dict[int, Waiting] = {}
         #: Answers that came.
         self.answered = 0
@@ -86,11 +87,11 @@ class ClientStream:
         return frame
 
     def _numbered(self, waiting: Waiting, index: int) -> Any:
-        self._last_id += 1
-        waiting.item_id, waiting.stream = self._last_id, self
-        self.in_flight[self._last_id] = waiting
+        self.last_id += 1
+        waiting.item_id, waiting.stream = self.last_id, self
+        self.in_flight[self.last_id] = waiting
         header = waiting.item.header
-        header.item_id = self._last_id
+        header.item_id = self.last_id
         header.identity_index = index
         return waiting.item
 
@@ -103,6 +104,17 @@ class ClientStream:
         """Takes an item back whose caller does not wait any more."""
         if self.in_flight.pop(waiting.item_id, None) is not None:
             self._cancelled.append(waiting.item_id)
+
+    def give_up_after(self, item_id: int, failure: MeshError) -> None:
+        """Fails the items that are newer than this one: their frame never left.
+
+        The stream retires, since the server was not told the tokens of that frame. What left before is answered.
+        """
+        self.retired = True
+        for newer in [known for known in self.in_flight if known > item_id]:
+            waiting = self.in_flight.pop(newer)
+            if not waiting.future.done():
+                waiting.future.set_exception(failure)
 
     async def write(self, frame: Any) -> None:
         """Sends a frame. On a stream that has ended nothing is sent; its reader tells the callers."""

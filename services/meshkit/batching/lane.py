@@ -92,10 +92,14 @@ class Lane:
 
     async def _send_frame(self) -> None:
         stream = await self._usable_stream()
-        frame = stream.take(self.pending)
-        if frame.items:
-            self._sizes.observe(len(frame.items))
-            await stream.write(frame)
+        before = stream.last_id
+        try:
+            frame = stream.take(self.pending)
+            if frame.items:
+                self._sizes.observe(len(frame.items))
+                await stream.write(frame)
+        except Exception as error:  # noqa: BLE001  # the callers of this frame get it, all others go on
+            stream.give_up_after(before, incident(error, method=self._name))
         if stream.retired:
             await stream.finish()
 

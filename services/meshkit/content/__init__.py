@@ -2,6 +2,7 @@
 
 from services.meshkit.content.call import MOST_PARENT_STEPS, CallContext, CallId, CallKey
 from services.meshkit.content.label import Confidentiality, Integrity, Label, join
+from services.meshkit.content.nesting import MAX_ARGUMENT_LEVELS, nests_deeper
 from services.meshkit.content.part import (
     BlobPart,
     DocumentPart,
@@ -19,6 +20,7 @@ from services.meshkit.content.part import (
 from services.meshkit.content.usage import Usage
 
 __all__ = [
+    "MAX_ARGUMENT_LEVELS",
     "MOST_PARENT_STEPS",
     "BlobPart",
     "CallContext",
@@ -38,6 +40,7 @@ __all__ = [
     "ToolResultPart",
     "Usage",
     "join",
+    "nests_deeper",
     "text_of",
     "text_part",
 ]

@@ -5,6 +5,7 @@ from operator import attrgetter
 from typing import Final, cast
 
 from google.protobuf import json_format, struct_pb2
+from google.protobuf.message import DecodeError
 
 from comitia.common.v1 import content_pb2, usage_pb2
 from services.meshkit.content.call import CallContext, CallId
@@ -103,11 +104,17 @@ def _whole_numbers(value: object) -> object:
     return value
 
 
-def struct_from_dict(value: dict[str, object]) -> struct_pb2.Struct:
-    """Writes a JSON object."""
-    message = struct_pb2.Struct()
-    json_format.ParseDict(value, message)
-    return message
+def struct_from_dict(value: dict[str, object], *, field: str = "arguments") -> struct_pb2.Struct:
+    """Writes a JSON object.
+
+    Raises: Invalid (naming `field`): it is nested too deep, or holds what a message cannot hold.
+    """
+    struct = struct_pb2.Struct()
+    try:
+        json_format.ParseDict(value, struct)
+    except (json_format.ParseError, DecodeError, OverflowError, UnicodeEncodeError) as cause:
+        raise Invalid(field, "is nested too deep, or holds a value or number that does not fit on the wire") from cause
+    return struct
 
 
 def part_to_proto(part: Part) -> content_pb2.Part:

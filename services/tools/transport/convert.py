@@ -65,7 +65,7 @@ def tool_to_proto(tool: Tool, rule: ToolRule) -> pb.Tool:
         name=tool.name,
         version=tool.version,
         description=tool.description,
-        input_schema=struct_from_dict(dict(tool.input_schema)),
+        input_schema=struct_from_dict(dict(tool.input_schema), field="input_schema"),
         execution_mode=_MODES[tool.mode],
         builtin=tool.builtin,
         auth_reference=tool.auth_reference,
@@ -78,7 +78,7 @@ def tool_to_proto(tool: Tool, rule: ToolRule) -> pb.Tool:
         forbidden=not rule.allows(tool),
     )
     if tool.output_schema is not None:
-        message.output_schema.CopyFrom(struct_from_dict(dict(tool.output_schema)))
+        message.output_schema.CopyFrom(struct_from_dict(dict(tool.output_schema), field="output_schema"))
     if tool.http_get is not None:
         http = tool.http_get
         message.http_get.CopyFrom(

@@ -1,6 +1,6 @@
 """What a prompt may be: each refusal names its field."""
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -9,6 +9,7 @@ from services.inference.domain.prompt import (
     Prompt,
     ReasoningEffort,
     Sampling,
+    SchemaProblems,
     ToolChoice,
     ToolChoiceMode,
     ToolDefinition,
@@ -33,6 +34,26 @@ CALL = Part(ToolCallPart(tool_call_id="c1", name="search", arguments={"q": "x"})
 NAMELESS = Part(ToolCallPart(tool_call_id="", name="search", arguments={}), USER)
 RESULT = Part(ToolResultPart(tool_call_id="c1", name="search", text="found"), USER)
 PICTURE = Part(ImagePart(media_type="image/png", data=a_png()), USER)
+
+
+#: One level more than arguments may have, and than a message on the wire may have.
+DEEP: Final = (25, 2_000)
+
+
+def nested(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"properties": value}
+    return value
+
+
+def in_form(schema: dict[str, object]) -> OutputFormat:
+    return OutputFormat(kind=OutputKind.JSON_SCHEMA, name="form", schema=schema)
+
+
+def calling(arguments: dict[str, object]) -> Message:
+    call = Part(ToolCallPart(tool_call_id="c1", name="search", arguments=arguments), USER)
+    return said(MessageRole.ASSISTANT, call)
 
 
 def said(role: MessageRole, *parts: Part) -> Message:
@@ -68,10 +89,18 @@ def with_messages(*messages: Message) -> Prompt:
         (a_prompt(tools=(a_tool(type="array"),)), "tools[0].input_schema.type"),
         (a_prompt(tools=(a_tool(properties={"q": {"type": "text"}}),)), "tools[0].input_schema.properties.q.type"),
         (a_prompt(tools=(a_tool(required="q"),)), "tools[0].input_schema.required"),
+        *((a_prompt(tools=(a_tool(**nested(levels)),)), "tools[0].input_schema") for levels in (33, 2_000)),
+        *(
+            (a_prompt(output_format=in_form(nested(levels))), "output_format.json_schema.schema")
+            for levels in (33, 2_000)
+        ),
+        (a_prompt(tools=(a_tool(description="x" * 32_768),)), "tools[0].input_schema"),
+        (a_prompt(tools=(a_tool(description="é" * 16_384),)), "tools[0].input_schema"),
         (with_messages(a_message(name="x" * 65)), "messages[0].name"),
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),
         (with_messages(a_message("x", MessageRole.TOOL)), "messages[0].parts[0]"),
+        *((with_messages(calling(nested(levels))), "messages[0].parts[0].tool_call.arguments") for levels in DEEP),
         (with_messages(said(MessageRole.SYSTEM, PICTURE)), "messages[0].parts[0]"),
         (
             with_messages(a_message(), said(MessageRole.TOOL, RESULT)),
@@ -98,10 +127,33 @@ def test_a_prompt_beyond_its_limits_is_refused_with_the_field(prompt: Prompt, fi
         a_prompt(tools=(a_tool(type="object", properties={}), a_tool("other"))),
         with_messages(a_message(), said(MessageRole.ASSISTANT, CALL), said(MessageRole.TOOL, RESULT)),
         with_messages(said(MessageRole.USER, text_part("look", USER), PICTURE)),
+        with_messages(a_message(), calling(nested(24))),
+        a_prompt(tools=(a_tool(description="x" * 32_000),)),
+        a_prompt(tools=(a_tool(**nested(32)),), output_format=in_form(nested(32))),
     ],
 )
 def test_a_prompt_within_its_limits_passes(prompt: Prompt) -> None:
     assert checked_prompt(prompt) is prompt
+
+
+def test_a_prompt_that_is_too_large_has_none_of_its_schemas_looked_at() -> None:
+    tools = tuple(a_tool(f"t{number}", type="object", required="x" * 32_000) for number in range(9))
+    with pytest.raises(Invalid) as refused:
+        checked_prompt(a_prompt(tools=tools))
+    assert refused.value.field == "messages"
+
+
+def test_a_schema_is_looked_at_once_and_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+
+    def problem(schema: object) -> None:
+        looked.append(schema)
+
+    monkeypatch.setattr("services.inference.domain.prompt.schema_problem", problem)
+    problems = SchemaProblems(most=2)
+    for text in ('{"a":1}', '{"a":2}', '{"a":1}', '{"a":3}', '{"a":1}', '{"a":2}'):
+        assert problems.of(text) is None
+    assert looked == [{"a": 1}, {"a": 2}, {"a": 3}, {"a": 2}]
 
 
 def test_the_hash_tells_intents_apart_and_is_the_same_for_the_same_one() -> None:

@@ -19,6 +19,7 @@ from services.inference.domain.prompt import Prompt, ToolChoice, ToolChoiceMode,
 from services.inference.providers import failures
 from services.inference.providers.instruction import CannotBeTold, in_words
 from services.meshkit.content import (
+    MAX_ARGUMENT_LEVELS,
     DocumentPart,
     ImageDetail,
     ImagePart,
@@ -28,6 +29,7 @@ from services.meshkit.content import (
     ToolCallPart,
     ToolResultPart,
     Usage,
+    nests_deeper,
 )
 
 #: Which field carries the limit of the answer: OpenAI renamed it, the servers that speak its dialect did not.
@@ -426,7 +428,7 @@ class ToolCalls:
 def tool_call(call: str, name: str, arguments: str) -> ToolCallPart:
     """Makes a tool call of its written arguments.
 
-    Raises: msgspec.MsgspecError: they are no JSON object, or the name is missing.
+    Raises: msgspec.MsgspecError: they are no JSON object or nest too deep, or the name is missing.
     """
     if not name:
         raise msgspec.ValidationError("a tool call has no name")
@@ -434,4 +436,6 @@ def tool_call(call: str, name: str, arguments: str) -> ToolCallPart:
         parsed = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
     except RecursionError as error:
         raise msgspec.ValidationError("the arguments are nested too deeply") from error
+    if nests_deeper(parsed, MAX_ARGUMENT_LEVELS):
+        raise msgspec.ValidationError("the arguments are nested too deeply")
     return ToolCallPart(tool_call_id=call, name=name, arguments=parsed)

@@ -1,13 +1,15 @@
 """What a request at `/v1/responses` asks of a model. Pure."""
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import (
+    MAX_PARTS,
     Prompt,
     ReasoningEffort,
     Sampling,
@@ -67,7 +69,7 @@ def prompt_of(asked: ResponsesRequest, *, default_output: int) -> Prompt:
     said.read(asked)
     effort = None if asked.reasoning is None else asked.reasoning.effort
     prompt = Prompt(
-        messages=tuple(said.messages),
+        messages=said.messages(),
         tools=tuple(_tool(raw, f"tools[{index}]") for index, raw in enumerate(asked.tools or ())),
         max_output_tokens=default_output if asked.max_output_tokens is None else asked.max_output_tokens,
         temperature=asked.temperature,
@@ -86,12 +88,19 @@ def prompt_of(asked: ResponsesRequest, *, default_output: int) -> Prompt:
 class _Conversation:
     """Messages as they come together from items, and where in the request each part of them stands."""
 
-    messages: list[Message] = field(default_factory=list[Message])
+    roles: list[MessageRole] = field(default_factory=list[MessageRole])
+    #: Of each message.
+    parts: list[list[Part]] = field(default_factory=list[list[Part]])
     places: list[list[str]] = field(default_factory=list[list[str]])
     #: Tools by the ids of their calls.
     names: dict[str, str] = field(default_factory=dict[str, str])
     #: True once a tool is said to have said something.
     told: bool = False
+
+    def messages(self) -> tuple[Message, ...]:
+        """Gives what was read."""
+        said = zip(self.roles, self.parts, strict=True)
+        return tuple(Message(role=role, parts=tuple(parts)) for role, parts in said)
 
     def read(self, asked: ResponsesRequest) -> None:
         """Takes all that a request says. Raises: UnknownField, Invalid."""
@@ -100,6 +109,7 @@ class _Conversation:
         if isinstance(asked.input, str):
             self._add(MessageRole.USER, text_part(asked.input, SAID), "input")
             return
+        _check_count(asked.input, "input")
         for index, raw in enumerate(asked.input):
             place = f"input[{index}]"
             match item_of(raw, place):
@@ -122,6 +132,7 @@ class _Conversation:
             return
         if not item.content:
             raise Invalid(place, "must hold at least one part")
+        _check_count(item.content, place)
         for number, content in enumerate(item.content):
             where = f"{place}[{number}]"
             self._add(role, _part(content, role, label, where), where, goes_on=number > 0)
@@ -132,13 +143,13 @@ class _Conversation:
 
     def _add(self, role: MessageRole, part: Part, place: str, *, goes_on: bool = False) -> None:
         """Adds a part. What a model said in several items in a row was one answer."""
-        last = self.messages[-1] if self.messages else None
-        one_answer = last is not None and last.role is role is MessageRole.ASSISTANT
-        if last is not None and (goes_on or one_answer):
-            self.messages[-1] = replace(last, parts=(*last.parts, part))
+        one_answer = bool(self.roles) and self.roles[-1] is role is MessageRole.ASSISTANT
+        if goes_on or one_answer:
+            self.parts[-1].append(part)
             self.places[-1].append(place)
         else:
-            self.messages.append(Message(role=role, parts=(part,)))
+            self.roles.append(role)
+            self.parts.append([part])
             self.places.append([place])
 
     def in_dialect(self, name: str) -> str:
@@ -157,6 +168,7 @@ _PLACED: Final = re.compile(r"messages\[(\d+)\](?:\.parts\[(\d+)\])?(.*)")
 _RESTS: Final = {
     ".tool_result.tool_call_id": ".call_id",
     ".tool_call": ".name",
+    ".tool_call.arguments": ".arguments",
     ".image.data": ".image_url",
     ".image.media_type": ".image_url",
     ".document.media_type": ".file_data",
@@ -168,6 +180,12 @@ _FIELDS: Final = (
     (re.compile(r"^sampling\."), ""),
     (re.compile(r"^tools\[(\d+)\]\.input_schema"), r"tools[\1].parameters"),
 )
+
+
+def _check_count(listed: Sequence[object], place: str) -> None:
+    """Refuses more than a prompt may hold before any of it is read."""
+    if len(listed) > MAX_PARTS:
+        raise Invalid(place, f"must not hold more than {MAX_PARTS}")
 
 
 def _part(content: Content, role: MessageRole, label: Label, place: str) -> Part:

@@ -84,6 +84,21 @@ def test_numbers_that_json_does_not_have_are_refused(number: float) -> None:
         convert.struct_to_dict(struct_pb2.Struct(fields={"x": struct_pb2.Value(number_value=number)}))
 
 
+def test_a_value_that_a_message_cannot_hold_is_refused() -> None:
+    deep: dict[str, object] = {}
+    for _ in range(60):
+        deep = {"a": deep}
+    with_lists: dict[str, object] = {}
+    for _ in range(40):
+        with_lists = {"a": [with_lists]}
+    values: list[dict[str, object]] = [deep, with_lists, {"a": 10**400}, {"a": "\ud800"}, {"a": object()}]
+    for value in values:
+        with pytest.raises(Invalid, match=r"^arguments"):
+            convert.struct_from_dict(value)
+    with pytest.raises(Invalid, match=r"^input_schema"):
+        convert.struct_from_dict(deep, field="input_schema")
+
+
 def test_a_message_and_usage_survive_their_trip() -> None:
     message = Message(role=MessageRole.USER, parts=(Part(TextPart("hello"), Label()),), name="Anna")
     assert convert.message_from_proto(convert.message_to_proto(message)) == message
