@@ -47,6 +47,7 @@ DEFAULT_OUTPUT_TOKENS: Final = 512
 MAX_STOP_SEQUENCES: Final = 4
 MAX_STOP_LENGTH: Final = 64
 MAX_NAME_LENGTH: Final = 64
+MAX_CALL_ID_LENGTH: Final = 256
 MAX_TEMPERATURE: Final = 2.0
 MAX_PENALTY: Final = 2.0
 MAX_TOP_K: Final = 1_000
@@ -314,6 +315,8 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
                 raise Invalid(place, "a tool call stands in a message of the role ASSISTANT only")
             if not call or _TOOL_NAME.fullmatch(name) is None:
                 raise Invalid(f"{place}.tool_call", "must have an id and the name of a tool")
+            if len(call) > MAX_CALL_ID_LENGTH:
+                raise Invalid(f"{place}.tool_call.tool_call_id", f"must be at most {MAX_CALL_ID_LENGTH} characters")
             called.add(call)
         case ToolResultPart(tool_call_id=call):
             if role is not MessageRole.TOOL:
@@ -334,14 +337,16 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
 
 def _size(part: Part) -> int:
     match part.content:
-        case TextPart(text) | ToolResultPart(text=text):
+        case TextPart(text):
             return len(text.encode())
+        case ToolResultPart(tool_call_id=call, text=text):
+            return len(call.encode()) + len(text.encode())
         case DocumentPart(data=data, title=title):
             return len(title.encode()) + (0 if is_pdf(part) else len(data))  # A PDF is counted with the pictures.
         case ImagePart():
             return 0  # Counted apart: a picture is no text.
-        case ToolCallPart(name=name, arguments=arguments):
-            return len(name) + len(_compact(arguments))
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
+            return len(call.encode()) + len(name) + len(_compact(arguments))
         case BlobPart(size_bytes=size):
             return max(0, size)
 

@@ -30,6 +30,7 @@ from tests.support.inference import USER, a_message, a_prompt
 from tests.support.pictures import a_png
 
 CALL = Part(ToolCallPart(tool_call_id="c1", name="search", arguments={"q": "x"}), USER)
+LONG_ID = Part(ToolCallPart(tool_call_id="c" * 257, name="search", arguments={}), USER)
 NAMELESS = Part(ToolCallPart(tool_call_id="", name="search", arguments={}), USER)
 RESULT = Part(ToolResultPart(tool_call_id="c1", name="search", text="found"), USER)
 PICTURE = Part(ImagePart(media_type="image/png", data=a_png()), USER)
@@ -80,6 +81,10 @@ def with_messages(*messages: Message) -> Prompt:
         (
             with_messages(a_message(), said(MessageRole.ASSISTANT, NAMELESS)),
             "messages[1].parts[0].tool_call",
+        ),
+        (
+            with_messages(a_message(), said(MessageRole.ASSISTANT, LONG_ID)),
+            "messages[1].parts[0].tool_call.tool_call_id",
         ),
     ],
 )

@@ -157,6 +157,7 @@ _PLACED: Final = re.compile(r"messages\[(\d+)\](?:\.parts\[(\d+)\])?(.*)")
 _RESTS: Final = {
     ".tool_result.tool_call_id": ".call_id",
     ".tool_call": ".name",
+    ".tool_call.tool_call_id": ".call_id",
     ".image.data": ".image_url",
     ".image.media_type": ".image_url",
     ".document.media_type": ".file_data",
