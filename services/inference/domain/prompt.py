@@ -302,6 +302,8 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
         place = f"messages[{index}]"
         if len(message.name) > MAX_NAME_LENGTH:
             raise Invalid(f"{place}.name", f"must be at most {MAX_NAME_LENGTH} characters")
+        if not message.parts:
+            raise Invalid(f"{place}.parts", "must hold at least one part")
         for number, part in enumerate(message.parts):
             _check_part(message.role, part, called, f"{place}.parts[{number}]")
     if all(message.role is MessageRole.SYSTEM for message in messages):

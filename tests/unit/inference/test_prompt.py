@@ -70,6 +70,8 @@ def with_messages(*messages: Message) -> Prompt:
         (a_prompt(tools=(a_tool(properties={"q": {"type": "text"}}),)), "tools[0].input_schema.properties.q.type"),
         (a_prompt(tools=(a_tool(required="q"),)), "tools[0].input_schema.required"),
         (with_messages(a_message(name="x" * 65)), "messages[0].name"),
+        (with_messages(said(MessageRole.USER)), "messages[0].parts"),
+        (with_messages(a_message(), said(MessageRole.ASSISTANT)), "messages[1].parts"),
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),
         (with_messages(a_message("x", MessageRole.TOOL)), "messages[0].parts[0]"),
