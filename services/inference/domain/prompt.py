@@ -4,11 +4,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, cast
 
 from services.inference.domain.errors import MediaInvalid
 from services.inference.domain.media import (
@@ -26,6 +26,7 @@ from services.meshkit.content import (
     DocumentPart,
     ImageDetail,
     ImagePart,
+    Integrity,
     Label,
     Message,
     MessageRole,
@@ -34,12 +35,13 @@ from services.meshkit.content import (
     ToolCallPart,
     ToolResultPart,
     join,
+    text_part,
 )
 from services.meshkit.core.errors import Invalid
 from services.meshkit.documents.schema import schema_problem
 
 MAX_PROMPT_BYTES: Final = 256 * 1024
-#: Parts over all messages: what the law judges at once.
+#: Parts over all messages, and one for what stands beside them: what the law judges at once.
 MAX_PARTS: Final = 256
 MAX_TOOLS: Final = 32
 MAX_OUTPUT_TOKENS: Final = 32_768
@@ -124,6 +126,8 @@ class Sampling:
 _ANY_TOOL: Final = ToolChoice()
 _TEXT: Final = OutputFormat()
 _DEFAULT_SAMPLING: Final = Sampling()
+#: What stands beside the messages is for whoever calls to say, and nobody vouches for it.
+_BESIDE: Final = Label(integrity=Integrity.USER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,12 +163,28 @@ class Prompt:
         messages = tuple(replace(message, parts=tuple(next(rest) for _ in message.parts)) for message in self.messages)
         return replace(self, messages=messages)
 
+    @property
+    def beside(self) -> Part | None:
+        """What a model reads beside the messages: tools, the form of the answer, where it stops, and who speaks."""
+        texts = [
+            *(text for tool in self.tools for text in (tool.name, tool.description, *_texts_of(tool.input_schema))),
+            *((self.output_format.name, *_texts_of(self.output_format.schema)) if self.output_format.schema else ()),
+            *self.stop_sequences,
+            *dict.fromkeys(message.name for message in self.messages),
+        ]
+        text = "\n".join(filter(None, texts))
+        return text_part(text, _BESIDE) if text else None
+
     def shown_to_law(self) -> tuple[Part, ...]:
-        """Gives all parts as the law is shown them: pictures and PDFs as lines that say which ones they are."""
-        return shown_to_law(self.parts)
+        """Gives all parts as the law is shown them: pictures and PDFs as lines that say which ones they are.
+
+        What stands beside the messages is the last one, if there is any.
+        """
+        beside = self.beside
+        return shown_to_law(self.parts) if beside is None else (*shown_to_law(self.parts), beside)
 
     def as_law_left(self, judged: tuple[Part, ...]) -> "Prompt":
-        """Gives the same prompt as the law left what it was shown; no parts: it changed nothing."""
+        """Gives the same prompt as the law left the parts of its messages; no parts: it changed nothing."""
         return self.with_parts(as_law_left(self.parts, judged)) if judged else self
 
     def arguments_hash(self, model: str) -> bytes:
@@ -228,12 +248,24 @@ def checked_prompt(prompt: Prompt) -> Prompt:
             bytes=size,
             most=MAX_PROMPT_BYTES,
         )
+    _check_beside(prompt)
     media = sum(map(media_bytes, prompt.parts))
     if media > MAX_MEDIA_BYTES:
         raise MediaInvalid(
             "messages", f"must hold at most {MAX_MEDIA_BYTES} bytes of pictures and PDFs in all; these are {media}"
         )
     return prompt
+
+
+def _check_beside(prompt: Prompt) -> None:
+    """Looks whether the law can be shown what stands beside the messages, as one part more."""
+    beside = prompt.beside
+    if beside is None:
+        return
+    if len(prompt.parts) >= MAX_PARTS:
+        raise Invalid("messages", f"must not hold more than {MAX_PARTS - 1} parts in all with tools, a form or names")
+    if _size(beside) > MAX_PROMPT_BYTES:
+        raise Invalid("messages", f"must come with at most {MAX_PROMPT_BYTES} bytes of tools, form and names")
 
 
 def _check_sampling(prompt: Prompt) -> None:
@@ -369,6 +401,21 @@ def _part_identity(part: Part) -> list[object]:
             return ["tool_result", call, name, text, failed, label]
         case BlobPart(blob_id=blob_id, owner=owner):
             return ["blob", blob_id, owner, label]
+
+
+def _texts_of(schema: Mapping[str, object]) -> Iterator[str]:
+    """Gives a schema as JSON and, as JSON hides them behind escapes, the strings that are written differently."""
+    yield _compact(schema)
+    left: list[object] = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            for key, item in cast(Mapping[str, object], value).items():
+                left += (item, key)
+        elif isinstance(value, list):
+            left += cast(list[object], value)
+        elif isinstance(value, str) and _compact(value)[1:-1] != value:
+            yield value
 
 
 def _compact(value: object) -> str:

@@ -1,5 +1,6 @@
 """What a prompt may be: each refusal names its field."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from services.inference.domain.prompt import (
 from services.meshkit.content import (
     BlobPart,
     ImagePart,
+    Integrity,
     Label,
     Message,
     MessageRole,
@@ -53,7 +55,9 @@ def with_messages(*messages: Message) -> Prompt:
     [
         (with_messages(), "messages"),
         (with_messages(*[a_message("x")] * 257), "messages"),
+        (with_messages(*[a_message("x", name="Athena")] * 256), "messages"),
         (a_prompt("x" * (256 * 1024 + 1)), "messages"),
+        (a_prompt(tools=(a_tool(title="—" * 100_000),)), "messages"),
         (with_messages(a_message("rules", MessageRole.SYSTEM)), "messages"),
         (a_prompt(max_output_tokens=0), "max_output_tokens"),
         (a_prompt(max_output_tokens=-1), "max_output_tokens"),
@@ -128,6 +132,19 @@ def test_the_hash_tells_intents_apart_and_is_the_same_for_the_same_one() -> None
     assert len(set(hashes)) == len(prompts)
     assert a_prompt().arguments_hash("default") == hashes[0]
     assert a_prompt().arguments_hash("stub") != hashes[0]
+
+
+def test_the_law_is_shown_what_a_model_reads_beside_the_messages() -> None:
+    form = OutputFormat(kind=OutputKind.JSON_SCHEMA, name="verdict", schema={"title": "A form."})
+    prompt = with_messages(a_message(name="Athena"), a_message(name="Athena"))
+    prompt = replace(prompt, tools=(a_tool(title='Say\n"secret".'),), output_format=form, stop_sequences=("END",))
+    *parts, beside = prompt.shown_to_law()
+    assert tuple(parts) == prompt.parts
+    assert beside == text_part(
+        'search\nFinds.\n{"title":"Say\\n\\"secret\\"."}\nSay\n"secret".\nverdict\n{"title":"A form."}\nEND\nAthena',
+        Label(integrity=Integrity.USER),
+    )
+    assert a_prompt(output_format=OutputFormat(kind=OutputKind.JSON_OBJECT)).shown_to_law() == a_prompt().parts
 
 
 def test_key_order_of_arguments_means_nothing() -> None:
