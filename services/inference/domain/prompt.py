@@ -5,10 +5,10 @@ import json
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Final, cast
 
 from services.inference.domain.errors import MediaInvalid
 from services.inference.domain.media import (
@@ -27,6 +27,7 @@ from services.meshkit.content import (
     DocumentPart,
     ImageDetail,
     ImagePart,
+    Integrity,
     Label,
     Message,
     MessageRole,
@@ -36,12 +37,13 @@ from services.meshkit.content import (
     ToolResultPart,
     join,
     nests_deeper,
+    text_part,
 )
 from services.meshkit.core.errors import Invalid
 from services.meshkit.documents.schema import MAX_SCHEMA_BYTES, schema_problem
 
 MAX_PROMPT_BYTES: Final = 256 * 1024
-#: Parts over all messages: what the law judges at once.
+#: Parts over all messages, and one for what stands beside them: what the law judges at once.
 MAX_PARTS: Final = 256
 MAX_TOOLS: Final = 32
 MAX_OUTPUT_TOKENS: Final = 32_768
@@ -49,6 +51,7 @@ DEFAULT_OUTPUT_TOKENS: Final = 512
 MAX_STOP_SEQUENCES: Final = 4
 MAX_STOP_LENGTH: Final = 64
 MAX_NAME_LENGTH: Final = 64
+MAX_CALL_ID_LENGTH: Final = 256
 MAX_TEMPERATURE: Final = 2.0
 MAX_PENALTY: Final = 2.0
 MAX_TOP_K: Final = 1_000
@@ -125,6 +128,8 @@ class Sampling:
 _ANY_TOOL: Final = ToolChoice()
 _TEXT: Final = OutputFormat()
 _DEFAULT_SAMPLING: Final = Sampling()
+#: What stands beside the messages is for whoever calls to say, and nobody vouches for it.
+_BESIDE: Final = Label(integrity=Integrity.USER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,12 +165,28 @@ class Prompt:
         messages = tuple(replace(message, parts=tuple(next(rest) for _ in message.parts)) for message in self.messages)
         return replace(self, messages=messages)
 
+    @property
+    def beside(self) -> Part | None:
+        """What a model reads beside the messages: tools, the form of the answer, where it stops, and who speaks."""
+        texts = [
+            *(text for tool in self.tools for text in (tool.name, tool.description, *_texts_of(tool.input_schema))),
+            *((self.output_format.name, *_texts_of(self.output_format.schema)) if self.output_format.schema else ()),
+            *self.stop_sequences,
+            *dict.fromkeys(message.name for message in self.messages),
+        ]
+        text = "\n".join(filter(None, texts))
+        return text_part(text, _BESIDE) if text else None
+
     def shown_to_law(self) -> tuple[Part, ...]:
-        """Gives all parts as the law is shown them: pictures and PDFs as lines that say which ones they are."""
-        return shown_to_law(self.parts)
+        """Gives all parts as the law is shown them: pictures and PDFs as lines that say which ones they are.
+
+        What stands beside the messages is the last one, if there is any.
+        """
+        beside = self.beside
+        return shown_to_law(self.parts) if beside is None else (*shown_to_law(self.parts), beside)
 
     def as_law_left(self, judged: tuple[Part, ...]) -> "Prompt":
-        """Gives the same prompt as the law left what it was shown; no parts: it changed nothing."""
+        """Gives the same prompt as the law left the parts of its messages; no parts: it changed nothing."""
         return self.with_parts(as_law_left(self.parts, judged)) if judged else self
 
     def arguments_hash(self, model: str) -> bytes:
@@ -229,6 +250,7 @@ def checked_prompt(prompt: Prompt) -> Prompt:
             bytes=size,
             most=MAX_PROMPT_BYTES,
         )
+    _check_beside(prompt)
     media = sum(map(media_bytes, prompt.parts))
     if media > MAX_MEDIA_BYTES:
         raise MediaInvalid(
@@ -236,6 +258,17 @@ def checked_prompt(prompt: Prompt) -> Prompt:
         )
     _check_schemas(schemas)
     return prompt
+
+
+def _check_beside(prompt: Prompt) -> None:
+    """Looks whether the law can be shown what stands beside the messages, as one part more."""
+    beside = prompt.beside
+    if beside is None:
+        return
+    if len(prompt.parts) >= MAX_PARTS:
+        raise Invalid("messages", f"must not hold more than {MAX_PARTS - 1} parts in all with tools, a form or names")
+    if _size(beside) > MAX_PROMPT_BYTES:
+        raise Invalid("messages", f"must come with at most {MAX_PROMPT_BYTES} bytes of tools, form and names")
 
 
 def _check_sampling(prompt: Prompt) -> None:
@@ -334,6 +367,8 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
         place = f"messages[{index}]"
         if len(message.name) > MAX_NAME_LENGTH:
             raise Invalid(f"{place}.name", f"must be at most {MAX_NAME_LENGTH} characters")
+        if not message.parts:
+            raise Invalid(f"{place}.parts", "must hold at least one part")
         for number, part in enumerate(message.parts):
             _check_part(message.role, part, called, f"{place}.parts[{number}]")
     if all(message.role is MessageRole.SYSTEM for message in messages):
@@ -350,6 +385,8 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
             if nests_deeper(arguments, MAX_ARGUMENT_LEVELS):
                 sentence = f"must not be nested deeper than {MAX_ARGUMENT_LEVELS} levels"
                 raise Invalid(f"{place}.tool_call.arguments", sentence)
+            if len(call) > MAX_CALL_ID_LENGTH:
+                raise Invalid(f"{place}.tool_call.tool_call_id", f"must be at most {MAX_CALL_ID_LENGTH} characters")
             called.add(call)
         case ToolResultPart(tool_call_id=call):
             if role is not MessageRole.TOOL:
@@ -370,14 +407,16 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
 
 def _size(part: Part) -> int:
     match part.content:
-        case TextPart(text) | ToolResultPart(text=text):
+        case TextPart(text):
             return len(text.encode())
+        case ToolResultPart(tool_call_id=call, text=text):
+            return len(call.encode()) + len(text.encode())
         case DocumentPart(data=data, title=title):
             return len(title.encode()) + (0 if is_pdf(part) else len(data))  # A PDF is counted with the pictures.
         case ImagePart():
             return 0  # Counted apart: a picture is no text.
-        case ToolCallPart(name=name, arguments=arguments):
-            return len(name) + len(_compact(arguments))
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
+            return len(call.encode()) + len(name) + len(_compact(arguments))
         case BlobPart(size_bytes=size):
             return max(0, size)
 
@@ -398,6 +437,21 @@ def _part_identity(part: Part) -> list[object]:
             return ["tool_result", call, name, text, failed, label]
         case BlobPart(blob_id=blob_id, owner=owner):
             return ["blob", blob_id, owner, label]
+
+
+def _texts_of(schema: Mapping[str, object]) -> Iterator[str]:
+    """Gives a schema as JSON and, as JSON hides them behind escapes, the strings that are written differently."""
+    yield _compact(schema)
+    left: list[object] = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            for key, item in cast(Mapping[str, object], value).items():
+                left += (item, key)
+        elif isinstance(value, list):
+            left += cast(list[object], value)
+        elif isinstance(value, str) and _compact(value)[1:-1] != value:
+            yield value
 
 
 def _compact(value: object) -> str:

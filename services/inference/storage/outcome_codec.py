@@ -22,8 +22,8 @@ class _Rule(msgspec.Struct, array_like=True):
 class _Call(msgspec.Struct, array_like=True):
     tool_call_id: str
     name: str
-    # A JSON object, open by nature.
-    arguments: dict[str, Any]
+    # A JSON object, open by nature; written as JSON, which has numbers of any size. Rows written before hold it itself.
+    arguments: bytes | dict[str, Any]
 
 
 class _Part(msgspec.Struct, array_like=True):
@@ -78,6 +78,7 @@ class _Unjudged(msgspec.Struct, tag="unjudged_v1"):
     target: str
 
 
+_ARGUMENTS: Final = msgspec.json.Decoder(dict[str, Any])
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[_Answer | _Blocked | _Unjudged]] = msgspec.msgpack.Decoder(
     _Answer | _Blocked | _Unjudged
@@ -193,7 +194,7 @@ def _part_to_row(part: Part) -> _Part:
         case TextPart(text):
             return _Part(text, None, *label)
         case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
-            return _Part(None, _Call(call, name, dict(arguments)), *label)
+            return _Part(None, _Call(call, name, msgspec.json.encode(dict(arguments))), *label)
         case _:
             raise Internal("a model answers with text and tool calls only", part=type(part.content).__name__)
 
@@ -206,5 +207,7 @@ def _part_from_row(row: _Part) -> Part:
     )
     if row.call is not None:
         call = row.call
-        return Part(ToolCallPart(tool_call_id=call.tool_call_id, name=call.name, arguments=call.arguments), label)
+        written = call.arguments
+        arguments = _ARGUMENTS.decode(written) if isinstance(written, bytes) else written
+        return Part(ToolCallPart(tool_call_id=call.tool_call_id, name=call.name, arguments=arguments), label)
     return Part(TextPart(row.text or ""), label)

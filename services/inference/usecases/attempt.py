@@ -11,7 +11,7 @@ from typing import Final
 from services.inference.domain.answer import WITHHELD, AttemptNote, Finished, ReasoningDelta, TextDelta
 from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import Charge, OutputInvalid, ProviderFailure, ProviderUnavailable
-from services.inference.domain.law import raise_if_blocked
+from services.inference.domain.law import on_messages, raise_if_blocked
 from services.inference.domain.output_format import Violation, conform
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.route import AttemptOutcome, Candidate
@@ -73,7 +73,7 @@ async def judged_before(
         context=asked.context,
         target=deployment.model,
     )
-    return await law.evaluate(asked.principal, subject)
+    return on_messages(await law.evaluate(asked.principal, subject), sent.beside)
 
 
 class Attempt:

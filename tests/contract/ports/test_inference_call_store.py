@@ -48,7 +48,7 @@ HASH = b"h" * 32
 ANSWER = Answer(
     parts=(
         text_part("Yes \x00\ud7ff — no.", USER),
-        Part(ToolCallPart(tool_call_id="c", name="search", arguments={"q": [1, {"deep": None}]}), Label()),
+        Part(ToolCallPart(tool_call_id="c", name="search", arguments={"q": [10**24, {"deep": None}]}), Label()),
     ),
     stop_reason=StopReason.TOOL_CALLS,
     usage=Usage(input=10, output=5, reasoning=2),

@@ -70,6 +70,8 @@ def test_what_a_tool_is_said_to_have_said_is_trusted_by_nobody() -> None:
         ({"n": 2}, "n"),
         ({"stop": ["  "]}, "stop[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"messages": [{"role": "system", "content": []}, *CHAT]}, "messages[0].content"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "grammar"}}, "response_format.type"),
@@ -79,6 +81,13 @@ def test_what_is_not_taken_is_refused_by_its_name(fields: dict[str, Any], param:
     with pytest.raises(Invalid) as refused:
         chat(**fields)
     assert refused.value.field == param
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+def test_a_message_without_blocks_is_refused_by_its_name(role: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        message(system="Be brief.", messages=[*MESSAGES, {"role": role, "content": []}])
+    assert refused.value.field == "messages[5].content"
 
 
 def test_hints_about_caches_are_taken_and_change_nothing() -> None:

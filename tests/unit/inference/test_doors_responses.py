@@ -192,6 +192,7 @@ def test_what_needs_more_than_this_request_is_refused_by_its_name(fields: dict[s
         ),
         ({"input": [*TALK[:3], {**CALL, "arguments": "[1]"}]}, "input[3].arguments"),
         ({"input": [*TALK[:3], {**CALL, "name": "a b"}]}, "input[3].name"),
+        ({"input": [*TALK[:3], {**CALL, "call_id": "c" * 257}]}, "input[3].call_id"),
         ({"input": [*TALK[:3], OUTPUT]}, "input[3].call_id"),
         ({"input": [*TALK[:4], {**OUTPUT, "output": [{"type": "input_image"}]}]}, "input[4].output[0].type"),
     ],

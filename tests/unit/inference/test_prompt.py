@@ -1,5 +1,6 @@
 """What a prompt may be: each refusal names its field."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -18,6 +19,7 @@ from services.inference.domain.prompt import (
 from services.meshkit.content import (
     BlobPart,
     ImagePart,
+    Integrity,
     Label,
     Message,
     MessageRole,
@@ -31,6 +33,7 @@ from tests.support.inference import USER, a_message, a_prompt
 from tests.support.pictures import a_png
 
 CALL = Part(ToolCallPart(tool_call_id="c1", name="search", arguments={"q": "x"}), USER)
+LONG_ID = Part(ToolCallPart(tool_call_id="c" * 257, name="search", arguments={}), USER)
 NAMELESS = Part(ToolCallPart(tool_call_id="", name="search", arguments={}), USER)
 RESULT = Part(ToolResultPart(tool_call_id="c1", name="search", text="found"), USER)
 PICTURE = Part(ImagePart(media_type="image/png", data=a_png()), USER)
@@ -73,7 +76,9 @@ def with_messages(*messages: Message) -> Prompt:
     [
         (with_messages(), "messages"),
         (with_messages(*[a_message("x")] * 257), "messages"),
+        (with_messages(*[a_message("x", name="Athena")] * 256), "messages"),
         (a_prompt("x" * (256 * 1024 + 1)), "messages"),
+        (a_prompt(tools=tuple(a_tool(f"t{n}", title="—" * 10_000) for n in range(9))), "messages"),
         (with_messages(a_message("rules", MessageRole.SYSTEM)), "messages"),
         (a_prompt(max_output_tokens=0), "max_output_tokens"),
         (a_prompt(max_output_tokens=-1), "max_output_tokens"),
@@ -97,6 +102,8 @@ def with_messages(*messages: Message) -> Prompt:
         (a_prompt(tools=(a_tool(description="x" * 32_768),)), "tools[0].input_schema"),
         (a_prompt(tools=(a_tool(description="é" * 16_384),)), "tools[0].input_schema"),
         (with_messages(a_message(name="x" * 65)), "messages[0].name"),
+        (with_messages(said(MessageRole.USER)), "messages[0].parts"),
+        (with_messages(a_message(), said(MessageRole.ASSISTANT)), "messages[1].parts"),
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),
         (with_messages(a_message("x", MessageRole.TOOL)), "messages[0].parts[0]"),
@@ -109,6 +116,10 @@ def with_messages(*messages: Message) -> Prompt:
         (
             with_messages(a_message(), said(MessageRole.ASSISTANT, NAMELESS)),
             "messages[1].parts[0].tool_call",
+        ),
+        (
+            with_messages(a_message(), said(MessageRole.ASSISTANT, LONG_ID)),
+            "messages[1].parts[0].tool_call.tool_call_id",
         ),
     ],
 )
@@ -173,6 +184,19 @@ def test_the_hash_tells_intents_apart_and_is_the_same_for_the_same_one() -> None
     assert len(set(hashes)) == len(prompts)
     assert a_prompt().arguments_hash("default") == hashes[0]
     assert a_prompt().arguments_hash("stub") != hashes[0]
+
+
+def test_the_law_is_shown_what_a_model_reads_beside_the_messages() -> None:
+    form = OutputFormat(kind=OutputKind.JSON_SCHEMA, name="verdict", schema={"title": "A form."})
+    prompt = with_messages(a_message(name="Athena"), a_message(name="Athena"))
+    prompt = replace(prompt, tools=(a_tool(title='Say\n"secret".'),), output_format=form, stop_sequences=("END",))
+    *parts, beside = prompt.shown_to_law()
+    assert tuple(parts) == prompt.parts
+    assert beside == text_part(
+        'search\nFinds.\n{"title":"Say\\n\\"secret\\"."}\nSay\n"secret".\nverdict\n{"title":"A form."}\nEND\nAthena',
+        Label(integrity=Integrity.USER),
+    )
+    assert a_prompt(output_format=OutputFormat(kind=OutputKind.JSON_OBJECT)).shown_to_law() == a_prompt().parts
 
 
 def test_key_order_of_arguments_means_nothing() -> None:

@@ -271,6 +271,8 @@ def _messages(asked: CountRequest) -> Iterator[Message]:
     for index, message in enumerate(asked.messages):
         place = f"messages[{index}]"
         blocks = [_Text(text=message.content)] if isinstance(message.content, str) else message.content
+        if not blocks:
+            raise Invalid(f"{place}.content", "must hold at least one part")
         if message.role == "assistant":
             label = BROUGHT if told else SAID
             parts = tuple(_answer_part(block, label, f"{place}.content") for block in blocks)
@@ -288,7 +290,7 @@ def _messages(asked: CountRequest) -> Iterator[Message]:
         rest = tuple(
             _question_part(block, f"{place}.content") for block in blocks if not isinstance(block, _ToolResult)
         )
-        if rest or not results:
+        if rest:
             yield Message(role=MessageRole.USER, parts=rest)
 
 

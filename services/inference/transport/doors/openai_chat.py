@@ -258,7 +258,7 @@ _FIELDS: Final = (
     (re.compile(r"^stop_sequences"), "stop"),
     (re.compile(r"^output_format"), "response_format"),
     (re.compile(r"^sampling\."), ""),
-    (re.compile(r"\.parts\["), ".content["),
+    (re.compile(r"\.parts\b"), ".content"),
     (re.compile(r"^tools\[(\d+)\]\.input_schema"), r"tools[\1].function.parameters"),
     (re.compile(r"^tools\[(\d+)\]\.name"), r"tools[\1].function.name"),
 )

@@ -169,6 +169,7 @@ _RESTS: Final = {
     ".tool_result.tool_call_id": ".call_id",
     ".tool_call": ".name",
     ".tool_call.arguments": ".arguments",
+    ".tool_call.tool_call_id": ".call_id",
     ".image.data": ".image_url",
     ".image.media_type": ".image_url",
     ".document.media_type": ".file_data",
