@@ -26,6 +26,8 @@ _MOST_SECONDS: Final = 3.0
 _ACTION: Final = "models.write"
 #: Bad events that are kept for a database that is away, of one rollout.
 _MOST_FRESH: Final = 100_000
+#: What goes wrong with one rollout while the database answers.
+_OF_ONE: Final = frozenset({ErrorKind.INVALID, ErrorKind.NOT_FOUND, ErrorKind.EXISTS, ErrorKind.PRECONDITION})
 
 log = logger(__name__)
 
@@ -170,9 +172,9 @@ def _apart(rollout: Rollout) -> Generator[None]:
     """Keeps to one rollout what goes wrong with it. Raises: MeshError: the database is away."""
     try:
         yield
-    except MeshError:
-        raise
     except Exception as error:
+        if isinstance(error, MeshError) and error.kind not in _OF_ONE:
+            raise
         log.exception("a rollout cannot be judged", rollout_id=rollout.id, cause=str(error))
 
 

@@ -226,9 +226,10 @@ async def test_a_judge_takes_the_step_of_the_rollout_that_it_has_judged_only(mon
     assert (rollouts.promoted, rollouts.standing.step) == ([3, 3], 1)
 
 
+@pytest.mark.parametrize("error", [ValueError("math domain error"), ModelNotFound("w")])
 @pytest.mark.parametrize("away", [False, True])
 async def test_a_rollout_that_cannot_be_judged_stops_neither_the_judge_nor_the_other_rollouts(
-    away: bool, monkeypatch: pytest.MonkeyPatch
+    away: bool, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, records, observe = FakeClock(), Records(), ObserveRollouts()
     trials = [a_rollout(id=f"rollout_{route}", route=route) for route in ("a", "b")]
@@ -238,7 +239,7 @@ async def test_a_rollout_that_cannot_be_judged_stops_neither_the_judge_nor_the_o
     def broken_for_a(rollout: Rollout, seen: Seen, **_: Any) -> Judgement:
         judged.append(rollout.id)
         if rollout.route == "a":
-            raise ValueError("math domain error")
+            raise error
         return Judgement(Verdict.BACK, "why")
 
     monkeypatch.setattr(judge_rollouts, "judge", broken_for_a)
