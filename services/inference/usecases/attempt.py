@@ -20,7 +20,7 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.ports import HoldClient, ModelProvider, ProviderCall
 from services.meshkit.calls.ports import Clearance, DispatchedHold, LawGate
-from services.meshkit.content import Label, Part, Usage, text_of, text_part
+from services.meshkit.content import MAX_ARGUMENT_LEVELS, Label, Part, Usage, nests_deeper, text_of, text_part
 from services.meshkit.content.law import RuleOutcome, Stage, Subject, Verdict
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
@@ -233,6 +233,9 @@ class Attempt:
         says_nothing = not self._gate.text[len(self._shown) :].strip() and not finished.tool_calls
         if says_nothing and finished.stop_reason not in WITHHELD:
             raise self._failed("answered with nothing", finished.usage or Charge.UNKNOWN)
+        # Whatever adapter was asked: none of it would reach the law.
+        if any(nests_deeper(call.arguments, MAX_ARGUMENT_LEVELS) for call in finished.tool_calls):
+            raise self._failed("nests arguments of a tool too deep", finished.usage or Charge.UNKNOWN)
         return finished
 
     async def _take_whole(self, call: ProviderCall) -> Finished:

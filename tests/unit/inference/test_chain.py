@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.inference.domain.answer import Answer, Continued, Restarted, StreamEvent, TextDelta
+from services.inference.domain.answer import Answer, Continued, Restarted, StopReason, StreamEvent, TextDelta
 from services.inference.domain.call_policy import CallPolicy, MidStream, OnDisconnect
 from services.inference.domain.errors import (
     AnswerBrokeOff,
@@ -17,7 +17,7 @@ from services.inference.domain.errors import (
 )
 from services.inference.domain.prompt import ToolDefinition
 from services.inference.domain.reliability.mid_stream import GO_ON
-from services.meshkit.content import Usage, text_of
+from services.meshkit.content import ToolCallPart, Usage, text_of
 from services.meshkit.core.errors import DeadlineExceeded
 from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, Script, a_context, a_prompt, an_asked, failing, says
 from tests.unit.inference.conftest import Room, make_room, until
@@ -244,6 +244,16 @@ async def test_an_answer_that_may_be_a_tool_call_is_not_continued(room: Room) ->
     breaking(room, then=says("All of it."))
     _, broke_off = await seen(room, MidStream.CONTINUE, prompt=a_prompt(tools=(SEARCH,)))
     assert isinstance(broke_off, AnswerBrokeOff)
+
+
+async def test_whoever_asks_for_a_tool_too_deeply_is_passed_over(room: Room) -> None:
+    arguments: dict[str, object] = {}
+    for _ in range(24):
+        arguments = {"a": arguments}
+    call = ToolCallPart(tool_call_id="c", name="search", arguments=arguments)
+    room.openai.scripts = [says(tool_calls=(call,), stop_reason=StopReason.TOOL_CALLS)]
+    answer = await room.ask()
+    assert (answer.provider, answer.failed_attempts) == ("anthropic", ("openai/gpt-test: PROVIDER_UNAVAILABLE",))
 
 
 async def test_an_answer_that_nobody_can_continue_is_said_to_be_broken(room: Room) -> None:
