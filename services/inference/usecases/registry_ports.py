@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.registry import Holdings
 from services.inference.domain.rollout.judgement import Seen
@@ -37,6 +38,10 @@ class RegistryWork(Protocol):
 
     async def add_deployment(self, deployment: RegisteredDeployment) -> None:
         """Adds it, without versions."""
+        ...
+
+    async def has_key(self, version: DeploymentVersion) -> bool:
+        """Says whether a version is asked with a key."""
         ...
 
     async def add_version(self, deployment_id: str, version: RegisteredVersion, *, key: bytes | None) -> None:

@@ -183,6 +183,33 @@ async def test_a_key_is_sealed_and_shown_to_nobody(mesh: InferenceMesh, second: 
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_url": "https://elsewhere.example/v1"},
+        {"base_url": ""},
+        {"adapter": "anthropic"},
+    ],
+)
+async def test_a_key_goes_to_no_other_place_than_the_one_it_was_given_for(
+    mesh: InferenceMesh, second: FakeProvider, changes: dict[str, Any]
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    about = {"deployment_id": made.deployment_id}
+    elsewhere = model_service_pb2.AddModelVersionRequest(version=a_version(second, **changes), **about)
+    assert await mesh.refused("AddModelVersion", elsewhere) == "invalid/INVALID_FIELD/api_key"
+    again = model_service_pb2.AddModelVersionRequest(version=a_version(second, model="gpt-4o"), **about)
+    assert len((await mesh.call("AddModelVersion", again)).deployment.versions) == 2
+
+
+async def test_a_model_without_a_key_may_move(mesh: InferenceMesh, second: FakeProvider) -> None:
+    keyless = model_service_pb2.CreateModelDeploymentRequest(name="acme/open", version=a_version(second))
+    made = (await mesh.call("CreateModelDeployment", keyless)).deployment
+    moved = a_version(second, base_url="https://elsewhere.example/v1")
+    request = model_service_pb2.AddModelVersionRequest(version=moved, deployment_id=made.deployment_id)
+    assert len((await mesh.call("AddModelVersion", request)).deployment.versions) == 2
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"name": "no spaces"}, "name"),

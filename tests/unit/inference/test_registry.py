@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
 from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.registered import same_place
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.judgement import Seen
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
@@ -84,6 +85,23 @@ def test_the_newest_ready_version_is_asked_unless_it_is_on_trial() -> None:
         stable=VersionName(deployment="w", version=1), canary=VersionName(deployment="w", version=2), route="r"
     )
     assert Names(held(*versions, rollouts=[trial]), INSTALLED).named("w").version == 1
+
+
+@pytest.mark.parametrize(
+    ("base_url", "same"),
+    [
+        ("https://Models.example:443/v2", True),
+        ("http://models.example/v1", False),
+        ("https://models.example:8443/v1", False),
+        ("https://models.example.evil/v1", False),
+        ("", False),
+    ],
+)
+def test_a_place_is_an_adapter_a_scheme_a_host_and_a_port(base_url: str, same: bool) -> None:
+    before = a_version("w", base_url="https://models.example/v1")
+    after = replace(before, base_url=base_url)
+    assert same_place(before, after) is same
+    assert not same_place(after, replace(after, adapter=Adapter.ANTHROPIC))
 
 
 def test_a_providers_name_of_a_model_is_enough_when_only_one_has_it() -> None:
