@@ -62,11 +62,11 @@ class RegistryNews:
         """Takes in what changed since the last look. Raises: MeshError: the database is away."""
         async with self._looking:
             if self._version is None:
-                self._take(await self._feed.whole(), whole=True)
+                self._take(await self._feed.whole())
             elif await self._feed.version() == self._version:
                 self._registry.heard()
             else:
-                self._take(await self._feed.since(self._version), whole=False)
+                self._take(await self._feed.since(self._version))
 
     @asynccontextmanager
     async def changing(self, work: AbstractAsyncContextManager[RegistryWork]) -> AsyncGenerator[RegistryWork]:
@@ -78,11 +78,11 @@ class RegistryNews:
         except MeshError as error:
             log.warning("a change of models is seen later here", error=error.message)
 
-    def _take(self, state: RegistryState, *, whole: bool) -> None:
-        if whole:
+    def _take(self, state: RegistryState) -> None:
+        if state.whole:
             self._keys = dict(state.keys)
         else:
             self._keys.update(state.keys)
         self._version = state.version
-        self._registry.take(state.holdings, whole=whole)
+        self._registry.take(state.holdings, whole=state.whole)
         self._observe.keep_only([rollout.id for _, rollout in self._registry.running()])

@@ -133,6 +133,8 @@ class RegistryState:
     """What tenants have registered as of a version, and the keys that go with it."""
 
     version: int
+    #: True: tenants who are not named have nothing.
+    whole: bool = False
     holdings: Mapping[TenantId, Holdings] = field(default_factory=dict[TenantId, Holdings])
     #: By id of the deployment and number of the version.
     keys: Mapping[tuple[str, int], Secret] = field(default_factory=dict[tuple[str, int], Secret])
@@ -150,7 +152,7 @@ class RegistryFeed(Protocol):
         ...
 
     async def since(self, version: int) -> RegistryState:
-        """Reads all of those tenants of whom something has changed since."""
+        """Reads all of those tenants of whom something has changed since; all of everybody where that is not known."""
         ...
 
     async def forget_changes(self) -> None:

@@ -16,11 +16,18 @@ from sqlalchemy import text
 
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1 import model_pb2, model_service_pb2
+from services.inference.storage import registry_feed
+from services.inference.storage.registry_feed import SqlRegistryFeed
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto.kek_file import KekFile
+from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.scope import maintenance_scope
+from services.meshkit.sql.scope import Scope, maintenance_scope
 from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_request
+from tests.support.data_keys import MemoryDataKeys
 from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -306,6 +313,60 @@ async def test_every_replica_hears_of_a_change_within_a_second(
         assert asyncio.get_running_loop().time() - began < 1.0
         assert (await other.generate(model="writer")).stub
         assert (await other.generate(model="acme/writer")).provider == "openai"
+
+
+async def test_a_change_that_is_committed_while_others_are_read_is_read_the_next_time(
+    mesh: InferenceMesh, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    this, read = asyncio.current_task(), registry_feed._version  # pyright: ignore[reportPrivateUsage]
+
+    async def meanwhile(scope: Scope) -> int:
+        if asyncio.current_task() is this:
+            monkeypatch.undo()
+            await a_route(mesh, "writer", "stub")
+        return await read(scope)
+
+    async with a_feed(mesh) as feed:
+        known = await feed.version()
+        await a_route(other, "writer", "stub")
+        monkeypatch.setattr(registry_feed, "_version", meanwhile)
+        first = await feed.since(known)
+        later = await feed.since(first.version)
+    assert mesh.principal.tenant in {*first.holdings, *later.holdings}
+    assert not first.whole
+
+
+async def test_who_has_missed_changes_that_are_forgotten_reads_all(mesh: InferenceMesh) -> None:
+    await a_route(mesh, "writer", "stub")
+    async with a_feed(mesh) as feed:
+        known = await feed.version()
+        await a_route(mesh, "other", "stub")
+        await a_route(mesh, "last", "stub")
+        async with sql_engine(mesh.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+            await scope.execute(text("DELETE FROM registry_change WHERE version <= :known"), {"known": known + 1})
+            await scope.commit()
+        assert (await feed.since(known)).whole
+        assert not (await feed.since(known + 1)).whole
+        # As after a restore of the database.
+        assert (await feed.since(known + 1_000)).whole
+        async with sql_engine(mesh.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+            await scope.execute(text("DELETE FROM registry_change"))
+            await scope.commit()
+        found = await feed.since(known)
+        assert found.whole
+        assert set(found.holdings[mesh.principal.tenant].routes) == {"writer", "other", "last"}
+        assert not (await feed.since(found.version)).whole
+
+
+@asynccontextmanager
+async def a_feed(mesh: InferenceMesh) -> AsyncIterator[SqlRegistryFeed]:
+    """Follows the registry of a mesh beside its replicas; it cannot open keys."""
+    async with sql_engine(mesh.urls.maintenance, pool_size=2) as engine:
+        keys = KeyRing(
+            MemoryDataKeys(SystemClock().now), KekFile({b"k" * 8: b"s" * 32}), clock=SystemClock(), ids=SystemIds()
+        )
+        yield SqlRegistryFeed(engine, keys=keys)
 
 
 async def test_weights_divide_runs_and_a_run_stays_with_its_model(mesh: InferenceMesh) -> None:
