@@ -21,11 +21,12 @@ from services.inference.storage.registry_tables import (
     registry_version,
 )
 from services.inference.storage.rollout_tables import model_rollout
-from services.inference.usecases.registry_ports import RegistryState
-from services.meshkit.core.errors import MeshError
+from services.inference.usecases.registry_ports import Keys, RegistryState
+from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.secret import Secret
+from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.scope import Scope, maintenance_scope
 from services.meshkit.telemetry.logs import logger
@@ -57,12 +58,13 @@ class SqlRegistryFeed:
             rows = await _rows(scope, None)
         return await self._state(version, rows, None)
 
-    async def since(self, version: int) -> RegistryState:
+    async def since(self, version: int, *, also: Collection[TenantId] = ()) -> RegistryState:
         """See `RegistryFeed.since`."""
         async with maintenance_scope(self._maintenance, read_only=True) as scope:
             # First: what is committed after it is above it, and read again.
             current = await _version(scope)
             tenants = await _changed(scope, since=version, current=current)
+            tenants = None if tenants is None else {*tenants, *also}
             rows = await _rows(scope, tenants)
         return await self._state(current, rows, tenants)
 
@@ -77,26 +79,29 @@ class SqlRegistryFeed:
 
     async def _state(self, version: int, found: _Rows, tenants: Collection[TenantId] | None) -> RegistryState:
         named = {tenant for rows in found for tenant in rows}.union(tenants or ())
-        keys: dict[tuple[str, int], Secret] = {}
-        for tenant, rows in found[0].items():
-            for row in rows:
-                if row["secret"] is not None:
-                    await self._open(tenant, row, keys)
         return RegistryState(
             version=version,
             whole=tenants is None,
             holdings={tenant: _holdings(*(rows.get(tenant, ()) for rows in found)) for tenant in named},
-            keys=keys,
+            keys={tenant: await self._keys_of(tenant, rows) for tenant, rows in found[0].items()},
         )
 
-    async def _open(self, tenant: TenantId, row: RowMapping, keys: dict[tuple[str, int], Secret]) -> None:
-        deployment_id = from_uuid("dep", row["deployment_id"])
-        try:
-            opened = await self._keys.open(tenant, bytes(row["secret"]), aad=key_place(deployment_id))
-        except MeshError as error:
-            log.warning("the key of a model cannot be opened", deployment_id=deployment_id, error=error.message)
-            return
-        keys[deployment_id, row["version"]] = Secret(opened.decode())
+    async def _keys_of(self, tenant: TenantId, versions: Sequence[RowMapping]) -> Keys:
+        """Opens the keys of a tenant, as far as that can be done right now."""
+        keys: dict[tuple[str, int], Secret | None] = {}
+        for row in versions:
+            if row["secret"] is None:
+                continue
+            deployment_id = from_uuid("dep", row["deployment_id"])
+            try:
+                opened = await self._keys.open(tenant, bytes(row["secret"]), aad=key_place(deployment_id))
+            except (SealBroken, KeyDestroyed) as error:
+                log.warning("the key of a model cannot be opened", deployment_id=deployment_id, error=error.message)
+            except Unavailable:
+                keys[deployment_id, row["version"]] = None
+            else:
+                keys[deployment_id, row["version"]] = Secret(opened.decode())
+        return keys
 
 
 def _holdings(versions: Sequence[RowMapping], routes: Sequence[RowMapping], rollouts: Sequence[RowMapping]) -> Holdings:

@@ -200,7 +200,7 @@ class OpenModels(Protocol):
     def provider(self, version: DeploymentVersion) -> ModelProvider:
         """Gives the provider of a version: the same one each time, while its key stays.
 
-        Raises: AdapterUnusable: the package that brought its adapter is gone.
+        Raises: AdapterUnusable: the package that brought its adapter is gone. ProviderUnavailable: its key is not open.
         """
         ...
 

@@ -22,6 +22,7 @@ from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto.errors import KeyServiceAway
 from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.engine import sql_engine
@@ -360,13 +361,30 @@ async def test_who_has_missed_changes_that_are_forgotten_reads_all(mesh: Inferen
 
 
 @asynccontextmanager
-async def a_feed(mesh: InferenceMesh) -> AsyncIterator[SqlRegistryFeed]:
+async def a_feed(mesh: InferenceMesh, *, ring: type[KeyRing] = KeyRing) -> AsyncIterator[SqlRegistryFeed]:
     """Follows the registry of a mesh beside its replicas; it cannot open keys."""
     async with sql_engine(mesh.urls.maintenance, pool_size=2) as engine:
-        keys = KeyRing(
+        keys = ring(
             MemoryDataKeys(SystemClock().now), KekFile({b"k" * 8: b"s" * 32}), clock=SystemClock(), ids=SystemIds()
         )
         yield SqlRegistryFeed(engine, keys=keys)
+
+
+async def test_a_key_service_that_is_away_keeps_no_model_from_being_known(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    async with a_feed(mesh, ring=AwayRing) as feed:
+        state = await feed.since(0, also=[mesh.principal.tenant])
+    assert "acme/writer" in state.holdings[mesh.principal.tenant].deployments
+    assert state.keys[mesh.principal.tenant] == {(made.deployment_id, 1): None}
+
+
+class AwayRing(KeyRing):
+    """Cannot reach its key service."""
+
+    async def open(self, tenant: TenantId, envelope: bytes, *, aad: bytes) -> bytes:
+        raise KeyServiceAway("vault")
 
 
 async def test_weights_divide_runs_and_a_run_stays_with_its_model(mesh: InferenceMesh) -> None:

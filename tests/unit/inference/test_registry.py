@@ -1,8 +1,8 @@
 """What stands behind the names that callers ask for, and a judge without its database."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
-from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.errors import ModelNotFound, ProviderUnavailable
 from services.inference.domain.registered import same_place
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.judgement import Seen
@@ -21,9 +21,12 @@ from services.inference.domain.routing.weighted import weighted
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.registry import MemoryRegistry
+from services.inference.usecases.registry_news import RegistryNews
+from services.inference.usecases.registry_ports import Keys, RegistryState
 from services.inference.usecases.route_calls import RouteCalls
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, STUB, a_context, an_asked
@@ -226,3 +229,59 @@ async def test_a_command_to_take_back_is_obeyed_at_once_while_the_database_is_aw
     records.away = False
     await judge.look()
     assert (rollouts.standing.state, rollouts.standing.decided_by) == (RolloutState.ROLLED_BACK, "anna")
+
+
+@dataclass
+class MemoryFeed:
+    """Implements `RegistryFeed`."""
+
+    state: RegistryState
+    asked_also: list[frozenset[TenantId]] = field(default_factory=list[frozenset[TenantId]])
+
+    async def version(self) -> int:
+        return self.state.version
+
+    async def whole(self) -> RegistryState:
+        return replace(self.state, whole=True)
+
+    async def since(self, version: int, *, also: Collection[TenantId] = ()) -> RegistryState:
+        self.asked_also.append(frozenset(also))
+        return self.state
+
+    async def forget_changes(self) -> None: ...
+
+
+def news_of(feed: MemoryFeed) -> RegistryNews:
+    clock = FakeClock()
+    return RegistryNews(feed, MemoryRegistry(INSTALLED, clock=clock), ObserveRollouts(), clock=clock)
+
+
+def a_state(version: int, keys: Keys, *versions: DeploymentVersion) -> RegistryState:
+    return RegistryState(version=version, holdings={TENANT: held(*versions)}, keys={TENANT: keys})
+
+
+async def test_a_key_that_cannot_be_opened_is_tried_again_and_its_model_not_asked_without_it() -> None:
+    first, second = a_version("w", 1), a_version("w", 2)
+    feed = MemoryFeed(a_state(1, {("dep_w", 1): Secret("one"), ("dep_w", 2): None}, first, second))
+    news = news_of(feed)
+    await news.look()
+    assert news.key(first) == Secret("one")
+    with pytest.raises(ProviderUnavailable):
+        news.key(second)
+    # Nothing has changed; what was open stays so while the key service is away.
+    feed.state = a_state(1, {("dep_w", 1): None, ("dep_w", 2): Secret("two")}, first, second)
+    await news.look()
+    assert feed.asked_also == [{TENANT}]
+    assert (news.key(first), news.key(second)) == (Secret("one"), Secret("two"))
+    await news.look()
+    assert len(feed.asked_also) == 1
+
+
+async def test_keys_of_what_a_tenant_has_no_more_are_forgotten() -> None:
+    version = a_version("w")
+    feed = MemoryFeed(a_state(1, {("dep_w", 1): Secret("one")}, version))
+    news = news_of(feed)
+    await news.look()
+    feed.state = a_state(2, {})
+    await news.look()
+    assert news.key(version) == NO_SECRET
