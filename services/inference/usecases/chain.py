@@ -150,6 +150,7 @@ class Chain:
         self._clock = clock
         self._dice = dice
         self._model_label = metrics.BoundedLabel()
+        self._payee_label = metrics.BoundedLabel()
 
     async def run(
         self, asked: Asked, plan: Plan, release: Release | None, before: Awaitable[Verdict] | None = None
@@ -329,7 +330,7 @@ class Chain:
         if outcome.reason:
             self._router.told(permit.candidate, outcome)
         metrics.INFERENCE_LATENCY.labels(
-            version.payee, self._model_label(version.model), outcome.reason.lower() or "ok"
+            self._payee_label(version.payee), self._model_label(version.model), outcome.reason.lower() or "ok"
         ).observe(seconds)
 
     async def _go_on_with_the_cheapest(self, course: _Course, refused: Candidate) -> None:
