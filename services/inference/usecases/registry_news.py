@@ -65,6 +65,11 @@ class RegistryNews:
                 if not away:
                     log.warning("changes of models cannot be seen right now", error=error.message)
                 away = True
+            except Exception:
+                # Such as a row that another release wrote: calls go on by what was known, and so does all other work.
+                if not away:
+                    log.exception("changes of models cannot be read")
+                away = True
             await self._clock.sleep(_POLL_SECONDS)
 
     async def look(self) -> None:
@@ -86,6 +91,9 @@ class RegistryNews:
             await self.look()
         except MeshError as error:
             log.warning("a change of models is seen later here", error=error.message)
+        except Exception:
+            # Committed all the same; `__call__` goes on looking.
+            log.exception("a change of models cannot be read here")
 
     def _take(self, state: RegistryState) -> None:
         # A key of a version never changes, so one that was open stays so.

@@ -1,5 +1,6 @@
 """What stands behind the names that callers ask for, and a judge without its database."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -285,3 +286,23 @@ async def test_keys_of_what_a_tenant_has_no_more_are_forgotten() -> None:
     feed.state = a_state(2, {})
     await news.look()
     assert news.key(version) == NO_SECRET
+
+
+async def test_what_cannot_be_read_ends_nothing_and_is_read_once_it_can_be() -> None:
+    class Odd(MemoryFeed):
+        odd = True
+
+        async def whole(self) -> RegistryState:
+            if self.odd:
+                raise ValueError("a state that this release does not know")
+            return await super().whole()
+
+    feed, clock = Odd(a_state(1, {}, a_version("w"))), FakeClock()
+    registry = MemoryRegistry(INSTALLED, clock=clock)
+    following = asyncio.ensure_future(RegistryNews(feed, registry, ObserveRollouts(), clock=clock)())
+    await clock.until_someone_sleeps()
+    feed.odd = False
+    clock.advance(seconds=1)
+    await clock.until_someone_sleeps()
+    assert registry.names(TENANT).named("w").version == 1
+    following.cancel()
