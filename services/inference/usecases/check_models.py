@@ -77,6 +77,7 @@ class CheckModels:
             repeatable=False,
             deadline=deadline,
             policy=_ASKED_ANEW,
+            checking=True,
         )
         await self._model_call(asked, _nobody_watches, streamed=False)
 

@@ -220,9 +220,11 @@ class Resolved:
 class Registry(Protocol):
     """Knows deployments, routes and rollouts of all tenants, from memory; it never waits."""
 
-    def resolve(self, tenant: TenantId, name: str) -> Resolved:
+    def resolve(self, tenant: TenantId, name: str, *, checking: bool = False) -> Resolved:
         """Gives what stands behind a name: a route of the tenant, its deployment, one of the settings.
 
+        Args:
+            checking: also a version that is not ready, by deployment and number.
         Raises: ModelNotFound.
         """
         ...

@@ -117,11 +117,13 @@ async def test_a_version_that_does_not_answer_is_refused_and_never_asked(
     )
     made = (await mesh.call("CreateModelDeployment", request)).deployment
     assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "not_found/MODEL_NOT_FOUND"
     second.next(Behaviour(status=401))
     checked = await checked_version(mesh, made.deployment_id, 1)
     assert checked.state == model_pb2.MODEL_VERSION_STATE_REFUSED
     assert "PROVIDER_REFUSED" in checked.check_failures[0]
     assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "not_found/MODEL_NOT_FOUND"
 
 
 async def test_nobody_sees_or_asks_what_another_tenant_registered(

@@ -84,7 +84,7 @@ def test_a_tenants_names_come_before_those_of_the_installation() -> None:
 def test_the_newest_ready_version_is_asked_unless_it_is_on_trial() -> None:
     versions = a_version("w", 1), a_version("w", 2), a_version("w", 3, state=VersionState.CHECKING)
     assert Names(held(*versions), INSTALLED).named("w").version == 2
-    assert Names(held(*versions), INSTALLED).named("w@3").version == 3
+    assert Names(held(*versions), INSTALLED).named("w@1").version == 1
     trial = a_rollout(
         stable=VersionName(deployment="w", version=1), canary=VersionName(deployment="w", version=2), route="r"
     )
@@ -106,6 +106,14 @@ def test_a_place_is_an_adapter_a_scheme_a_host_and_a_port(base_url: str, same: b
     after = replace(before, base_url=base_url)
     assert same_place(before, after) is same
     assert not same_place(after, replace(after, adapter=Adapter.ANTHROPIC))
+
+
+@pytest.mark.parametrize("state", [VersionState.CHECKING, VersionState.REFUSED])
+def test_a_version_that_is_not_ready_is_asked_by_its_check_only(state: VersionState) -> None:
+    names = Names(held(a_version("w", 1, state=state)), INSTALLED)
+    with pytest.raises(ModelNotFound):
+        names.named("w@1")
+    assert names.named("w@1", checking=True).state is state
 
 
 def test_a_providers_name_of_a_model_is_enough_when_only_one_has_it() -> None:
