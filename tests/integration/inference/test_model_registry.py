@@ -126,6 +126,25 @@ async def test_a_version_that_does_not_answer_is_refused_and_never_asked(
     assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "not_found/MODEL_NOT_FOUND"
 
 
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [(429, "exhausted/PROVIDER_RATE_LIMITED"), (503, "unavailable/PROVIDER_UNAVAILABLE")],
+)
+async def test_a_moment_without_an_answer_refuses_no_version_that_was_ready(
+    mesh: InferenceMesh, second: FakeProvider, status: int, refused: str
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    about = {"deployment_id": made.deployment_id}
+    second.next(Behaviour(status=status))
+    again = model_service_pb2.CheckModelVersionRequest(version=1, request_id=str(uuid4()), **about)
+    assert await mesh.refused("CheckModelVersion", again) == refused
+    shown = await mesh.call("GetModelDeployment", model_service_pb2.GetModelDeploymentRequest(**about))
+    assert shown.deployment.versions[0].state == model_pb2.MODEL_VERSION_STATE_READY
+    second.next(Behaviour(status=401))
+    found = await checked_version(mesh, made.deployment_id, 1)
+    assert found.state == model_pb2.MODEL_VERSION_STATE_REFUSED
+
+
 async def test_nobody_sees_or_asks_what_another_tenant_registered(
     mesh: InferenceMesh, surroundings: Surroundings, second: FakeProvider
 ) -> None:
