@@ -84,7 +84,10 @@ class AsyncModels:
     async def add_version(
         self, deployment_id: str, *, adapter: str, model: str, base_url: str = "", api_key: str = "", provider: str = ""
     ) -> model_pb2.ModelDeployment:
-        """Adds a version. Without a key of its own it is asked with that of the version before. Raises: NotFound."""
+        """Adds a version. Without a key of its own it is asked with that of the version before.
+
+        Raises: NotFound. InvalidRequest: another adapter or address (scheme, host, port) needs a key of its own.
+        """
         version = model_pb2.ModelVersion(adapter=adapter, model=model, base_url=base_url, provider=provider)
         request = model_service_pb2.AddModelVersionRequest(
             deployment_id=deployment_id, version=version, api_key=api_key

@@ -93,6 +93,16 @@ def check_version(version: DeploymentVersion, *, needs_address: bool) -> None:
             raise Invalid(f"version.{field}", f"must be 0 to {_MOST_TOKENS}")
 
 
+def same_place(one: DeploymentVersion, other: DeploymentVersion) -> bool:
+    """Says whether both are spoken to alike, at the same scheme, host and port: the key of one suits the other."""
+    return (one.adapter, _origin(one.base_url)) == (other.adapter, _origin(other.base_url))
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
 def _check_address(url: str, *, needed: bool) -> None:
     field = "version.base_url"
     if not url:

@@ -80,12 +80,14 @@ class Names:
         shadowed = deployment in self.own.deployments
         return (self._current if shadowed else self._installed).get(deployment)
 
-    def named(self, name: str) -> DeploymentVersion:
+    def named(self, name: str, *, checking: bool = False) -> DeploymentVersion:
         """Gives the version behind the name of a deployment, of a deployment and a number, or of a provider's model.
 
+        Args:
+            checking: also gives a version that is not ready, by deployment and number.
         Raises: ModelNotFound: none, or several deployments have a model of this name.
         """
-        found = self._pinned(name) or self.current(name)
+        found = self._pinned(name, checking=checking) or self.current(name)
         if found is not None:
             return found
         of_model = self._by_model.get(name, [])
@@ -93,6 +95,7 @@ class Names:
             raise ModelNotFound(name)
         return of_model[0]
 
-    def _pinned(self, name: str) -> DeploymentVersion | None:
+    def _pinned(self, name: str, *, checking: bool) -> DeploymentVersion | None:
         deployment, _, number = name.rpartition(AT)
-        return self.own.version(deployment, int(number)) if number.isdecimal() and len(number) < 10 else None
+        found = self.own.version(deployment, int(number)) if number.isdecimal() and len(number) < 10 else None
+        return found if found is not None and (checking or found.state is VersionState.READY) else None

@@ -21,16 +21,20 @@ from services.inference.storage.registry_tables import (
     registry_version,
 )
 from services.inference.storage.rollout_tables import model_rollout
-from services.inference.usecases.registry_ports import RegistryState
-from services.meshkit.core.errors import MeshError
+from services.inference.usecases.registry_ports import Keys, RegistryState
+from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.secret import Secret
+from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.scope import Scope, maintenance_scope
 from services.meshkit.telemetry.logs import logger
 
 _KEPT: Final = timedelta(hours=1)
+
+#: Versions, routes and rollouts by tenant.
+_Rows = list[dict[TenantId, list[RowMapping]]]
 
 log = logger(__name__)
 
@@ -49,62 +53,55 @@ class SqlRegistryFeed:
 
     async def whole(self) -> RegistryState:
         """See `RegistryFeed.whole`."""
-        return await self._state(None)
-
-    async def since(self, version: int) -> RegistryState:
-        """See `RegistryFeed.since`."""
-        statement = select(registry_change.c.changed_tenant).where(registry_change.c.version > version).distinct()
         async with maintenance_scope(self._maintenance, read_only=True) as scope:
-            tenants = [TenantId(row.changed_tenant) for row in await scope.execute(statement)]
-        return await self._state(tenants)
+            version = await _version(scope)
+            rows = await _rows(scope, None)
+        return await self._state(version, rows, None)
+
+    async def since(self, version: int, *, also: Collection[TenantId] = ()) -> RegistryState:
+        """See `RegistryFeed.since`."""
+        async with maintenance_scope(self._maintenance, read_only=True) as scope:
+            # First: what is committed after it is above it, and read again.
+            current = await _version(scope)
+            tenants = await _changed(scope, since=version, current=current)
+            tenants = None if tenants is None else {*tenants, *also}
+            rows = await _rows(scope, tenants)
+        return await self._state(current, rows, tenants)
 
     async def forget_changes(self) -> None:
         """See `RegistryFeed.forget_changes`."""
+        changes = registry_change.c
         async with maintenance_scope(self._maintenance) as scope:
-            await scope.execute(delete(registry_change).where(registry_change.c.change_time < func.now() - _KEPT))
+            # All up to the newest that is old enough: who misses one is told by what the oldest kept one is.
+            newest = select(func.max(changes.version)).where(changes.change_time < func.now() - _KEPT)
+            await scope.execute(delete(registry_change).where(changes.version <= newest.scalar_subquery()))
             await scope.commit()
 
-    async def _state(self, tenants: Collection[TenantId] | None) -> RegistryState:
-        """Reads the version before the rest: what changes meanwhile is read again."""
-        deployment = model_deployment.c
-        versions = (
-            deployment_rows()
-            .where(deployment.retired_time.is_(None), model_version.c.state != VersionState.RETIRED.value)
-            .order_by(deployment.tenant_id, deployment.name, model_version.c.version.desc())
-        )
-        routes = select(model_route).order_by(model_route.c.tenant_id)
-        rollouts = (
-            select(model_rollout)
-            .where(model_rollout.c.state == RolloutState.RUNNING.value)
-            .order_by(model_rollout.c.tenant_id)
-        )
-        async with maintenance_scope(self._maintenance, read_only=True) as scope:
-            version = await _version(scope)
-            found = [
-                await _by_tenant(scope, versions, deployment.tenant_id, tenants),
-                await _by_tenant(scope, routes, model_route.c.tenant_id, tenants),
-                await _by_tenant(scope, rollouts, model_rollout.c.tenant_id, tenants),
-            ]
+    async def _state(self, version: int, found: _Rows, tenants: Collection[TenantId] | None) -> RegistryState:
         named = {tenant for rows in found for tenant in rows}.union(tenants or ())
-        keys: dict[tuple[str, int], Secret] = {}
-        for tenant, rows in found[0].items():
-            for row in rows:
-                if row["secret"] is not None:
-                    await self._open(tenant, row, keys)
         return RegistryState(
             version=version,
+            whole=tenants is None,
             holdings={tenant: _holdings(*(rows.get(tenant, ()) for rows in found)) for tenant in named},
-            keys=keys,
+            keys={tenant: await self._keys_of(tenant, rows) for tenant, rows in found[0].items()},
         )
 
-    async def _open(self, tenant: TenantId, row: RowMapping, keys: dict[tuple[str, int], Secret]) -> None:
-        deployment_id = from_uuid("dep", row["deployment_id"])
-        try:
-            opened = await self._keys.open(tenant, bytes(row["secret"]), aad=key_place(deployment_id))
-        except MeshError as error:
-            log.warning("the key of a model cannot be opened", deployment_id=deployment_id, error=error.message)
-            return
-        keys[deployment_id, row["version"]] = Secret(opened.decode())
+    async def _keys_of(self, tenant: TenantId, versions: Sequence[RowMapping]) -> Keys:
+        """Opens the keys of a tenant, as far as that can be done right now."""
+        keys: dict[tuple[str, int], Secret | None] = {}
+        for row in versions:
+            if row["secret"] is None:
+                continue
+            deployment_id = from_uuid("dep", row["deployment_id"])
+            try:
+                opened = await self._keys.open(tenant, bytes(row["secret"]), aad=key_place(deployment_id))
+            except (SealBroken, KeyDestroyed) as error:
+                log.warning("the key of a model cannot be opened", deployment_id=deployment_id, error=error.message)
+            except Unavailable:
+                keys[deployment_id, row["version"]] = None
+            else:
+                keys[deployment_id, row["version"]] = Secret(opened.decode())
+        return keys
 
 
 def _holdings(versions: Sequence[RowMapping], routes: Sequence[RowMapping], rollouts: Sequence[RowMapping]) -> Holdings:
@@ -115,6 +112,37 @@ def _holdings(versions: Sequence[RowMapping], routes: Sequence[RowMapping], roll
         routes={row["name"]: codec.route_of(row) for row in routes},
         rollouts={one.route: one for one in running},
     )
+
+
+async def _changed(scope: Scope, *, since: int, current: int) -> Collection[TenantId] | None:
+    """Gives the tenants of whom something has changed; None: not all changes since are known any more."""
+    changes = registry_change.c
+    statement = select(changes.changed_tenant).where(changes.version > since).distinct()
+    tenants = [TenantId(row.changed_tenant) for row in await scope.execute(statement)]
+    # Read last, so that none of them was forgotten before they were read.
+    oldest = (await scope.execute(select(func.min(changes.version)))).scalar_one()
+    known = since == current or (oldest is not None and oldest - 1 <= since < current)
+    return tenants if known else None
+
+
+async def _rows(scope: Scope, tenants: Collection[TenantId] | None) -> _Rows:
+    deployment = model_deployment.c
+    versions = (
+        deployment_rows()
+        .where(deployment.retired_time.is_(None), model_version.c.state != VersionState.RETIRED.value)
+        .order_by(deployment.tenant_id, deployment.name, model_version.c.version.desc())
+    )
+    routes = select(model_route).order_by(model_route.c.tenant_id)
+    rollouts = (
+        select(model_rollout)
+        .where(model_rollout.c.state == RolloutState.RUNNING.value)
+        .order_by(model_rollout.c.tenant_id)
+    )
+    return [
+        await _by_tenant(scope, versions, deployment.tenant_id, tenants),
+        await _by_tenant(scope, routes, model_route.c.tenant_id, tenants),
+        await _by_tenant(scope, rollouts, model_rollout.c.tenant_id, tenants),
+    ]
 
 
 async def _by_tenant(

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.inference.domain.deployment import Task
+from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import ModelNotFound, RolloutNotFound
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.rollout.judgement import Seen
@@ -151,6 +151,16 @@ class SqlRegistryWork:
                 created_time=deployment.created,
             )
         )
+
+    async def has_key(self, version: DeploymentVersion) -> bool:
+        """See `RegistryWork.has_key`."""
+        columns = model_version.c
+        statement = select(columns.secret.is_not(None)).where(
+            columns.tenant_id == self._tenant,
+            columns.deployment_id == to_uuid(version.deployment_id, "dep"),
+            columns.version == version.version,
+        )
+        return (await self._scope.execute(statement)).scalar_one()
 
     async def add_version(self, deployment_id: str, version: RegisteredVersion, *, key: bytes | None) -> None:
         """See `RegistryWork.add_version`."""

@@ -27,6 +27,8 @@ class Asked:
     #: Time of the monotonic clock at which the answer is no longer wanted.
     deadline: float
     policy: CallPolicy = USUAL
+    #: True for the check of a version, which is asked whatever its state.
+    checking: bool = False
 
     @cached_property
     def arguments_hash(self) -> bytes:

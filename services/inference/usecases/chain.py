@@ -34,6 +34,7 @@ from services.inference.usecases.deployment_gates import AT_ITS_LIMIT, COOLING_D
 from services.inference.usecases.ports import (
     Gatekeeper,
     HoldClient,
+    ModelProvider,
     OpenModels,
     Permit,
     PriceList,
@@ -149,6 +150,7 @@ class Chain:
         self._clock = clock
         self._dice = dice
         self._model_label = metrics.BoundedLabel()
+        self._payee_label = metrics.BoundedLabel()
 
     async def run(
         self, asked: Asked, plan: Plan, release: Release | None, before: Awaitable[Verdict] | None = None
@@ -279,7 +281,13 @@ class Chain:
 
     async def _attempt(self, course: _Course, candidate: Candidate, permit: Permit) -> _Answered:
         """Asks once. What failed is told to those who learn from it; what answered, once its cost is known."""
-        attempt = self._made(course, candidate)
+        try:
+            provider = self._models.provider(candidate.version)
+        except MeshError:
+            # Nobody was asked, so nobody learns from it.
+            self._gates.done(permit, AttemptOutcome(reason=_CANCELLED, latency_us=0), now=self._clock.monotonic())
+            raise
+        attempt = self._made(course, candidate, provider)
         started, reason, after = perf_counter(), _CANCELLED, None
         try:
             raw = await attempt.run(course.release)
@@ -293,7 +301,7 @@ class Chain:
             course.released = attempt.released
             self._tell(permit, attempt.outcome(reason, retry_after=after), perf_counter() - started)
 
-    def _made(self, course: _Course, candidate: Candidate) -> Attempt:
+    def _made(self, course: _Course, candidate: Candidate, provider: ModelProvider) -> Attempt:
         """Makes an attempt; tells the caller when it takes over what another one began."""
         version, asked, prompt = candidate.version, course.asked, course.repaired
         if course.release is not None and course.void:
@@ -305,7 +313,7 @@ class Chain:
         return Attempt(
             asked,
             candidate,
-            self._models.provider(version),
+            provider,
             law=self._law,
             holds=self._holds,
             clock=self._clock,
@@ -322,7 +330,7 @@ class Chain:
         if outcome.reason:
             self._router.told(permit.candidate, outcome)
         metrics.INFERENCE_LATENCY.labels(
-            version.payee, self._model_label(version.model), outcome.reason.lower() or "ok"
+            self._payee_label(version.payee), self._model_label(version.model), outcome.reason.lower() or "ok"
         ).observe(seconds)
 
     async def _go_on_with_the_cheapest(self, course: _Course, refused: Candidate) -> None:

@@ -6,7 +6,8 @@ from typing import Final
 from uuid import UUID
 
 from services.inference.domain.call_policy import CacheUse, CallPolicy
-from services.inference.domain.errors import ProviderFailure
+from services.inference.domain.deployment import VersionState
+from services.inference.domain.errors import ProviderFailure, ProviderRateLimited, ProviderUnavailable
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.registered import RegisteredVersion
 from services.inference.domain.registry import AT
@@ -22,6 +23,8 @@ _LABEL: Final = Label(integrity=Integrity.TRUSTED)
 _MOST_TOKENS: Final = 16
 #: What was answered once says nothing of now.
 _ASKED_ANEW: Final = CallPolicy(cache=CacheUse.NO)
+#: What passes by itself.
+_FOR_A_MOMENT: Final = (ProviderRateLimited, ProviderUnavailable)
 
 
 class CheckModels:
@@ -37,17 +40,20 @@ class CheckModels:
     ) -> RegisteredVersion:
         """Gives the version as the check leaves it: ready, or refused with why.
 
-        Raises: ModelNotFound; what law and money raise: they say nothing of the version; for a request with an id what
-            `once` raises.
+        Raises: ModelNotFound; what law and money raise: they say nothing of the version; ProviderRateLimited,
+            ProviderUnavailable: they say nothing of one that was ready; for a request with an id what `once` raises.
         """
         with self._alone(principal.tenant):
             # By that this replica has heard of it, too.
             deployment = await self._register.to_check(principal.tenant, deployment_id, number)
+            was = deployment.version(number).version.state
             name = f"{deployment.name}{AT}{number}"
             failures: tuple[str, ...] = ()
             try:
                 await self._ask(principal, context, name, deadline)
             except ProviderFailure as error:
+                if isinstance(error, _FOR_A_MOMENT) and was is VersionState.READY:
+                    raise
                 failures = (f"{error.reason}: {error.message}",)
             return await self._register.checked(principal.tenant, deployment_id, number, failures)
 
@@ -77,6 +83,7 @@ class CheckModels:
             repeatable=False,
             deadline=deadline,
             policy=_ASKED_ANEW,
+            checking=True,
         )
         await self._model_call(asked, _nobody_watches, streamed=False)
 

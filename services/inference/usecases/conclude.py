@@ -56,6 +56,7 @@ class Conclude:
         self._calls = calls
         self._notes = notes
         self._model_label = metrics.BoundedLabel()
+        self._payee_label = metrics.BoundedLabel()
 
     async def __call__(self, asked: Asked, concluded: Concluded, *, lost_attempts: int) -> Answer:
         """Settles beside judging and recording an answer. Not to be interrupted: the money is spent already.
@@ -190,11 +191,11 @@ class Conclude:
         return await self._calls.judge(replace(call, outcome=unjudged.under(verdict)))
 
     def _count(self, deployment: DeploymentVersion, usage: Usage) -> None:
-        model = self._model_label(deployment.model)
+        payee, model = self._payee_label(deployment.payee), self._model_label(deployment.model)
         for name in USAGE_CLASSES:
             tokens: int = getattr(usage, name)
             if tokens:
-                metrics.TOKENS_CONSUMED.labels(deployment.payee, model, name).inc(tokens)
+                metrics.TOKENS_CONSUMED.labels(payee, model, name).inc(tokens)
 
 
 def _unjudged(concluded: Concluded, lost_attempts: int) -> Unjudged:

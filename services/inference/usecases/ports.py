@@ -200,7 +200,7 @@ class OpenModels(Protocol):
     def provider(self, version: DeploymentVersion) -> ModelProvider:
         """Gives the provider of a version: the same one each time, while its key stays.
 
-        Raises: AdapterUnusable: the package that brought its adapter is gone.
+        Raises: AdapterUnusable: the package that brought its adapter is gone. ProviderUnavailable: its key is not open.
         """
         ...
 
@@ -220,9 +220,11 @@ class Resolved:
 class Registry(Protocol):
     """Knows deployments, routes and rollouts of all tenants, from memory; it never waits."""
 
-    def resolve(self, tenant: TenantId, name: str) -> Resolved:
+    def resolve(self, tenant: TenantId, name: str, *, checking: bool = False) -> Resolved:
         """Gives what stands behind a name: a route of the tenant, its deployment, one of the settings.
 
+        Args:
+            checking: also a version that is not ready, by deployment and number.
         Raises: ModelNotFound.
         """
         ...

@@ -11,6 +11,7 @@ from services.inference.domain.registered import (
     RegisteredVersion,
     check_name,
     check_version,
+    same_place,
 )
 from services.inference.usecases.ports import Adapters
 from services.inference.usecases.registry_ports import BeginRegistryWork, SealsKeys
@@ -63,7 +64,10 @@ class RegisterModels:
     async def add_version(
         self, tenant: TenantId, deployment_id: str, version: DeploymentVersion, key: Secret
     ) -> RegisteredDeployment:
-        """Adds a version. Raises: Invalid, ModelNotFound, TooManyRegistered."""
+        """Adds a version; without a key it has that of the version before, which goes to no other place.
+
+        Raises: Invalid, ModelNotFound, TooManyRegistered.
+        """
         self._check(version)
         note(target=deployment_id, details=_noted("", version))
         sealed = await self._seals.seal(tenant, deployment_id, key) if key else None
@@ -74,7 +78,10 @@ class RegisterModels:
                 raise Invalid("deployment_id", "is retired")
             if len(deployment.versions) >= MOST_VERSIONS:
                 raise TooManyRegistered("version", MOST_VERSIONS)
-            number = deployment.versions[0].version.version + 1
+            before = deployment.versions[0].version
+            if sealed is None and not same_place(before, version) and await work.has_key(before):
+                raise Invalid("api_key", "is required where the adapter or the address changes")
+            number = before.version + 1
             added = RegisteredVersion(
                 version=replace(
                     version, name=deployment.name, task=deployment.task, deployment_id=deployment_id, version=number

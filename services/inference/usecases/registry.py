@@ -24,12 +24,12 @@ class MemoryRegistry:
         self._taken_back: dict[str, Rollout] = {}
         self._heard = clock.monotonic()
 
-    def resolve(self, tenant: TenantId, name: str) -> Resolved:
+    def resolve(self, tenant: TenantId, name: str, *, checking: bool = False) -> Resolved:
         """See `Registry.resolve`."""
         names = self.names(tenant)
         route = names.route(name or DEFAULT)
         if route is None:
-            versions = names.chain if name in ("", DEFAULT) else (names.named(name),)
+            versions = names.chain if name in ("", DEFAULT) else (names.named(name, checking=checking),)
             return Resolved(route=None, versions=versions)
         found = (names.current(member.deployment) for member in route.members)
         versions = tuple(one for one in found if one is not None)

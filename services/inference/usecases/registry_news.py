@@ -6,11 +6,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from services.inference.domain.deployment import DeploymentVersion
+from services.inference.domain.errors import ProviderUnavailable
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.registry import MemoryRegistry
-from services.inference.usecases.registry_ports import RegistryFeed, RegistryState, RegistryWork
+from services.inference.usecases.registry_ports import Keys, RegistryFeed, RegistryState, RegistryWork
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import TenantId
 from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.telemetry.logs import logger
 
@@ -33,13 +35,20 @@ class RegistryNews:
         self._clock = clock
         #: None before the first look.
         self._version: int | None = None
-        self._keys: dict[tuple[str, int], Secret] = {}
+        self._keys_of: dict[TenantId, Keys] = {}
+        #: The same for all tenants.
+        self._keys: dict[tuple[str, int], Secret | None] = {}
+        #: Whose keys could not all be opened.
+        self._shut: frozenset[TenantId] = frozenset()
         #: One look at a time: what an earlier one has read must not come after what a later one has.
         self._looking = asyncio.Lock()
 
     def key(self, version: DeploymentVersion) -> Secret:
-        """Gives the key that a registered version is asked with."""
-        return self._keys.get((version.deployment_id, version.version), NO_SECRET)
+        """Gives the key that a registered version is asked with. Raises: ProviderUnavailable: it is not open yet."""
+        key = self._keys.get((version.deployment_id, version.version), NO_SECRET)
+        if key is None:
+            raise ProviderUnavailable("its key cannot be opened right now", deployment=version.name)
+        return key
 
     async def __call__(self) -> None:
         """Follows until cancelled."""
@@ -56,17 +65,22 @@ class RegistryNews:
                 if not away:
                     log.warning("changes of models cannot be seen right now", error=error.message)
                 away = True
+            except Exception:
+                # Such as a row that another release wrote: calls go on by what was known, and so does all other work.
+                if not away:
+                    log.exception("changes of models cannot be read")
+                away = True
             await self._clock.sleep(_POLL_SECONDS)
 
     async def look(self) -> None:
         """Takes in what changed since the last look. Raises: MeshError: the database is away."""
         async with self._looking:
             if self._version is None:
-                self._take(await self._feed.whole(), whole=True)
-            elif await self._feed.version() == self._version:
+                self._take(await self._feed.whole())
+            elif not self._shut and await self._feed.version() == self._version:
                 self._registry.heard()
             else:
-                self._take(await self._feed.since(self._version), whole=False)
+                self._take(await self._feed.since(self._version, also=self._shut))
 
     @asynccontextmanager
     async def changing(self, work: AbstractAsyncContextManager[RegistryWork]) -> AsyncGenerator[RegistryWork]:
@@ -77,12 +91,21 @@ class RegistryNews:
             await self.look()
         except MeshError as error:
             log.warning("a change of models is seen later here", error=error.message)
+        except Exception:
+            # Committed all the same; `__call__` goes on looking.
+            log.exception("a change of models cannot be read here")
 
-    def _take(self, state: RegistryState, *, whole: bool) -> None:
-        if whole:
-            self._keys = dict(state.keys)
-        else:
-            self._keys.update(state.keys)
+    def _take(self, state: RegistryState) -> None:
+        # A key of a version never changes, so one that was open stays so.
+        fresh: dict[TenantId, Keys] = {
+            tenant: {
+                name: self._keys.get(name) if key is None else key for name, key in state.keys.get(tenant, {}).items()
+            }
+            for tenant in state.holdings
+        }
+        self._keys_of = fresh if state.whole else {**self._keys_of, **fresh}
+        self._keys = {name: key for keys in self._keys_of.values() for name, key in keys.items()}
+        self._shut = frozenset(tenant for tenant, keys in self._keys_of.items() if None in keys.values())
         self._version = state.version
-        self._registry.take(state.holdings, whole=whole)
+        self._registry.take(state.holdings, whole=state.whole)
         self._observe.keep_only([rollout.id for _, rollout in self._registry.running()])

@@ -1,11 +1,12 @@
 """What the verbs of the registry need: its transactions, its readers, and what replicas follow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.registry import Holdings
 from services.inference.domain.rollout.judgement import Seen
@@ -37,6 +38,10 @@ class RegistryWork(Protocol):
 
     async def add_deployment(self, deployment: RegisteredDeployment) -> None:
         """Adds it, without versions."""
+        ...
+
+    async def has_key(self, version: DeploymentVersion) -> bool:
+        """Says whether a version is asked with a key."""
         ...
 
     async def add_version(self, deployment_id: str, version: RegisteredVersion, *, key: bytes | None) -> None:
@@ -123,14 +128,20 @@ class SealsKeys(Protocol):
         ...
 
 
+#: By id of the deployment and number of the version; None: it cannot be opened right now.
+Keys = Mapping[tuple[str, int], Secret | None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryState:
     """What tenants have registered as of a version, and the keys that go with it."""
 
     version: int
+    #: True: tenants who are not named have nothing.
+    whole: bool = False
     holdings: Mapping[TenantId, Holdings] = field(default_factory=dict[TenantId, Holdings])
-    #: By id of the deployment and number of the version.
-    keys: Mapping[tuple[str, int], Secret] = field(default_factory=dict[tuple[str, int], Secret])
+    #: Those of the same tenants.
+    keys: Mapping[TenantId, Keys] = field(default_factory=dict[TenantId, Keys])
 
 
 class RegistryFeed(Protocol):
@@ -144,8 +155,12 @@ class RegistryFeed(Protocol):
         """Reads all."""
         ...
 
-    async def since(self, version: int) -> RegistryState:
-        """Reads all of those tenants of whom something has changed since."""
+    async def since(self, version: int, *, also: Collection[TenantId] = ()) -> RegistryState:
+        """Reads all of those tenants of whom something has changed since; all of everybody where that is not known.
+
+        Args:
+            also: tenants that are read in any case.
+        """
         ...
 
     async def forget_changes(self) -> None:

@@ -34,7 +34,7 @@ class RouteCalls:
     def plan(self, asked: Asked, *, regions: tuple[str, ...]) -> Plan:
         """See `Router.plan`."""
         tenant, unit = asked.principal.tenant, unit_of(asked)
-        resolved = self._registry.resolve(tenant, asked.model)
+        resolved = self._registry.resolve(tenant, asked.model, checking=asked.checking)
         if resolved.route is None:
             candidates = [Candidate(version=one, hop=self._hop) for one in resolved.versions]
             if any(one.version.task is not Task.GENERATE for one in candidates):

@@ -16,11 +16,19 @@ from sqlalchemy import text
 
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1 import model_pb2, model_service_pb2
+from services.inference.storage import registry_feed
+from services.inference.storage.registry_feed import SqlRegistryFeed
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto.errors import KeyServiceAway
+from services.meshkit.crypto.kek_file import KekFile
+from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.scope import maintenance_scope
+from services.meshkit.sql.scope import Scope, maintenance_scope
 from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_request
+from tests.support.data_keys import MemoryDataKeys
 from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -109,11 +117,32 @@ async def test_a_version_that_does_not_answer_is_refused_and_never_asked(
     )
     made = (await mesh.call("CreateModelDeployment", request)).deployment
     assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "not_found/MODEL_NOT_FOUND"
     second.next(Behaviour(status=401))
     checked = await checked_version(mesh, made.deployment_id, 1)
     assert checked.state == model_pb2.MODEL_VERSION_STATE_REFUSED
     assert "PROVIDER_REFUSED" in checked.check_failures[0]
     assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "not_found/MODEL_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("status", "refused"),
+    [(429, "exhausted/PROVIDER_RATE_LIMITED"), (503, "unavailable/PROVIDER_UNAVAILABLE")],
+)
+async def test_a_moment_without_an_answer_refuses_no_version_that_was_ready(
+    mesh: InferenceMesh, second: FakeProvider, status: int, refused: str
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    about = {"deployment_id": made.deployment_id}
+    second.next(Behaviour(status=status))
+    again = model_service_pb2.CheckModelVersionRequest(version=1, request_id=str(uuid4()), **about)
+    assert await mesh.refused("CheckModelVersion", again) == refused
+    shown = await mesh.call("GetModelDeployment", model_service_pb2.GetModelDeploymentRequest(**about))
+    assert shown.deployment.versions[0].state == model_pb2.MODEL_VERSION_STATE_READY
+    second.next(Behaviour(status=401))
+    found = await checked_version(mesh, made.deployment_id, 1)
+    assert found.state == model_pb2.MODEL_VERSION_STATE_REFUSED
 
 
 async def test_nobody_sees_or_asks_what_another_tenant_registered(
@@ -180,6 +209,33 @@ async def test_a_key_is_sealed_and_shown_to_nobody(mesh: InferenceMesh, second: 
         query = text("SELECT secret, spec FROM model_version WHERE tenant_id = :tenant")
         rows = list((await scope.execute(query, {"tenant": mesh.principal.tenant})).all())
     assert all(row.secret and KEY.encode() not in row.secret and KEY not in str(row.spec) for row in rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_url": "https://elsewhere.example/v1"},
+        {"base_url": ""},
+        {"adapter": "anthropic"},
+    ],
+)
+async def test_a_key_goes_to_no_other_place_than_the_one_it_was_given_for(
+    mesh: InferenceMesh, second: FakeProvider, changes: dict[str, Any]
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    about = {"deployment_id": made.deployment_id}
+    elsewhere = model_service_pb2.AddModelVersionRequest(version=a_version(second, **changes), **about)
+    assert await mesh.refused("AddModelVersion", elsewhere) == "invalid/INVALID_FIELD/api_key"
+    again = model_service_pb2.AddModelVersionRequest(version=a_version(second, model="gpt-4o"), **about)
+    assert len((await mesh.call("AddModelVersion", again)).deployment.versions) == 2
+
+
+async def test_a_model_without_a_key_may_move(mesh: InferenceMesh, second: FakeProvider) -> None:
+    keyless = model_service_pb2.CreateModelDeploymentRequest(name="acme/open", version=a_version(second))
+    made = (await mesh.call("CreateModelDeployment", keyless)).deployment
+    moved = a_version(second, base_url="https://elsewhere.example/v1")
+    request = model_service_pb2.AddModelVersionRequest(version=moved, deployment_id=made.deployment_id)
+    assert len((await mesh.call("AddModelVersion", request)).deployment.versions) == 2
 
 
 @pytest.mark.parametrize(
@@ -282,6 +338,77 @@ async def test_every_replica_hears_of_a_change_within_a_second(
         assert asyncio.get_running_loop().time() - began < 1.0
         assert (await other.generate(model="writer")).stub
         assert (await other.generate(model="acme/writer")).provider == "openai"
+
+
+async def test_a_change_that_is_committed_while_others_are_read_is_read_the_next_time(
+    mesh: InferenceMesh, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    this, read = asyncio.current_task(), registry_feed._version  # pyright: ignore[reportPrivateUsage]
+
+    async def meanwhile(scope: Scope) -> int:
+        if asyncio.current_task() is this:
+            monkeypatch.undo()
+            await a_route(mesh, "writer", "stub")
+        return await read(scope)
+
+    async with a_feed(mesh) as feed:
+        known = await feed.version()
+        await a_route(other, "writer", "stub")
+        monkeypatch.setattr(registry_feed, "_version", meanwhile)
+        first = await feed.since(known)
+        later = await feed.since(first.version)
+    assert mesh.principal.tenant in {*first.holdings, *later.holdings}
+    assert not first.whole
+
+
+async def test_who_has_missed_changes_that_are_forgotten_reads_all(mesh: InferenceMesh) -> None:
+    await a_route(mesh, "writer", "stub")
+    async with a_feed(mesh) as feed:
+        known = await feed.version()
+        await a_route(mesh, "other", "stub")
+        await a_route(mesh, "last", "stub")
+        async with sql_engine(mesh.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+            await scope.execute(text("DELETE FROM registry_change WHERE version <= :known"), {"known": known + 1})
+            await scope.commit()
+        assert (await feed.since(known)).whole
+        assert not (await feed.since(known + 1)).whole
+        # As after a restore of the database.
+        assert (await feed.since(known + 1_000)).whole
+        async with sql_engine(mesh.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+            await scope.execute(text("DELETE FROM registry_change"))
+            await scope.commit()
+        found = await feed.since(known)
+        assert found.whole
+        assert set(found.holdings[mesh.principal.tenant].routes) == {"writer", "other", "last"}
+        assert not (await feed.since(found.version)).whole
+
+
+@asynccontextmanager
+async def a_feed(mesh: InferenceMesh, *, ring: type[KeyRing] = KeyRing) -> AsyncIterator[SqlRegistryFeed]:
+    """Follows the registry of a mesh beside its replicas; it cannot open keys."""
+    async with sql_engine(mesh.urls.maintenance, pool_size=2) as engine:
+        keys = ring(
+            MemoryDataKeys(SystemClock().now), KekFile({b"k" * 8: b"s" * 32}), clock=SystemClock(), ids=SystemIds()
+        )
+        yield SqlRegistryFeed(engine, keys=keys)
+
+
+async def test_a_key_service_that_is_away_keeps_no_model_from_being_known(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    made = await a_deployment(mesh, "acme/writer", second)
+    async with a_feed(mesh, ring=AwayRing) as feed:
+        state = await feed.since(0, also=[mesh.principal.tenant])
+    assert "acme/writer" in state.holdings[mesh.principal.tenant].deployments
+    assert state.keys[mesh.principal.tenant] == {(made.deployment_id, 1): None}
+
+
+class AwayRing(KeyRing):
+    """Cannot reach its key service."""
+
+    async def open(self, tenant: TenantId, envelope: bytes, *, aad: bytes) -> bytes:
+        raise KeyServiceAway("vault")
 
 
 async def test_weights_divide_runs_and_a_run_stays_with_its_model(mesh: InferenceMesh) -> None:

@@ -1,8 +1,10 @@
 """Who is asked, how often, who is left alone, and what becomes of an answer that breaks off."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -19,6 +21,7 @@ from services.inference.domain.prompt import ToolDefinition
 from services.inference.domain.reliability.mid_stream import GO_ON
 from services.meshkit.content import ToolCallPart, Usage, text_of
 from services.meshkit.core.errors import DeadlineExceeded
+from services.meshkit.telemetry import metrics
 from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, Script, a_context, a_prompt, an_asked, failing, says
 from tests.unit.inference.conftest import Room, make_room, until
 from tests.unit.inference.test_stream_generate import a_moment, shown
@@ -33,6 +36,17 @@ def asking_to_wait(seconds: float | None = None) -> Script:
 
 async def nth(room: Room, number: int) -> Answer:
     return await room.ask(context=a_context(f"call {number}"))
+
+
+async def test_whom_a_tenant_says_it_pays_is_no_value_of_a_label_without_bound() -> None:
+    payee = str(uuid4())
+    room = make_room([replace(OPENAI, provider=payee)])
+    room.openai.scripts = [says("Paid.")]
+    assert (await nth(room, 1)).provider == payee
+    pages = [one for metric in (metrics.TOKENS_CONSUMED, metrics.INFERENCE_LATENCY) for one in metric.collect()]
+    values = {value for page in pages for sample in page.samples for value in sample.labels.values()}
+    assert "other" in values
+    assert payee not in values
 
 
 # --- who is left alone -----------------------------------------------------------------------------------------------

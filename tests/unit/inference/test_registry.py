@@ -1,8 +1,9 @@
 """What stands behind the names that callers ask for, and a judge without its database."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
-from services.inference.domain.errors import ModelNotFound, RolloutDecided
-from services.inference.domain.registered import check_version
+from services.inference.domain.errors import ModelNotFound, ProviderUnavailable, RolloutDecided
+from services.inference.domain.registered import check_version, same_place
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.judgement import GOOD, Judgement, Seen, Verdict
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
@@ -22,9 +23,12 @@ from services.inference.usecases import judge_rollouts
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.registry import MemoryRegistry
+from services.inference.usecases.registry_news import RegistryNews
+from services.inference.usecases.registry_ports import Keys, RegistryState
 from services.inference.usecases.route_calls import RouteCalls
 from services.meshkit.core.errors import Invalid, Unavailable
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, STUB, a_context, an_asked
@@ -81,7 +85,7 @@ def test_a_tenants_names_come_before_those_of_the_installation() -> None:
 def test_the_newest_ready_version_is_asked_unless_it_is_on_trial() -> None:
     versions = a_version("w", 1), a_version("w", 2), a_version("w", 3, state=VersionState.CHECKING)
     assert Names(held(*versions), INSTALLED).named("w").version == 2
-    assert Names(held(*versions), INSTALLED).named("w@3").version == 3
+    assert Names(held(*versions), INSTALLED).named("w@1").version == 1
     trial = a_rollout(
         stable=VersionName(deployment="w", version=1), canary=VersionName(deployment="w", version=2), route="r"
     )
@@ -93,6 +97,31 @@ def test_nobody_registers_a_model_as_what_runs_in_the_mesh_and_is_free(provider:
     with pytest.raises(Invalid, match="provider"):
         check_version(a_version("w", provider=provider), needs_address=False)
     check_version(a_version("w", provider="acme"), needs_address=False)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "same"),
+    [
+        ("https://Models.example:443/v2", True),
+        ("http://models.example/v1", False),
+        ("https://models.example:8443/v1", False),
+        ("https://models.example.evil/v1", False),
+        ("", False),
+    ],
+)
+def test_a_place_is_an_adapter_a_scheme_a_host_and_a_port(base_url: str, same: bool) -> None:
+    before = a_version("w", base_url="https://models.example/v1")
+    after = replace(before, base_url=base_url)
+    assert same_place(before, after) is same
+    assert not same_place(after, replace(after, adapter=Adapter.ANTHROPIC))
+
+
+@pytest.mark.parametrize("state", [VersionState.CHECKING, VersionState.REFUSED])
+def test_a_version_that_is_not_ready_is_asked_by_its_check_only(state: VersionState) -> None:
+    names = Names(held(a_version("w", 1, state=state)), INSTALLED)
+    with pytest.raises(ModelNotFound):
+        names.named("w@1")
+    assert names.named("w@1", checking=True).state is state
 
 
 def test_a_providers_name_of_a_model_is_enough_when_only_one_has_it() -> None:
@@ -271,3 +300,79 @@ async def test_a_command_to_take_back_is_obeyed_at_once_while_the_database_is_aw
     records.away = False
     await judge.look()
     assert (rollouts.standing.state, rollouts.standing.decided_by) == (RolloutState.ROLLED_BACK, "anna")
+
+
+@dataclass
+class MemoryFeed:
+    """Implements `RegistryFeed`."""
+
+    state: RegistryState
+    asked_also: list[frozenset[TenantId]] = field(default_factory=list[frozenset[TenantId]])
+
+    async def version(self) -> int:
+        return self.state.version
+
+    async def whole(self) -> RegistryState:
+        return replace(self.state, whole=True)
+
+    async def since(self, version: int, *, also: Collection[TenantId] = ()) -> RegistryState:
+        self.asked_also.append(frozenset(also))
+        return self.state
+
+    async def forget_changes(self) -> None: ...
+
+
+def news_of(feed: MemoryFeed) -> RegistryNews:
+    clock = FakeClock()
+    return RegistryNews(feed, MemoryRegistry(INSTALLED, clock=clock), ObserveRollouts(), clock=clock)
+
+
+def a_state(version: int, keys: Keys, *versions: DeploymentVersion) -> RegistryState:
+    return RegistryState(version=version, holdings={TENANT: held(*versions)}, keys={TENANT: keys})
+
+
+async def test_a_key_that_cannot_be_opened_is_tried_again_and_its_model_not_asked_without_it() -> None:
+    first, second = a_version("w", 1), a_version("w", 2)
+    feed = MemoryFeed(a_state(1, {("dep_w", 1): Secret("one"), ("dep_w", 2): None}, first, second))
+    news = news_of(feed)
+    await news.look()
+    assert news.key(first) == Secret("one")
+    with pytest.raises(ProviderUnavailable):
+        news.key(second)
+    # Nothing has changed; what was open stays so while the key service is away.
+    feed.state = a_state(1, {("dep_w", 1): None, ("dep_w", 2): Secret("two")}, first, second)
+    await news.look()
+    assert feed.asked_also == [{TENANT}]
+    assert (news.key(first), news.key(second)) == (Secret("one"), Secret("two"))
+    await news.look()
+    assert len(feed.asked_also) == 1
+
+
+async def test_keys_of_what_a_tenant_has_no_more_are_forgotten() -> None:
+    version = a_version("w")
+    feed = MemoryFeed(a_state(1, {("dep_w", 1): Secret("one")}, version))
+    news = news_of(feed)
+    await news.look()
+    feed.state = a_state(2, {})
+    await news.look()
+    assert news.key(version) == NO_SECRET
+
+
+async def test_what_cannot_be_read_ends_nothing_and_is_read_once_it_can_be() -> None:
+    class Odd(MemoryFeed):
+        odd = True
+
+        async def whole(self) -> RegistryState:
+            if self.odd:
+                raise ValueError("a state that this release does not know")
+            return await super().whole()
+
+    feed, clock = Odd(a_state(1, {}, a_version("w"))), FakeClock()
+    registry = MemoryRegistry(INSTALLED, clock=clock)
+    following = asyncio.ensure_future(RegistryNews(feed, registry, ObserveRollouts(), clock=clock)())
+    await clock.until_someone_sleeps()
+    feed.odd = False
+    clock.advance(seconds=1)
+    await clock.until_someone_sleeps()
+    assert registry.names(TENANT).named("w").version == 1
+    following.cancel()

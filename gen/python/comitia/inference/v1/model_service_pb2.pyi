@@ -169,7 +169,9 @@ class AddModelVersionRequest(_message.Message):
     deployment_id: _builtins.str
     """Id, `dep_…`."""
     api_key: _builtins.str
-    """Key of the provider, kept sealed and never shown again. Empty: that of the version before."""
+    """Key of the provider, kept sealed and never shown again. Empty: that of the version before. Required where that one
+    has a key and the adapter or the address (scheme, host, port) changes.
+    """
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     @_builtins.property

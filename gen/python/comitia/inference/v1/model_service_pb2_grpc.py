@@ -165,7 +165,8 @@ class ModelServiceServicer:
         """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
         Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
-        key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
+        key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error. Of a
+        version that was ready PROVIDER_RATE_LIMITED and PROVIDER_UNAVAILABLE are errors, and it stays ready.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

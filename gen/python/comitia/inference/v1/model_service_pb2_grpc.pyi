@@ -55,7 +55,8 @@ class ModelServiceStub:
     """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
     Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
-    key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
+    key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error. Of a
+    version that was ready PROVIDER_RATE_LIMITED and PROVIDER_UNAVAILABLE are errors, and it stays ready.
     """
     RetireModelDeployment: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RetireModelDeploymentRequest, _model_service_pb2.RetireModelDeploymentResponse]
     """Retires a deployment: no new call goes to it, those in flight end as they would.
@@ -143,7 +144,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
     Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
-    key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
+    key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error. Of a
+    version that was ready PROVIDER_RATE_LIMITED and PROVIDER_UNAVAILABLE are errors, and it stays ready.
     """
     RetireModelDeployment: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RetireModelDeploymentRequest, _model_service_pb2.RetireModelDeploymentResponse]  # type: ignore[assignment]
     """Retires a deployment: no new call goes to it, those in flight end as they would.
@@ -258,7 +260,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a version whether it is what it says it is, under law and money. Its state says what came of it.
 
         Errors: NOT_FOUND/MODEL_NOT_FOUND, and what law and money say. What its provider says, such as that it refuses the
-        key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error.
+        key, or that the installation asks nobody out there (EGRESS_REFUSED), is a failure of the check and no error. Of a
+        version that was ready PROVIDER_RATE_LIMITED and PROVIDER_UNAVAILABLE are errors, and it stays ready.
         """
 
     @_abc_1.abstractmethod
