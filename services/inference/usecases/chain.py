@@ -243,7 +243,7 @@ class Chain:
                 if failure.reason == _BUDGET_DEGRADES and not course.cheapest:
                     await self._go_on_with_the_cheapest(course, candidate)
                     return None
-                repair = self._repair(course, candidate, failure, repairs)
+                repair = await self._repair(course, candidate, failure, repairs)
                 if repair is not None:
                     repairs, permit = repairs + 1, repair
                     continue
@@ -256,12 +256,16 @@ class Chain:
                 return None
             permit = again
 
-    def _repair(self, course: _Course, candidate: Candidate, failure: MeshError, repairs: int) -> Permit | None:
+    async def _repair(self, course: _Course, candidate: Candidate, failure: MeshError, repairs: int) -> Permit | None:
         """Prepares to have an answer repaired that has not the wanted form; None: it has, or that was tried enough."""
         course.repaired = None
         if not isinstance(failure, OutputInvalid) or repairs >= candidate.hop.repairs:
             return None
         given = self._allowed(course, candidate)
+        if isinstance(given, Wait) and self._worth_waiting(course, given):
+            # The answer is paid for: it is not given up because another call was told to come again shortly.
+            await self._clock.sleep(given.seconds)
+            given = self._allowed(course, candidate)
         if not isinstance(given, Permit):
             return None
         course.repaired = repaired(course.asked.prompt, failure, model=candidate.version.model)
