@@ -47,6 +47,8 @@ def mesh() -> Iterator[RunningMesh]:
         "COMITIA_INFERENCE_PRIVATE_ENDPOINTS": "true",
         # What a prompt with a PDF is bounded by.
         "COMITIA_INFERENCE_OPENAI_CONTEXT_TOKENS": "128000",
+        # A tenant fills its half of the room with two pictures.
+        "COMITIA_INFERENCE_DOORS_BODY_BYTES": str(40 * 2**20),
         # One tenant is asked for many, by whoever tries all texts.
         "COMITIA_GATEWAY_MAX_OIDC_ISSUERS": "1000",
         "COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4",

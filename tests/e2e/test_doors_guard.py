@@ -1,5 +1,6 @@
 """Who may come in at the doors, for how long, and with how much."""
 
+import base64
 import io
 import json
 import time
@@ -14,6 +15,7 @@ from comitia_sdk.aio import AsyncClient
 from tests.e2e.conftest import MakeTenant, Tenant, until
 from tests.e2e.test_doors_openai import MODEL, asked, asking, opened
 from tests.support.mesh import RunningMesh
+from tests.support.pictures import a_png
 
 CHAT: Final = "/v1/chat/completions"
 
@@ -24,7 +26,7 @@ async def knock(tenant: Tenant, body: Any = None, **headers: str) -> tuple[int, 
     data = io.BytesIO(json.dumps(said).encode())
     async with tenant.rest.session.post(f"{tenant.rest.url}{CHAT}", data=data, headers=headers) as answer:
         parsed = await answer.json()
-        return answer.status, parsed.get("error", {}), dict(answer.headers)
+        return answer.status, parsed.get("error", {}), {name.lower(): said for name, said in answer.headers.items()}
 
 
 async def test_a_key_comes_in_either_header_and_a_token_as_well(tenant: Tenant) -> None:
@@ -111,6 +113,32 @@ async def test_too_large_a_body_is_told_in_the_dialect(tenant: Tenant) -> None:
     assert (status, error["code"]) == (413, "request_too_large")
     status, error, _ = await knock(tenant, {"model": "stub", "messages": "nonsense"}, **headers)
     assert (status, error["type"], error["param"]) == (400, "invalid_request_error", "messages")
+
+
+async def test_long_requests_of_a_tenant_leave_room_for_others(mesh: RunningMesh, make_tenant: MakeTenant) -> None:
+    def picture(tenant: Tenant) -> Any:
+        url = "data:image/png;base64," + base64.b64encode(a_png(padding=11 * 2**20)).decode()
+        parts = [{"type": "text", "text": tenant.mark}, {"type": "image_url", "image_url": {"url": url}}]
+        return {"model": MODEL, "messages": [{"role": "user", "content": parts}]}
+
+    one, two = [await make_tenant() for _ in range(2)]
+    one.says("One sentence. " * 500, pause=0.02)
+    two.says("Mine came through.")
+    async with opened(mesh, one.key) as ai:
+        stream = await ai.chat.completions.create(**picture(one), stream=True)
+        await anext(aiter(stream))
+        status, error, headers = await knock(one, picture(one), **{"x-api-key": one.key})
+        assert (status, error["code"], headers["retry-after"]) == (429, "rate_limit_exceeded", "1")
+        assert "long requests" in error["message"]
+        assert (await knock(one, **{"x-api-key": one.key}))[0] == 200
+        assert (await knock(two, picture(two), **{"x-api-key": two.key}))[0] == 200
+        await stream.close()
+
+    async def room_again() -> bool:
+        one.says("There is room.")
+        return (await knock(one, picture(one), **{"x-api-key": one.key}))[0] == 200
+
+    assert await until(room_again, seconds=5)
 
 
 async def test_nothing_else_is_served_at_the_doors(tenant: Tenant) -> None:

@@ -19,6 +19,7 @@ MeshError
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
 │                      │ AnswerBrokeOff            ANSWER_BROKE_OFF
 │                      │ AnswerUnjudged            ANSWER_UNJUDGED
+│                      │ DoorsFull                 DOORS_FULL
 │                      └ ModelBusy                 TOO_MANY_MODEL_CALLS
 ├── PermissionDenied ─── LawBlocked                LAW_BLOCKED
 └── Conflict ─────────┬─ CallArgumentsDiffer       CALL_ARGUMENTS_DIFFER
@@ -211,6 +212,19 @@ class ModelBusy(Exhausted):
     def __init__(self, most: int, *, retry_after: timedelta = timedelta(seconds=1)) -> None:
         super().__init__(
             f"{most} model calls are running already; try again shortly", retry_after=retry_after, most=most
+        )
+
+
+class DoorsFull(Exhausted):
+    """Long requests of others are being answered, and there is no memory for one more. Try again shortly."""
+
+    reason = "DOORS_FULL"
+
+    def __init__(self, most: int, *, retry_after: timedelta) -> None:
+        super().__init__(
+            f"long requests that are being answered have taken their room of {most} bytes; try again shortly",
+            retry_after=retry_after,
+            most=most,
         )
 
 

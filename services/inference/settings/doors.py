@@ -19,3 +19,9 @@ class DoorSettings(ServiceSettings):
         le=32_768,
         description="Longest answer of a request that names no limit, tokens. That much money is held for it.",
     )
+    doors_body_bytes: int = Field(
+        default=128 * 1024 * 1024,
+        ge=40 * 1024 * 1024,
+        description="Bodies of more than 64 KiB that are being answered at once, bytes in all; a tenant may have half. "
+        "Beyond: 429. A body takes about five times its length of memory.",
+    )

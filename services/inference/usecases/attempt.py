@@ -12,6 +12,7 @@ from services.inference.domain.answer import WITHHELD, AttemptNote, Finished, Re
 from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import Charge, OutputInvalid, ProviderFailure, ProviderUnavailable
 from services.inference.domain.law import on_messages, raise_if_blocked
+from services.inference.domain.media import media_bytes
 from services.inference.domain.output_format import Violation, conform
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.route import AttemptOutcome, Candidate
@@ -35,6 +36,8 @@ _HOLD_MARGIN_SECONDS: Final = 60.0
 _HOLD_MOST_SECONDS: Final = 3600.0
 #: Share of the time that is left which an answer may take that nobody sees coming, while others could still answer.
 _SHARE_UNSEEN: Final = 0.5
+#: Pictures and documents of more bytes are hashed on a thread, to be named to the law.
+_HASHED_ON_THE_LOOP: Final = 256 * 1024
 #: No token is longer: text beyond so many for each that may be answered comes from a model that does not end.
 _MOST_CHARACTERS_PER_TOKEN: Final = 256
 
@@ -68,12 +71,18 @@ async def judged_before(
     bound = asked.bound(deployment, sent)
     subject = Subject(
         stage=Stage.BEFORE,
-        parts=sent.shown_to_law(),
+        parts=await _shown_to_law(sent),
         measures={"input_tokens_bound": bound.input, "max_output_tokens": bound.output},
         context=asked.context,
         target=deployment.model,
     )
     return on_messages(await law.evaluate(asked.principal, subject), sent.beside)
+
+
+async def _shown_to_law(prompt: Prompt) -> tuple[Part, ...]:
+    if sum(map(media_bytes, prompt.parts)) <= _HASHED_ON_THE_LOOP:
+        return prompt.shown_to_law()
+    return await asyncio.to_thread(prompt.shown_to_law)
 
 
 class Attempt:

@@ -8,6 +8,7 @@ import grpc.aio
 
 from services.inference.clients.key_exchange import GatewayKeyExchange
 from services.inference.settings import InferenceSettings
+from services.inference.transport.doors.body_room import BodyRoom
 from services.inference.transport.doors.chat_door import ChatDoor
 from services.inference.transport.doors.door import Door
 from services.inference.transport.doors.embeddings_door import EmbeddingsDoor
@@ -69,7 +70,8 @@ def doors(
             hold_back=_hold_back(guard.rates),
             clock=clock,
         )
-        handle = Doors(served, admission=guard.admission, keys=keys, drain=drain, clock=clock, ids=ids)
+        room = BodyRoom(settings.doors_body_bytes)
+        handle = Doors(served, admission=guard.admission, keys=keys, room=room, drain=drain, clock=clock, ids=ids)
         with guard.feed.changed(keys.forget):
             async with listening(handle, listen=listen, tls=tls, drain_seconds=settings.drain_seconds):
                 yield

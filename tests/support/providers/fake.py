@@ -157,7 +157,7 @@ class FakeProvider:
             await self.news.wait_for(lambda: condition(self.meter))
 
     def application(self) -> web.Application:
-        application = web.Application(client_max_size=8 * 1024 * 1024)
+        application = web.Application(client_max_size=32 * 1024 * 1024)
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._openai),

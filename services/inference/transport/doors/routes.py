@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from services.inference.transport.doors.bodies import MAX_REQUEST_BYTES
+from services.inference.transport.doors.body_room import BodyRoom
 from services.inference.transport.doors.door import Door, Visit
 from services.inference.transport.doors.errors import Dialect, error_body, error_headers, told
 from services.inference.transport.doors.headers import rate_headers, request_headers
@@ -93,12 +94,14 @@ class Doors:
         *,
         admission: Admission,
         keys: DoorKeys,
+        room: BodyRoom,
         drain: Drain,
         clock: Clock,
         ids: IdSource,
     ) -> None:
         self._admission = admission
         self._keys = keys
+        self._room = room
         self._drain = drain
         self._clock = clock
         self._ids = ids
@@ -145,7 +148,8 @@ class Doors:
         try:
             with span(name, traceparent=visit.request.headers.get("traceparent")):
                 async with self._ending(route), self._admitted(route, visit):
-                    return await route.door(visit), "OK"
+                    with self._room.taken(visit.principal.tenant, _length_of(visit.request)):
+                        return await route.door(visit), "OK"
         except MeshError as error:
             failure = error
             if isinstance(error, Internal):
@@ -240,6 +244,13 @@ class Doors:
             raise
         if allowance is not None:
             visit.headers.update(rate_headers(dialect, allowance, now=now))
+
+
+def _length_of(request: web.BaseRequest) -> int:
+    """Gives how long the body of a request is, bytes; the most that it may be when the request does not say."""
+    if request.content_length is not None:
+        return request.content_length
+    return MAX_REQUEST_BYTES if request.can_read_body else 0
 
 
 def _refusal(failure: MeshError, dialect: Dialect, request_id: str, headers: Mapping[str, str]) -> web.Response:
