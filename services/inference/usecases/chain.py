@@ -91,7 +91,8 @@ class _Course:
     asked: Asked
     plan: Plan
     release: Release | None
-    #: Verdict on what is sent to the first candidate.
+    #: Who is most likely asked first, and the verdict on what is sent to it.
+    first: Candidate
     before: Awaitable[Verdict] | None
     #: Who may still be asked.
     waiting: list[Candidate]
@@ -152,18 +153,32 @@ class Chain:
         self._model_label = metrics.BoundedLabel()
         self._payee_label = metrics.BoundedLabel()
 
+    def first_asked(self, plan: Plan) -> Candidate:
+        """Gives who will most likely be asked first: the first that is not left alone just now."""
+        now = self._clock.monotonic()
+        return next((one for one in plan.candidates if self._gates.is_open(one, now=now)), plan.candidates[0])
+
     async def run(
-        self, asked: Asked, plan: Plan, release: Release | None, before: Awaitable[Verdict] | None = None
+        self,
+        asked: Asked,
+        plan: Plan,
+        release: Release | None,
+        *,
+        first: Candidate,
+        before: Awaitable[Verdict] | None = None,
     ) -> Concluded:
         """Gives the answer of the first candidate that has one.
 
         Args:
             release: shows text while it comes, once the law has passed it; None to wait for the whole answer.
-            before: verdict on what is sent to the first candidate, if it was asked for already.
+            first: what `first_asked` gave, for which law and money were asked already.
+            before: verdict on what is sent to it.
         Raises: ProviderFailure, the most hopeful of all; AnswerBrokeOff; DeadlineExceeded, at the latest half a second
             after the deadline; LawBlocked, and what law and money raise.
         """
-        course = _Course(asked=asked, plan=plan, release=release, before=before, waiting=list(plan.candidates))
+        course = _Course(
+            asked=asked, plan=plan, release=release, first=first, before=before, waiting=list(plan.candidates)
+        )
         timeout = asyncio.timeout(max(self._left(course), 0.0) + _GRACE_SECONDS)
         try:
             async with timeout:
@@ -325,7 +340,7 @@ class Chain:
             shown=course.shown,
             alone=not course.passed and all(_is_twin(candidate, one) for one in course.waiting),
             cheapest=course.cheapest,
-            before=course.before if prompt is None and candidate is course.plan.candidates[0] else None,
+            before=course.before if prompt is None and candidate is course.first else None,
         )
 
     def _tell(self, permit: Permit, outcome: AttemptOutcome, seconds: float) -> None:

@@ -72,6 +72,11 @@ class DeploymentGates:
         gate.limit.begin(tokens=tokens)
         return Permit(candidate=candidate, probing=gate.breaker.enter())
 
+    def is_open(self, candidate: Candidate, *, now: float) -> bool:
+        """See `Gatekeeper.is_open`."""
+        gate = self._gates.get(_key(candidate.version))
+        return gate is None or (gate.cooldown.wait(now) <= 0 and gate.breaker.wait(now) <= 0)
+
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:
         """See `Gatekeeper.done`."""
         gate = self._gate(permit.candidate)

@@ -19,8 +19,7 @@ from services.inference.domain.call import Claimed, RecordedCall, Unjudged
 from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import AnswerBrokeOff, AnswerUnjudged
 from services.inference.usecases.asked import Asked
-from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import HoldClient, MakesCalls, Router
+from services.inference.usecases.ports import HoldClient, MakesCalls
 from services.meshkit.calls.ports import DispatchedHold, PendingSettlement, Settlement
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -29,7 +28,6 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import Secret
-from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -43,7 +41,7 @@ _MOST_WAITING: Final = 2000
 #: Settlements that are sent at once: they share frames.
 _AT_ONCE: Final = 64
 #: Nobody waits for them, so they gather for a moment, and leave frames and commits to calls that wait.
-_GATHER_SECONDS: Final = 0.01
+_GATHER_SECONDS: Final = 0.05
 _PAUSE_SECONDS: Final = 1.0
 #: Tries of one settlement; its hold lapses into `assumed` after that.
 _TRIES: Final = 30
@@ -97,36 +95,6 @@ class DoorCall:
                 making.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
 
 
-class PaidAhead:
-    """Makes calls while money is held for the first that is asked. A `MakesCalls`.
-
-    Args:
-        model_call: holds by `holds`, and records with `Unrecorded`.
-    """
-
-    def __init__(
-        self,
-        model_call: MakesCalls,
-        *,
-        holds: "DoorHolds",
-        router: Router,
-        tenants: KnowsTenants,
-        clock: Clock,
-    ) -> None:
-        self._model_call = model_call
-        self._holds = holds
-        self._router = router
-        self._tenants = tenants
-        self._clock = clock
-
-    async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
-        """See `MakesCalls`."""
-        regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
-        first = self._router.plan(asked, regions=regions).candidates[0].version
-        async with self._holds.ahead(asked, first, seconds=asked.deadline - self._clock.monotonic()):
-            return await self._model_call(asked, release, streamed=streamed)
-
-
 @dataclass(slots=True, kw_only=True)
 class _Ahead:
     """The money of one call: a hold that was begun before it was asked for."""
@@ -141,7 +109,7 @@ class _Ahead:
 
 
 class DoorHolds:
-    """Holds money while the law looks at the prompt, and charges it after the answer. A `HoldClient`.
+    """Holds money while the law looks at the prompt, and charges it after the answer. `HoldClient` and `HoldsAhead`.
 
     Settlements that wait are lost with the process: their holds expire into `assumed`, visibly.
     """
@@ -159,10 +127,11 @@ class DoorHolds:
         self._refused = metrics.QUEUE_REFUSED.labels(_SETTLING)
 
     @asynccontextmanager
-    async def ahead(self, asked: Asked, first: DeploymentVersion, *, seconds: float) -> AsyncGenerator[None]:
-        """Holds money for asking `first`, in the block; what nobody asked for is free again after it."""
+    async def ahead(self, asked: Asked, first: DeploymentVersion) -> AsyncGenerator[None]:
+        """See `HoldsAhead.ahead`."""
         bound = asked.bound(first)
-        ttl = timedelta(seconds=min(max(seconds, 0.0) + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS))
+        left = max(asked.deadline - self._clock.monotonic(), 0.0)
+        ttl = timedelta(seconds=min(left + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS))
         holding = self._holds.hold(
             asked.principal,
             asked.context,

@@ -6,7 +6,7 @@ claim the call id ∥ law before ─▶ chain: hold, as leaving now ─▶ provi
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from services.inference.domain.answer import Answer, TextDelta
 from services.inference.domain.call import Claimed, RecordedCall
@@ -18,7 +18,7 @@ from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
-from services.inference.usecases.ports import CallStore, Router
+from services.inference.usecases.ports import CallStore, HoldsAhead, Router
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.content import text_of
 from services.meshkit.content.law import Verdict
@@ -33,7 +33,11 @@ log = logger(__name__)
 
 
 class ModelCall:
-    """Makes one call of a model, from its id to its settlement."""
+    """Makes one call of a model, from its id to its settlement.
+
+    Args:
+        holds_ahead: begins to hold money while the law looks at the prompt; None: money is held after that.
+    """
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class ModelCall:
         law: LawGate,
         calls: CallStore,
         tenants: KnowsTenants,
+        holds_ahead: HoldsAhead | None = None,
     ) -> None:
         self._router = router
         self._cached = cached
@@ -53,6 +58,7 @@ class ModelCall:
         self._law = law
         self._calls = calls
         self._tenants = tenants
+        self._holds_ahead = holds_ahead
 
     async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
         """Gives the answer; a repeat of a recorded call gets the recorded one.
@@ -63,7 +69,8 @@ class ModelCall:
         with span(names.SPAN_INFERENCE, model=asked.model, run_id=asked.context.call_id.run_id):
             regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
             plan = self._router.plan(asked, regions=regions)
-            async with self._judging(asked, plan.candidates[0].version) as before:
+            first = self._chain.first_asked(plan)
+            async with self._judging(asked, first.version) as before, self._paid_ahead(asked, first.version):
                 claimed = await self._calls.claim(asked.key, asked.arguments_hash) if asked.repeatable else Claimed()
                 if isinstance(claimed, RecordedCall):
                     return await self._conclude.replay(asked, claimed)
@@ -76,7 +83,9 @@ class ModelCall:
                     else:
                         watched = streamed and asked.prompt.output_format.kind is OutputKind.TEXT
                         async with self._given_back_if_it_fails(asked):
-                            concluded = await self._chain.run(asked, plan, release if watched else None, before)
+                            concluded = await self._chain.run(
+                                asked, plan, release if watched else None, first=first, before=before
+                            )
                         conclusion = self._conclude(asked, concluded, lost_attempts=claimed.lost_attempts)
                         answer = turn.made = await finish(conclusion)
                         rest = concluded.raw.gate.passed(text_of(answer.parts))
@@ -96,6 +105,9 @@ class ModelCall:
                 except MeshError as error:
                     log.warning("a call that failed will count as lost", call_id=str(asked.key), error=error.message)
             raise
+
+    def _paid_ahead(self, asked: Asked, first: DeploymentVersion) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._holds_ahead is None else self._holds_ahead.ahead(asked, first)
 
     @asynccontextmanager
     async def _judging(self, asked: Asked, first: DeploymentVersion) -> AsyncGenerator[Awaitable[Verdict]]:

@@ -322,8 +322,20 @@ class Gatekeeper(Protocol):
         """
         ...
 
+    def is_open(self, candidate: Candidate, *, now: float) -> bool:
+        """Says whether breaker and cooldown would give leave now; takes none."""
+        ...
+
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:
         """Takes a permit back."""
+        ...
+
+
+class HoldsAhead(Protocol):
+    """Begins to hold money before it is asked for, while the law still looks at the prompt."""
+
+    def ahead(self, asked: Asked, first: DeploymentVersion) -> AbstractAsyncContextManager[None]:
+        """Holds for asking `first`, in the block; what nobody asked for is free again after it."""
         ...
 
 

@@ -14,12 +14,12 @@ from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
 from services.inference.usecases.deployment_gates import DeploymentGates
-from services.inference.usecases.door_call import DoorCall, DoorHolds, PaidAhead, Unrecorded
+from services.inference.usecases.door_call import DoorCall, DoorHolds, Unrecorded
 from services.inference.usecases.embed import Embed
 from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
-from services.inference.usecases.ports import CallStore, HoldClient, KnowsHealth, MakesCalls, PriceList
+from services.inference.usecases.ports import CallStore, HoldClient, HoldsAhead, KnowsHealth, MakesCalls, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders
 from services.inference.wiring.registry import Known
@@ -66,7 +66,9 @@ def core(
     gates = DeploymentGates(failures=settings.breaker_failures, dice=dice)
     cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
 
-    def calling(holds: HoldClient, calls: CallStore, notes: SettledNotes) -> ModelCall:
+    def calling(
+        holds: HoldClient, calls: CallStore, notes: SettledNotes, holds_ahead: HoldsAhead | None = None
+    ) -> ModelCall:
         chain = Chain(
             registry=known.registry,
             models=known.models,
@@ -81,21 +83,22 @@ def core(
         )
         conclude = Conclude(router=router, law=law, holds=holds, calls=calls, notes=notes)
         return ModelCall(
-            router=router, cached=cached, chain=chain, conclude=conclude, law=law, calls=calls, tenants=tenants
+            router=router,
+            cached=cached,
+            chain=chain,
+            conclude=conclude,
+            law=law,
+            calls=calls,
+            tenants=tenants,
+            holds_ahead=holds_ahead,
         )
 
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     model_call = SeatedCalls(calling(holds, calls, notes), scheduler=seats)
     door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
     door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
-    paid_ahead = PaidAhead(
-        calling(door_holds, unrecorded, door_notes),
-        holds=door_holds,
-        router=router,
-        tenants=tenants,
-        clock=clock,
-    )
-    door_call = DoorCall(SeatedCalls(paid_ahead, scheduler=seats))
+    at_the_doors = calling(door_holds, unrecorded, door_notes, holds_ahead=door_holds)
+    door_call = DoorCall(SeatedCalls(at_the_doors, scheduler=seats))
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(

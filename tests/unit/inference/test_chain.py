@@ -91,8 +91,11 @@ async def test_a_deployment_that_keeps_failing_is_left_alone_and_found_out_about
     room.openai.scripts = [failing(ProviderUnavailable)]
     for number in range(5):
         await nth(room, number)
+    judged = len(room.law.at("before"))
     answer = await nth(room, 5)
     assert answer.failed_attempts == ("openai/gpt-test: BREAKER_OPEN",)
+    # Nobody judges, or holds money for, what would be sent to who is not asked.
+    assert len(room.law.at("before")) == judged + 1
     assert len(room.openai.asked) == 5
     room.clock.advance(seconds=1.2)
     gate = asyncio.Event()

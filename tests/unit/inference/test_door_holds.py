@@ -17,7 +17,7 @@ USED = Usage(input=3, output=2)
 async def answered(holds: DoorHolds, within: AsyncExitStack, path: str) -> None:
     """Makes a call up to its answer."""
     asked = an_asked(context=a_context(path), repeatable=False)
-    await within.enter_async_context(holds.ahead(asked, OPENAI, seconds=60))
+    await within.enter_async_context(holds.ahead(asked, OPENAI))
     hold = await holds.hold(
         asked.principal,
         asked.context,
@@ -39,7 +39,7 @@ async def test_answers_that_leave_within_a_moment_are_charged_together() -> None
         await clock.until_someone_sleeps()
         await answered(holds, within, "two")
         assert cost.states == ["dispatched", "dispatched"]
-        clock.advance(seconds=0.01)
+        clock.advance(seconds=0.05)
         await until(lambda: cost.states == ["settled", "settled"])
     settling.cancel()
     with suppress(asyncio.CancelledError):
