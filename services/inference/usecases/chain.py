@@ -163,7 +163,14 @@ class Chain:
         Raises: ProviderFailure, the most hopeful of all; AnswerBrokeOff; DeadlineExceeded, at the latest half a second
             after the deadline; LawBlocked, and what law and money raise.
         """
-        course = _Course(asked=asked, plan=plan, release=release, before=before, waiting=list(plan.candidates))
+        course = _Course(
+            asked=asked,
+            plan=plan,
+            release=release,
+            before=before,
+            waiting=list(plan.candidates),
+            failed=list(plan.unbounded),
+        )
         timeout = asyncio.timeout(max(self._left(course), 0.0) + _GRACE_SECONDS)
         try:
             async with timeout:
