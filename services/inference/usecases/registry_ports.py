@@ -112,7 +112,7 @@ class RegistryReader(Protocol):
         ...
 
     async def rollout(self, tenant: TenantId, rollout_id: str) -> tuple[Rollout, Seen]:
-        """Gives a rollout and what all replicas have seen of it. Raises: RolloutNotFound."""
+        """Gives a rollout and what all replicas have seen of it and its step. Raises: RolloutNotFound."""
         ...
 
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
@@ -172,13 +172,17 @@ class RolloutRecords(Protocol):
     """Puts together what replicas see of rollouts."""
 
     async def add(
-        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally]
+        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally], *, step: int
     ) -> None:
-        """Adds bad events, each unit once for each kind, and replaces the tallies of this replica."""
+        """Adds bad events, each unit once for each kind, and replaces the tallies of this replica in a step."""
         ...
 
-    async def seen(self, tenant: TenantId, rollout_id: str) -> Seen:
-        """Gives what all replicas have seen."""
+    async def seen(self, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
+        """Gives what all replicas have seen: bad events of the whole rollout, tallies of one step."""
+        ...
+
+    async def forget(self) -> None:
+        """Forgets what was seen of rollouts that ended long ago; they themselves stay."""
         ...
 
     def judging(self) -> AbstractAsyncContextManager[bool]:
