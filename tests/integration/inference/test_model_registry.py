@@ -176,7 +176,7 @@ async def test_a_repeated_request_changes_nothing_twice_and_each_change_is_on_re
     mesh: InferenceMesh, second: FakeProvider
 ) -> None:
     request = model_service_pb2.CreateModelDeploymentRequest(
-        name="acme/once", version=a_version(second), api_key=KEY, request_id=str(uuid4())
+        name="acme/once", version=a_version(second, region="eu-west-1"), api_key=KEY, request_id=str(uuid4())
     )
     first = await mesh.call("CreateModelDeployment", request)
     assert await mesh.call("CreateModelDeployment", request) == first
@@ -185,6 +185,7 @@ async def test_a_repeated_request_changes_nothing_twice_and_each_change_is_on_re
         entries = list((await scope.execute(query, {"tenant": mesh.principal.tenant})).all())
     (entry,) = entries
     assert (entry.action, entry.target) == ("models.write", first.deployment.deployment_id)
+    assert entry.details["region"] == "eu-west-1", "who says so is on record"
     assert KEY not in str(entry.details)
 
 
