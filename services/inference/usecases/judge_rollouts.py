@@ -1,7 +1,7 @@
 """The judge of rollouts: takes back what does harm and lets grow what does not, by itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -98,6 +98,17 @@ class JudgeRollouts:
         self._registry.take_back(decided)
         self._owed[rollout.id] = tenant, decided
         return decided
+
+    @property
+    def owed(self) -> tuple[tuple[TenantId, Rollout], ...]:
+        """Gives what was taken back here and is not durably so."""
+        return tuple(self._owed.values())
+
+    def recall(self, owed: Sequence[tuple[TenantId, Rollout]]) -> None:
+        """Keeps to what an earlier process took back, and makes it durable."""
+        for tenant, rollout in owed:
+            self._registry.take_back(rollout)
+            self._owed[rollout.id] = tenant, rollout
 
     async def _tell(self, tenant: TenantId, rollout: Rollout) -> None:
         observed = self._observe.of(rollout.id)

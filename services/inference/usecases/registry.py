@@ -72,6 +72,11 @@ class MemoryRegistry:
             if (rollout := self.rollout(tenant, route)) is not None and rollout.state is RolloutState.RUNNING
         ]
 
+    @property
+    def holdings(self) -> Mapping[TenantId, Holdings]:
+        """What each tenant has registered."""
+        return {tenant: names.own for tenant, names in self._names.items()}
+
     def take(self, holdings: Mapping[TenantId, Holdings], *, whole: bool) -> None:
         """Puts what the database says in the place of what was known of these tenants, or of all."""
         self._heard = self._clock.monotonic()

@@ -144,6 +144,31 @@ class RegistryState:
     keys: Mapping[TenantId, Keys] = field(default_factory=dict[TenantId, Keys])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRegistry:
+    """All that a replica knows."""
+
+    state: RegistryState
+    #: Rollouts that it took back while the database was away, and whose.
+    owed: tuple[tuple[TenantId, Rollout], ...] = ()
+
+
+class KeepsRegistry(Protocol):
+    """Keeps what a replica knows where it finds it without the database."""
+
+    async def read(self) -> KnownRegistry | None:
+        """Gives what was kept last; None: nothing that can be gone by."""
+        ...
+
+    async def write(self, known: KnownRegistry) -> None:
+        """Keeps it, in the place of what was kept before."""
+        ...
+
+    async def still_so(self) -> None:
+        """Notes that nothing has changed until now."""
+        ...
+
+
 class RegistryFeed(Protocol):
     """What replicas follow."""
 
