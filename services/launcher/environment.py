@@ -175,6 +175,7 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         settings["OBJECT_STORE"] = str(data.of(service) / "objects")
     if service == "inference":
         settings["DOORS_LISTEN"] = f"127.0.0.1:{facts.ports[DOORS]}"
+        settings["REGISTRY_PATH"] = str(data.registry)
     if service == "inference" and facts.local_model_url is not None:
         settings["LOCAL_MODEL_URL"] = facts.local_model_url
     if service == "memory" and facts.milvus_url is not None:

@@ -133,6 +133,11 @@ class DataDir:
         """What the gateway told one process of a service of tenants and revocations."""
         return self.root / "guard" / process
 
+    @property
+    def registry(self) -> Path:
+        """What inference knew last of the models that tenants have registered, sealed."""
+        return self.root / "inference" / "registry"
+
     def log(self, child: str) -> Path:
         """What one child printed."""
         return self.logs / f"{child}.log"

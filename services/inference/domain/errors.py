@@ -20,6 +20,7 @@ MeshError
 │                      │ AnswerBrokeOff            ANSWER_BROKE_OFF
 │                      │ AnswerUnjudged            ANSWER_UNJUDGED
 │                      │ DoorsFull                 DOORS_FULL
+│                      │ ModelUnreadable           MODEL_UNREADABLE
 │                      └ ModelBusy                 TOO_MANY_MODEL_CALLS
 ├── PermissionDenied ─── LawBlocked                LAW_BLOCKED
 └── Conflict ─────────┬─ CallArgumentsDiffer       CALL_ARGUMENTS_DIFFER
@@ -329,6 +330,16 @@ class AnswerUnjudged(MeshError):
 
     def __init__(self, hold_id: str) -> None:
         super().__init__("the law cannot be asked about the answer right now, so it is not shown", hold_id=hold_id)
+
+
+class ModelUnreadable(MeshError):
+    """What is registered under this name cannot be read by this replica; another release wrote it. Nobody stands in."""
+
+    kind = ErrorKind.UNAVAILABLE
+    reason = "MODEL_UNREADABLE"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} cannot be read by this replica: another release wrote what it is", name=name)
 
 
 #: How promising a repeat is, best first: decides which of several failures of a chain the caller is told.

@@ -12,6 +12,7 @@ Source: DESIGN section 4; the overheads are generous readings of OpenAI's and An
 
 import json
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -121,6 +122,32 @@ def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
     if prompt.output_format.kind is not OutputKind.TEXT:
         tokens += _form(prompt.output_format, overhead)
     return Usage(input=max(window, tokens), output=prompt.max_output_tokens)
+
+
+def bounds_of(prompt: Prompt, deployments: Sequence[DeploymentVersion]) -> list[Usage]:
+    """Gives the bounds of those deployments that have one for this prompt.
+
+    Raises: CallNotBounded: none has.
+    """
+    bounds: list[Usage] = []
+    refusals: list[CallNotBounded] = []
+    for one in deployments:
+        try:
+            bounds.append(bound_of(prompt, one))
+        except CallNotBounded as error:
+            refusals.append(error)
+    if not bounds:
+        raise refusals[0]
+    return bounds
+
+
+def bounded_everywhere(prompt: Prompt) -> bool:
+    """Says whether every deployment can bound this prompt: nothing is in it but text and tools."""
+    return not any(
+        isinstance(part.content, ImagePart | DocumentPart | BlobPart)
+        for message in prompt.messages
+        for part in message.parts
+    )
 
 
 def embedding_bound(texts: tuple[str, ...]) -> Usage:

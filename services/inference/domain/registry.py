@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.inference.domain.deployment import Deployments, DeploymentVersion, Task, VersionState
-from services.inference.domain.errors import ModelNotFound
+from services.inference.domain.errors import ModelNotFound, ModelUnreadable
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
 from services.inference.domain.route import Route
 
@@ -24,6 +24,9 @@ class Holdings:
     routes: Mapping[str, Route] = field(default_factory=dict[str, Route])
     #: The rollout of each route that is running.
     rollouts: Mapping[str, Rollout] = field(default_factory=dict[str, Rollout])
+    #: Names of deployments and routes that cannot be read here. Nobody is asked in their place: not the installation's
+    #: of the same name, nor a route without its rollout.
+    unreadable: frozenset[str] = frozenset()
 
     def version(self, name: str, number: int) -> DeploymentVersion | None:
         """Gives one version, whatever its state."""
@@ -64,6 +67,11 @@ class Names:
         for one in self.all:
             if one.task is Task.GENERATE:
                 self._by_model.setdefault(one.model, []).append(one)
+
+    def check_readable(self, name: str) -> None:
+        """Raises: ModelUnreadable: what stands behind a name, or behind one with a number, cannot be read here."""
+        if self.own.unreadable.intersection((name, name.rpartition(AT)[0])):
+            raise ModelUnreadable(name)
 
     def route(self, name: str) -> Route | None:
         """Gives a route of the tenant."""

@@ -112,6 +112,8 @@ class Plan:
     route: Route | None = None
     #: Why others are not among them, as `deployment: reason`; for people.
     left_out: tuple[str, ...] = ()
+    #: Those of the others who might have answered, had anybody known what that costs at most; in the same form.
+    unbounded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,16 +1,20 @@
 """What the registry keeps as JSON, and back. What has a column of its own is left out of it."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import RowMapping
 
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
+from services.inference.domain.errors import ModelUnreadable
 from services.inference.domain.registered import RegisteredVersion
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Route
 from services.meshkit.core.ids import from_uuid
 
+Read = TypeVar("Read")
 Noun = TypeVar("Noun", DeploymentVersion, Route, Rollout)
 _VERSION_COLUMNS: Final = ("name", "task", "deployment_id", "version", "state", "in_default_chain")
 _ROUTE_COLUMNS: Final = ("name", "revision")
@@ -44,8 +48,25 @@ def rollout_spec(rollout: Rollout) -> dict[str, Any]:
     return _spec(rollout, _ROLLOUT_COLUMNS)
 
 
+def _known_as(column: str) -> Callable[[Callable[[RowMapping], Read]], Callable[[RowMapping], Read]]:
+    """Has a row that another release wrote, and this one cannot read, known by the name that stands in a column."""
+
+    def named(read: Callable[[RowMapping], Read]) -> Callable[[RowMapping], Read]:
+        @wraps(read)
+        def reading(row: RowMapping) -> Read:
+            try:
+                return read(row)
+            except (msgspec.ValidationError, ValueError, TypeError) as cause:
+                raise ModelUnreadable(row[column]) from cause
+
+        return reading
+
+    return named
+
+
+@_known_as("name")
 def version_of(row: RowMapping) -> RegisteredVersion:
-    """Reads a version and its deployment's name and task."""
+    """Reads a version and its deployment's name and task. Raises: ModelUnreadable."""
     version = _read(
         row["spec"],
         DeploymentVersion,
@@ -59,13 +80,15 @@ def version_of(row: RowMapping) -> RegisteredVersion:
     return RegisteredVersion(version=version, failures=tuple(row["failures"]), created=row["version_time"])
 
 
+@_known_as("name")
 def route_of(row: RowMapping) -> Route:
-    """Reads a route."""
+    """Reads a route. Raises: ModelUnreadable."""
     return _read(row["spec"], Route, name=row["name"], revision=row["revision"])
 
 
+@_known_as("route")
 def rollout_of(row: RowMapping) -> Rollout:
-    """Reads a rollout."""
+    """Reads a rollout. Raises: ModelUnreadable, of its route."""
     return _read(
         row["spec"],
         Rollout,

@@ -1,6 +1,7 @@
 """What replicas follow of the registry: its version, and all that tenants have registered."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from itertools import groupby
 from typing import Any, Final
@@ -8,9 +9,11 @@ from typing import Any, Final
 from sqlalchemy import RowMapping, Select, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.inference.domain.deployment import VersionState
+from services.inference.domain.deployment import DeploymentVersion, VersionState
+from services.inference.domain.errors import ModelUnreadable
 from services.inference.domain.registry import Holdings
-from services.inference.domain.rollout.rollout import RolloutState
+from services.inference.domain.rollout.rollout import Rollout, RolloutState
+from services.inference.domain.route import Route
 from services.inference.storage import registry_codec as codec
 from services.inference.storage.registry_repository import deployment_rows, key_place
 from services.inference.storage.registry_tables import (
@@ -105,13 +108,34 @@ class SqlRegistryFeed:
 
 
 def _holdings(versions: Sequence[RowMapping], routes: Sequence[RowMapping], rollouts: Sequence[RowMapping]) -> Holdings:
-    by_name = groupby(versions, key=lambda row: str(row["name"]))
-    running = [codec.rollout_of(row) for row in rollouts]
-    return Holdings(
-        deployments={name: tuple(codec.version_of(row).version for row in rows) for name, rows in by_name},
-        routes={row["name"]: codec.route_of(row) for row in routes},
-        rollouts={one.route: one for one in running},
-    )
+    """Reads what a tenant has registered. What cannot be read is left out by its name, and keeps nothing back."""
+    unreadable: set[str] = set()
+    deployments: dict[str, tuple[DeploymentVersion, ...]] = {}
+    read_routes: dict[str, Route] = {}
+    running: dict[str, Rollout] = {}
+    for name, rows in groupby(versions, key=lambda row: str(row["name"])):
+        # Named in any case, so that the installation's of the same name is not asked in its place.
+        deployments[name] = ()
+        with _apart(name, unreadable):
+            deployments[name] = tuple(codec.version_of(row).version for row in rows)
+    for row in routes:
+        with _apart(row["name"], unreadable):
+            read_routes[row["name"]] = codec.route_of(row)
+    for row in rollouts:
+        # A route without its rollout would send all calls to one side of it.
+        with _apart(row["route"], unreadable):
+            running[row["route"]] = codec.rollout_of(row)
+    return Holdings(deployments=deployments, routes=read_routes, rollouts=running, unreadable=frozenset(unreadable))
+
+
+@contextmanager
+def _apart(name: str, unreadable: set[str]) -> Generator[None]:
+    """Keeps to one name what cannot be read of it."""
+    try:
+        yield
+    except ModelUnreadable as error:
+        log.error("what is registered under a name cannot be read", name=name, cause=repr(error.__cause__))
+        unreadable.add(name)
 
 
 async def _changed(scope: Scope, *, since: int, current: int) -> Collection[TenantId] | None:

@@ -88,7 +88,7 @@ class RegistryRepository:
         """See `RegistryReader.rollout`."""
         async with tenant_scope(self._app, tenant, read_only=True) as scope:
             rollout = await _rollout(scope, tenant, rollout_id)
-            return rollout, await read_seen(scope, tenant, rollout_id)
+            return rollout, await read_seen(scope, tenant, rollout_id, step=rollout.step)
 
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
         """See `RegistryReader.rollouts`."""

@@ -2,17 +2,18 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from hashlib import sha256
 from typing import Final
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Table, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.inference.domain.rollout.judgement import Seen
 from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
 from services.inference.domain.route import Arm
-from services.inference.storage.rollout_tables import rollout_event, rollout_tally
+from services.inference.storage.rollout_tables import model_rollout, rollout_event, rollout_tally
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
@@ -21,6 +22,23 @@ from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 #: Held by the replica that judges.
 _JUDGE_LOCK: Final = int.from_bytes(sha256(b"comitia.rollout_judge").digest()[:8], "big", signed=True)
 _AT_ONCE: Final = 1_000
+#: How long is kept what a rollout was judged by, after its end.
+EVIDENCE_KEPT: Final = timedelta(days=30)
+#: Rollouts that are forgotten at once, each in a transaction of its own.
+_ROLLOUTS_AT_ONCE: Final = 100
+
+
+def _has(table: Table) -> ColumnElement[bool]:
+    return exists().where(
+        table.c.tenant_id == model_rollout.c.tenant_id, table.c.rollout_id == model_rollout.c.rollout_id
+    )
+
+
+_ENDED_LONG_AGO: Final = (
+    select(model_rollout.c.tenant_id, model_rollout.c.rollout_id)
+    .where(model_rollout.c.decided_time < func.now() - EVIDENCE_KEPT, _has(rollout_event) | _has(rollout_tally))
+    .limit(_ROLLOUTS_AT_ONCE)
+)
 
 
 class SqlRolloutRecords:
@@ -37,7 +55,7 @@ class SqlRolloutRecords:
         self._clock = clock
 
     async def add(
-        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally]
+        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally], *, step: int
     ) -> None:
         """See `RolloutRecords.add`."""
         about, now = to_uuid(rollout_id, "rollout"), self._clock.now()
@@ -48,6 +66,7 @@ class SqlRolloutRecords:
                 "replica": self._replica,
                 "metric": metric.value,
                 "canary": arm is Arm.CANARY,
+                "step": step,
                 "units": tally.units,
                 "bad": tally.bad[metric],
             }
@@ -79,10 +98,20 @@ class SqlRolloutRecords:
             )
             await scope.commit()
 
-    async def seen(self, tenant: TenantId, rollout_id: str) -> Seen:
+    async def seen(self, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
         """See `RolloutRecords.seen`."""
         async with tenant_scope(self._app, tenant, read_only=True) as scope:
-            return await read_seen(scope, tenant, rollout_id)
+            return await read_seen(scope, tenant, rollout_id, step=step)
+
+    async def forget(self) -> None:
+        """See `RolloutRecords.forget`."""
+        async with maintenance_scope(self._maintenance, read_only=True) as scope:
+            ended = (await scope.execute(_ENDED_LONG_AGO)).all()
+        for tenant, about in ended:
+            async with maintenance_scope(self._maintenance) as scope:
+                for table in (rollout_event, rollout_tally):
+                    await scope.execute(delete(table).where(table.c.tenant_id == tenant, table.c.rollout_id == about))
+                await scope.commit()
 
     @asynccontextmanager
     async def judging(self) -> AsyncGenerator[bool]:
@@ -91,8 +120,8 @@ class SqlRolloutRecords:
             yield bool((await scope.execute(select(func.pg_try_advisory_xact_lock(_JUDGE_LOCK)))).scalar_one())
 
 
-async def read_seen(scope: Scope, tenant: TenantId, rollout_id: str) -> Seen:
-    """Puts together what all replicas have seen of a rollout."""
+async def read_seen(scope: Scope, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
+    """Puts together what all replicas have seen of a rollout, and of one step how often."""
     about, seen = to_uuid(rollout_id, "rollout"), Seen()
     columns = rollout_event.c
     kinds = columns.metric, columns.canary, columns.share_permille
@@ -107,7 +136,7 @@ async def read_seen(scope: Scope, tenant: TenantId, rollout_id: str) -> Seen:
     totals = rollout_tally.c
     summed = (
         select(totals.metric, totals.canary, func.sum(totals.units).label("units"), func.sum(totals.bad).label("bad"))
-        .where(totals.tenant_id == tenant, totals.rollout_id == about)
+        .where(totals.tenant_id == tenant, totals.rollout_id == about, totals.step == step)
         .group_by(totals.metric, totals.canary)
     )
     for row in await scope.execute(summed):

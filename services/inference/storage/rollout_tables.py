@@ -59,7 +59,7 @@ rollout_event: Final = Table(
     PrimaryKeyConstraint("tenant_id", "rollout_id", "metric", "unit", name="pk_rollout_event"),
 )
 
-#: Units that each replica has seen, and how many of them had a bad event.
+#: Units that each replica has seen in each step, and how many of them had a bad event.
 rollout_tally: Final = Table(
     "rollout_tally",
     metadata,
@@ -68,7 +68,8 @@ rollout_tally: Final = Table(
     Column("replica", Text, nullable=False),
     Column("metric", Text, nullable=False),
     Column("canary", Boolean, nullable=False),
+    Column("step", Integer, nullable=False, server_default="0"),
     Column("units", BigInteger, nullable=False),
     Column("bad", BigInteger, nullable=False),
-    PrimaryKeyConstraint("tenant_id", "rollout_id", "replica", "metric", "canary", name="pk_rollout_tally"),
+    PrimaryKeyConstraint("tenant_id", "rollout_id", "replica", "metric", "canary", "step", name="pk_rollout_tally"),
 )

@@ -8,7 +8,7 @@ from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.inference.domain.answer import Answer
 from services.inference.domain.errors import CallArgumentsDiffer
-from services.inference.domain.money_bound import bound_of
+from services.inference.domain.money_bound import bounds_of
 from services.inference.transport import convert
 from services.inference.transport.call_policy import policy_of
 from services.inference.usecases.asked import Asked
@@ -115,7 +115,7 @@ class InferenceServicer(InferenceServiceServicer):
         prompt = convert.counted_prompt_of(request)
         tenant = caller_of(context).principal.tenant
         candidates = generators(self._registry.resolve(tenant, convert.model_of(request.model)))
-        most = max(bound_of(prompt, deployment).input for deployment in candidates)
+        most = max(bound.input for bound in bounds_of(prompt, candidates))
         return pb.CountTokensResponse(input_tokens_bound=most)
 
     def _asked(self, request: convert.GenerateLike, caller: Caller, method: str) -> Asked:

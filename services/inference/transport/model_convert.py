@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.inference.v1 import model_pb2
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task, Tier, VersionState
+from services.inference.domain.errors import ModelUnreadable
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.reliability.breaker import BreakerState
 from services.inference.domain.reliability.health import Health
@@ -158,6 +159,16 @@ def health_to_proto(health: Health, *, replica: str, now: datetime) -> model_pb2
         last_failure_time=_time(failed),
         p50_us=health.p50_us,
         p95_us=health.p95_us,
+    )
+
+
+def unreadable_to_proto(name: str, *, replica: str) -> model_pb2.ModelHealth:
+    """Writes that a replica cannot read what a name stands for, so that nobody is asked there."""
+    return model_pb2.ModelHealth(
+        deployment=name,
+        replica=replica,
+        breaker=model_pb2.BREAKER_STATE_OPEN,
+        last_failure=ModelUnreadable.reason,
     )
 
 

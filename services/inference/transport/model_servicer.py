@@ -124,10 +124,13 @@ class ModelServicer(UnbuiltModels):
         )
 
     async def ListModelHealth(self, request: pb.ListModelHealthRequest, context: Context) -> pb.ListModelHealthResponse:
-        versions = self._registry.versions(caller_of(context).principal.tenant)
+        tenant = caller_of(context).principal.tenant
+        versions = self._registry.versions(tenant)
         found, now = self._health.health(versions, now=self._clock.monotonic()), self._clock.now()
+        health = [convert.health_to_proto(one, replica=self._replica, now=now) for one in found]
+        unreadable = self._registry.unreadable(tenant)
         return pb.ListModelHealthResponse(
-            health=[convert.health_to_proto(one, replica=self._replica, now=now) for one in found]
+            health=[*health, *(convert.unreadable_to_proto(name, replica=self._replica) for name in unreadable)]
         )
 
     async def SetModelRoute(self, request: pb.SetModelRouteRequest, context: Context) -> pb.SetModelRouteResponse:

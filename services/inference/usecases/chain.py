@@ -177,7 +177,13 @@ class Chain:
             after the deadline; LawBlocked, and what law and money raise.
         """
         course = _Course(
-            asked=asked, plan=plan, release=release, first=first, before=before, waiting=list(plan.candidates)
+            asked=asked,
+            plan=plan,
+            release=release,
+            first=first,
+            before=before,
+            waiting=list(plan.candidates),
+            failed=list(plan.unbounded),
         )
         timeout = asyncio.timeout(max(self._left(course), 0.0) + _GRACE_SECONDS)
         try:

@@ -1,7 +1,7 @@
 """The judge of rollouts: takes back what does harm and lets grow what does not, by itself."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final
@@ -21,6 +21,8 @@ from services.meshkit.core.once import nothing_to_repeat
 from services.meshkit.telemetry.logs import logger
 
 _SECONDS: Final = 1.0
+#: Pause between two looks for rollouts that ended long ago, seconds.
+_FORGET_SECONDS: Final = 900.0
 #: Longest wait for the database when somebody wants a rollout taken back, seconds.
 _MOST_SECONDS: Final = 3.0
 _ACTION: Final = "models.write"
@@ -55,6 +57,8 @@ class JudgeRollouts:
         self._clock = clock
         #: Rollouts that were taken back here and are not durably so.
         self._owed: dict[str, tuple[TenantId, Rollout]] = {}
+        #: When what nobody needs any more is forgotten next, on the monotonic clock.
+        self._forget_at = 0.0
         #: True while the database is away.
         self._alone = False
 
@@ -76,6 +80,7 @@ class JudgeRollouts:
                     for tenant, rollout in self._registry.running():
                         with _apart(rollout):
                             await self._decide(tenant, rollout)
+                    await self._forget()
         except MeshError as error:
             if not self._alone:
                 log.warning("each replica judges rollouts by what it has seen itself", error=error.message)
@@ -94,25 +99,41 @@ class JudgeRollouts:
         self._owed[rollout.id] = tenant, decided
         return decided
 
+    @property
+    def owed(self) -> tuple[tuple[TenantId, Rollout], ...]:
+        """Gives what was taken back here and is not durably so."""
+        return tuple(self._owed.values())
+
+    def recall(self, owed: Sequence[tuple[TenantId, Rollout]]) -> None:
+        """Keeps to what an earlier process took back, and makes it durable."""
+        for tenant, rollout in owed:
+            self._registry.take_back(rollout)
+            self._owed[rollout.id] = tenant, rollout
+
     async def _tell(self, tenant: TenantId, rollout: Rollout) -> None:
         observed = self._observe.of(rollout.id)
         if observed is None:
             return
         fresh, observed.fresh = observed.fresh, []
         try:
-            await self._records.add(tenant, rollout.id, fresh, observed.watch.tallies)
+            await self._records.add(tenant, rollout.id, fresh, observed.watch.tallies, step=observed.watch.step)
         except MeshError:
             observed.fresh = (fresh + observed.fresh)[:_MOST_FRESH]
             raise
 
     async def _decide(self, tenant: TenantId, rollout: Rollout) -> None:
-        seen = await self._records.seen(tenant, rollout.id)
+        seen = await self._records.seen(tenant, rollout.id, step=rollout.step)
         found = judge(rollout, seen, now=self._clock.now())
         if found.verdict is Verdict.BACK:
             await self._carry_out(self._rollouts.roll_back, tenant, rollout, found)
         elif found.verdict is Verdict.STEP:
             # A share that has grown meanwhile is not the one that was judged.
             await self._carry_out(partial(self._rollouts.promote, revision=rollout.revision), tenant, rollout, found)
+
+    async def _forget(self) -> None:
+        if self._clock.monotonic() >= self._forget_at:
+            self._forget_at = self._clock.monotonic() + _FORGET_SECONDS
+            await self._records.forget()
 
     async def _carry_out(
         self, verb: Callable[..., Awaitable[Rollout]], tenant: TenantId, rollout: Rollout, found: Judgement

@@ -37,7 +37,9 @@ class ObserveRollouts:
         observed = self._observed.get(trial.rollout.id)
         if observed is None:
             observed = self._observed[trial.rollout.id] = Observed(trial.tenant, trial.rollout)
-        events = observed.watch.note(trial.unit, trial.arm, outcome, share_permille=trial.rollout.share_permille)
+        events = observed.watch.note(
+            trial.unit, trial.arm, outcome, share_permille=trial.rollout.share_permille, step=trial.rollout.step
+        )
         observed.fresh.extend(events)
         observed.seen.note(events)
 

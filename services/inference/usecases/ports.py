@@ -237,6 +237,10 @@ class Registry(Protocol):
         """Gives the names of the tenant's routes."""
         ...
 
+    def unreadable(self, tenant: TenantId) -> Sequence[str]:
+        """Gives the names of the tenant's deployments and routes that cannot be read here."""
+        ...
+
     @property
     def age(self) -> float:
         """Seconds since the database was last heard."""

@@ -151,4 +151,5 @@ def _noted(name: str, version: DeploymentVersion) -> dict[str, object]:
         "adapter": version.adapter,
         "model": version.model,
         "base_url": version.base_url or "usual",
+        "region": version.region or "unknown",
     }

@@ -8,6 +8,7 @@ from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.usecases.ports import Resolved
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
 
 _NOTHING = Holdings()
 
@@ -27,6 +28,7 @@ class MemoryRegistry:
     def resolve(self, tenant: TenantId, name: str, *, checking: bool = False) -> Resolved:
         """See `Registry.resolve`."""
         names = self.names(tenant)
+        names.check_readable(name or DEFAULT)
         route = names.route(name or DEFAULT)
         if route is None:
             versions = names.chain if name in ("", DEFAULT) else (names.named(name, checking=checking),)
@@ -42,6 +44,10 @@ class MemoryRegistry:
     def routes(self, tenant: TenantId) -> Sequence[str]:
         """See `Registry.routes`."""
         return tuple(self.names(tenant).own.routes)
+
+    def unreadable(self, tenant: TenantId) -> Sequence[str]:
+        """See `Registry.unreadable`."""
+        return sorted(self.names(tenant).own.unreadable)
 
     @property
     def age(self) -> float:
@@ -66,6 +72,11 @@ class MemoryRegistry:
             if (rollout := self.rollout(tenant, route)) is not None and rollout.state is RolloutState.RUNNING
         ]
 
+    @property
+    def holdings(self) -> Mapping[TenantId, Holdings]:
+        """What each tenant has registered."""
+        return {tenant: names.own for tenant, names in self._names.items()}
+
     def take(self, holdings: Mapping[TenantId, Holdings], *, whole: bool) -> None:
         """Puts what the database says in the place of what was known of these tenants, or of all."""
         self._heard = self._clock.monotonic()
@@ -74,6 +85,7 @@ class MemoryRegistry:
         self._names = names
         known = {one.id for each in names.values() for one in each.own.rollouts.values()}
         self._taken_back = {key: one for key, one in self._taken_back.items() if key in known}
+        metrics.MODELS_UNREADABLE.set(sum(len(each.own.unreadable) for each in names.values()))
 
     def heard(self) -> None:
         """Hears that nothing has changed."""

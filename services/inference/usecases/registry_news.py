@@ -18,6 +18,8 @@ from services.meshkit.telemetry.logs import logger
 
 _POLL_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 900.0
+#: A database that was heard so lately is there.
+_HEARD_SECONDS: Final = 5.0
 
 log = logger(__name__)
 
@@ -35,6 +37,8 @@ class RegistryNews:
         self._clock = clock
         #: None before the first look.
         self._version: int | None = None
+        #: All that is known, as of the last change; None while nothing is.
+        self._state: RegistryState | None = None
         self._keys_of: dict[TenantId, Keys] = {}
         #: The same for all tenants.
         self._keys: dict[tuple[str, int], Secret | None] = {}
@@ -49,6 +53,20 @@ class RegistryNews:
         if key is None:
             raise ProviderUnavailable("its key cannot be opened right now", deployment=version.name)
         return key
+
+    @property
+    def state(self) -> RegistryState | None:
+        """All that is known: the same object until something changes. None: nothing is known yet."""
+        return self._state
+
+    @property
+    def heard(self) -> bool:
+        """True while the database is there."""
+        return self._version is not None and self._registry.age < _HEARD_SECONDS
+
+    def recall(self, state: RegistryState) -> None:
+        """Goes by what an earlier process knew, until the first look."""
+        self._put(state)
 
     async def __call__(self) -> None:
         """Follows until cancelled."""
@@ -96,6 +114,10 @@ class RegistryNews:
             log.exception("a change of models cannot be read here")
 
     def _take(self, state: RegistryState) -> None:
+        self._put(state)
+        self._version = state.version
+
+    def _put(self, state: RegistryState) -> None:
         # A key of a version never changes, so one that was open stays so.
         fresh: dict[TenantId, Keys] = {
             tenant: {
@@ -106,6 +128,8 @@ class RegistryNews:
         self._keys_of = fresh if state.whole else {**self._keys_of, **fresh}
         self._keys = {name: key for keys in self._keys_of.values() for name, key in keys.items()}
         self._shut = frozenset(tenant for tenant, keys in self._keys_of.items() if None in keys.values())
-        self._version = state.version
         self._registry.take(state.holdings, whole=state.whole)
         self._observe.keep_only([rollout.id for _, rollout in self._registry.running()])
+        self._state = RegistryState(
+            version=state.version, whole=True, holdings=self._registry.holdings, keys=self._keys_of
+        )

@@ -112,7 +112,7 @@ class RegistryReader(Protocol):
         ...
 
     async def rollout(self, tenant: TenantId, rollout_id: str) -> tuple[Rollout, Seen]:
-        """Gives a rollout and what all replicas have seen of it. Raises: RolloutNotFound."""
+        """Gives a rollout and what all replicas have seen of it and its step. Raises: RolloutNotFound."""
         ...
 
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
@@ -144,6 +144,31 @@ class RegistryState:
     keys: Mapping[TenantId, Keys] = field(default_factory=dict[TenantId, Keys])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRegistry:
+    """All that a replica knows."""
+
+    state: RegistryState
+    #: Rollouts that it took back while the database was away, and whose.
+    owed: tuple[tuple[TenantId, Rollout], ...] = ()
+
+
+class KeepsRegistry(Protocol):
+    """Keeps what a replica knows where it finds it without the database."""
+
+    async def read(self) -> KnownRegistry | None:
+        """Gives what was kept last; None: nothing that can be gone by."""
+        ...
+
+    async def write(self, known: KnownRegistry) -> None:
+        """Keeps it, in the place of what was kept before."""
+        ...
+
+    async def still_so(self) -> None:
+        """Notes that nothing has changed until now."""
+        ...
+
+
 class RegistryFeed(Protocol):
     """What replicas follow."""
 
@@ -172,13 +197,17 @@ class RolloutRecords(Protocol):
     """Puts together what replicas see of rollouts."""
 
     async def add(
-        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally]
+        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally], *, step: int
     ) -> None:
-        """Adds bad events, each unit once for each kind, and replaces the tallies of this replica."""
+        """Adds bad events, each unit once for each kind, and replaces the tallies of this replica in a step."""
         ...
 
-    async def seen(self, tenant: TenantId, rollout_id: str) -> Seen:
-        """Gives what all replicas have seen."""
+    async def seen(self, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
+        """Gives what all replicas have seen: bad events of the whole rollout, tallies of one step."""
+        ...
+
+    async def forget(self) -> None:
+        """Forgets what was seen of rollouts that ended long ago; they themselves stay."""
         ...
 
     def judging(self) -> AbstractAsyncContextManager[bool]:

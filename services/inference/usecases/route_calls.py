@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
-from services.inference.domain.errors import ModelNotFound, NoModelConfigured
+from services.inference.domain.errors import CallNotBounded, ModelNotFound, NoModelConfigured
+from services.inference.domain.money_bound import bounded_everywhere
 from services.inference.domain.rollout.assignment import arm_of
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Arm, AttemptOutcome, Candidate, HopLimits, Plan, Route, RouteMode, Trial
@@ -45,7 +46,8 @@ class RouteCalls:
         if not allowed:
             raise NoModelConfigured(region=" and ".join(sorted(set(filter(None, regions)))) if candidates else "")
         left_out = tuple(f"{one.version.name}: region" for one in candidates if one not in allowed)
-        return Plan(candidates=allowed, route=resolved.route, left_out=left_out)
+        bounded, unbounded = _by_bound(asked, allowed)
+        return Plan(candidates=bounded, route=resolved.route, left_out=left_out, unbounded=unbounded)
 
     def told(self, candidate: Candidate, outcome: AttemptOutcome) -> None:
         """See `Router.told`."""
@@ -83,6 +85,27 @@ class RouteCalls:
                 trial = Trial(tenant=tenant, rollout=rollout, unit=unit, arm=arm) if first else None
                 split.append(Candidate(version=version, hop=candidate.hop, arm=arm if first else None, trial=trial))
         return split
+
+
+def _by_bound(asked: Asked, candidates: tuple[Candidate, ...]) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """Parts those for whom money can be held from those for whom nobody knows how much.
+
+    Raises: CallNotBounded: nobody is left.
+    """
+    if bounded_everywhere(asked.prompt):
+        return candidates, ()
+    found: list[Candidate] = []
+    refused: list[tuple[Candidate, CallNotBounded]] = []
+    for one in candidates:
+        try:
+            asked.bound(one.version)
+        except CallNotBounded as error:
+            refused.append((one, error))
+        else:
+            found.append(one)
+    if not found:
+        raise refused[0][1]
+    return tuple(found), tuple(f"{one.version.full_name}: {error.reason}" for one, error in refused)
 
 
 def generators(resolved: Resolved) -> tuple[DeploymentVersion, ...]:

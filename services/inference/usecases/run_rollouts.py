@@ -54,6 +54,9 @@ class RunRollouts:
                 raise Invalid("rollout.canary.deployment", "is a member of the route already")
             stable = await self._version(work, rollout.stable)
             canary = await self._version(work, rollout.canary)
+            if stable.state is not VersionState.READY:
+                # It is what is asked when the canary fails, and what is left when it is taken back.
+                raise Invalid("rollout.stable.version", f"is {stable.state.value}; must be ready")
             _check_fits(stable, canary)
             await work.put_rollout(rollout)
             await work.commit(rollout)

@@ -85,8 +85,11 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             repository=RegistryRepository(app, keys=sealed.keys),
             feed=SqlRegistryFeed(maintenance, keys=sealed.keys),
             records=SqlRolloutRecords(app, maintenance, replica=replica, clock=clock),
+            wrapper=sealed.wrapper,
             clock=clock,
         )
+        if known.kept is not None:
+            await known.kept.recall()
         asking = core(
             settings,
             deployments=deployments,

@@ -11,11 +11,13 @@ from services.inference.providers.http import ProviderHttp
 from services.inference.providers.opened import OpenedModels
 from services.inference.settings import InferenceSettings
 from services.inference.storage.registry_feed import SqlRegistryFeed
+from services.inference.storage.registry_file import RegistryFile
 from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.check_models import CheckModels
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
+from services.inference.usecases.kept_registry import KeptRegistry
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.ports import KnowsHealth, MakesCalls, PriceList
@@ -30,6 +32,7 @@ from services.inference.wiring.providers import providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.ports import KeyWrapper
 from services.meshkit.grpc.server import Background
 
 
@@ -47,11 +50,13 @@ class Known:
     news: RegistryNews
     rollouts: RunRollouts
     judge: JudgeRollouts
+    #: None: nothing is kept for the next start.
+    kept: KeptRegistry | None
 
     @property
     def background(self) -> tuple[Background, ...]:
         """What runs beside the server."""
-        return self.news, self.judge
+        return (self.news, self.judge) if self.kept is None else (self.news, self.judge, self.kept)
 
 
 def known_models(
@@ -63,11 +68,13 @@ def known_models(
     repository: RegistryRepository,
     feed: SqlRegistryFeed,
     records: SqlRolloutRecords,
+    wrapper: KeyWrapper,
     clock: Clock,
 ) -> Known:
     """Puts it together.
 
     Args:
+        wrapper: seals what is kept for the next start.
         to_registered: what registered models are asked by.
     Raises: AdapterUnusable: one that the settings name is not installed, or one that is installed cannot be used.
     """
@@ -79,6 +86,9 @@ def known_models(
         return news.changing(repository.begin(tenant))
 
     rollouts = RunRollouts(begin=begin, installed=deployments, clock=clock)
+    judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
+    path = settings.registry_path
+    file = None if path is None else RegistryFile(path, wrapper, clock=clock)
     return Known(
         adapters=adapters,
         registry=registry,
@@ -90,13 +100,8 @@ def known_models(
         begin=begin,
         news=news,
         rollouts=rollouts,
-        judge=JudgeRollouts(
-            registry=registry,
-            observe=observe,
-            records=records,
-            rollouts=rollouts,
-            clock=clock,
-        ),
+        judge=judge,
+        kept=None if file is None else KeptRegistry(file, news, judge, clock=clock),
     )
 
 

@@ -13,6 +13,7 @@ from services.meshkit.core.ids import IdSource
 from services.meshkit.core.tenant import KnowsTenants, TenantState
 from services.meshkit.crypto.key_service import key_wrapper
 from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.crypto.ports import KeyWrapper
 from services.meshkit.crypto.rewrap import Rewrap
 from services.meshkit.settings import ServiceSettings
 from services.meshkit.sql.data_keys import SqlDataKeys, SqlWrappedKeys
@@ -23,6 +24,8 @@ class Sealing:
     """What seals, and what a server must run beside it."""
 
     keys: KeyRing
+    #: What the keys themselves are sealed with.
+    wrapper: KeyWrapper
     background: Sequence[Callable[[], Awaitable[None]]]
 
 
@@ -58,6 +61,7 @@ async def sealing(
         with tenants.changed(ForgetErased(keys, tenants)):
             yield Sealing(
                 keys=keys,
+                wrapper=wrapper,
                 background=(Rewrap(SqlWrappedKeys(maintenance), wrapper, service=service, clock=clock),),
             )
 

@@ -176,7 +176,7 @@ async def test_a_repeated_request_changes_nothing_twice_and_each_change_is_on_re
     mesh: InferenceMesh, second: FakeProvider
 ) -> None:
     request = model_service_pb2.CreateModelDeploymentRequest(
-        name="acme/once", version=a_version(second), api_key=KEY, request_id=str(uuid4())
+        name="acme/once", version=a_version(second, region="eu-west-1"), api_key=KEY, request_id=str(uuid4())
     )
     first = await mesh.call("CreateModelDeployment", request)
     assert await mesh.call("CreateModelDeployment", request) == first
@@ -185,6 +185,7 @@ async def test_a_repeated_request_changes_nothing_twice_and_each_change_is_on_re
         entries = list((await scope.execute(query, {"tenant": mesh.principal.tenant})).all())
     (entry,) = entries
     assert (entry.action, entry.target) == ("models.write", first.deployment.deployment_id)
+    assert entry.details["region"] == "eu-west-1", "who says so is on record"
     assert KEY not in str(entry.details)
 
 
@@ -608,3 +609,44 @@ async def away(mesh: InferenceMesh, admin: str) -> AsyncIterator[None]:
     finally:
         await connection.execute(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
         await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "named"), [("model_version", "acme/broken"), ("model_route", "broken"), ("model_rollout", "broken")]
+)
+async def test_what_cannot_be_read_is_left_out_by_its_name_and_keeps_no_other_change_from_a_replica(
+    mesh: InferenceMesh, second: FakeProvider, postgres: str, table: str, named: str
+) -> None:
+    await a_deployment(mesh, "acme/broken", second)
+    await a_deployment(mesh, "acme/fine", second)
+    await a_route(mesh, "broken", "stub")
+    await a_route(mesh, "gone", "stub")
+    await mesh.call("StartModelRollout", a_rollout(("stub", 0), ("acme/fine", 1), route="broken"))
+    odd = """ SET spec = spec || '{"mode": "of_tomorrow", "kind": "of_tomorrow", "form": "of_tomorrow"}'"""
+    of_it = {
+        "model_version": "deployment_id IN (SELECT deployment_id FROM model_deployment WHERE name = 'acme/broken')",
+        "model_route": "name = 'broken'",
+        "model_rollout": "route = 'broken'",
+    }
+
+    async def left_out() -> bool:
+        listed = (await mesh.call("ListModelHealth", model_service_pb2.ListModelHealthRequest())).health
+        return named in [one.deployment for one in listed if one.last_failure == "MODEL_UNREADABLE"]
+
+    async def heard_of_the_next_change() -> bool:
+        try:
+            return not await mesh.generate(model="gone")
+        except MeshError as error:
+            return error.reason == "MODEL_NOT_FOUND"
+
+    owner = await asyncpg.connect(mesh.urls.migrator.replace("+asyncpg", ""))
+    try:
+        tenant = mesh.principal.tenant
+        await owner.execute(f"UPDATE {table}{odd} WHERE tenant_id = $1 AND {of_it[table]}", tenant)
+        await eventually(left_out)
+        await owner.execute("DELETE FROM model_route WHERE tenant_id = $1 AND name = 'gone'", tenant)
+    finally:
+        await owner.close()
+    await eventually(heard_of_the_next_change)
+    assert await mesh.refused("Generate", a_request(model=named)) == "unavailable/MODEL_UNREADABLE"
+    assert (await mesh.generate(model="acme/fine@1")).provider == "openai"

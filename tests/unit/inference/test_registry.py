@@ -171,13 +171,15 @@ class Records:
         self.away = False
 
     async def add(
-        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally]
+        self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally], *, step: int
     ) -> None:
         if self.away:
             raise Unavailable("postgres")
 
-    async def seen(self, tenant: TenantId, rollout_id: str) -> Seen:
+    async def seen(self, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
         return Seen()
+
+    async def forget(self) -> None: ...
 
     @asynccontextmanager
     async def judging(self) -> AsyncIterator[bool]:

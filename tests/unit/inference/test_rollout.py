@@ -152,6 +152,25 @@ def test_a_unit_that_changes_sides_counts_on_both() -> None:
     assert judge(a_rollout(share_permille=999), seen, now=later).verdict is not Verdict.STEP
 
 
+def test_a_step_is_taken_by_what_was_seen_in_it_while_evidence_of_harm_lasts() -> None:
+    watch, seen = Watch(), Seen()
+    seen.tallies = watch.tallies
+
+    def note(arm: Arm, outcome: AttemptOutcome, *, step: int) -> None:
+        seen.note(watch.note(b"run_1", arm, outcome, share_permille=100, step=step))
+
+    note(Arm.CANARY, FAILED, step=0)
+    note(Arm.CANARY, FINE, step=1)
+    assert watch.tallies[Arm.CANARY] == Tally(1, dict.fromkeys(Metric, 0))
+    # A call that began in the step before says nothing of this one.
+    note(Arm.STABLE, FAILED, step=0)
+    assert watch.tallies[Arm.STABLE].units == 0
+    for _ in range(2):
+        note(Arm.CANARY, FAILED, step=1)
+    assert watch.tallies[Arm.CANARY] == Tally(1, {**dict.fromkeys(Metric, 0), Metric.ERROR: 1})
+    assert seen.evidence[Metric.ERROR].canary == 1, "one unit is evidence once"
+
+
 def test_who_fails_on_any_side_is_no_evidence_against_the_side_it_comes_to() -> None:
     watch = Watch()
     for arm, share, news in ((Arm.STABLE, 100, 1), (Arm.CANARY, 500, 0)):

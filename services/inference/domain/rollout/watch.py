@@ -46,9 +46,6 @@ class Metric(StrEnum):
     POOR = "poor"
 
 
-_NOTHING: Final = frozenset[Metric]()
-
-
 @dataclass(frozen=True, slots=True)
 class BadEvent:
     """Something bad that happened to a unit for the first time."""
@@ -89,10 +86,33 @@ class Tally:
     bad: dict[Metric, int]
 
 
+_NOTHING: Final = frozenset[Metric]()
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was bad for a unit of one side."""
+
+    #: The step in which it was heard of last, and what was bad in that.
+    step: int
+    in_step: frozenset[Metric]
+    #: In all steps.
+    ever: frozenset[Metric]
+
+
 @cache
-def _joined(known: frozenset[Metric], found: tuple[Metric, ...]) -> frozenset[Metric]:
+def _joined(known: _Known, found: tuple[Metric, ...]) -> _Known:
     """Gives one object for all units of which the same is known."""
-    return known.union(found)
+    return _Known(known.step, known.in_step.union(found), known.ever.union(found))
+
+
+@cache
+def _in_step(step: int, ever: frozenset[Metric]) -> _Known:
+    return _Known(step, _NOTHING, ever)
+
+
+def _ever(known: _Known | None) -> frozenset[Metric]:
+    return _NOTHING if known is None else known.ever
 
 
 class Watch:
@@ -102,41 +122,58 @@ class Watch:
     """
 
     def __init__(self) -> None:
+        #: Of the step that is under way.
         self.tallies: Final = {arm: Tally(0, dict.fromkeys(Metric, 0)) for arm in Arm}
+        self.step = 0
         #: What was bad for each unit of each side; who was heard of last is last.
-        self._bad = OrderedDict[tuple[bytes, Arm], frozenset[Metric]]()
+        self._bad = OrderedDict[tuple[bytes, Arm], _Known]()
         self._latency = Usual()
         self._cost = Usual()
         self._quality = Usual()
 
-    def note(self, unit: bytes, arm: Arm, outcome: AttemptOutcome, *, share_permille: int) -> list[BadEvent]:
+    def note(
+        self, unit: bytes, arm: Arm, outcome: AttemptOutcome, *, share_permille: int, step: int = 0
+    ) -> list[BadEvent]:
         """Takes in what came of asking the side of a unit; gives what was bad about it, and new.
 
-        A unit that changes sides as the share grows is a unit of both in their tallies. What is bad for it is evidence
-        once: who fails on any side would otherwise speak against the side that it comes to.
+        A unit that changes sides as the share grows is a unit of both in their tallies, and one that comes again in
+        another step is a unit of that, too. What is bad for it is evidence once: who fails on any side would otherwise
+        speak against the side that it comes to.
+
+        Args:
+            step: in which the call began. One of a step that is over counts in no tally.
         """
         if outcome.reason and outcome.reason not in _ITS_FAULT:
             return []
-        tally = self.tallies[arm]
-        known = self._bad.get((unit, arm))
-        if known is None:
-            tally.units += 1
-            if len(self._bad) >= MOST_UNITS:
-                self._bad.popitem(last=False)
-        found = self._found(outcome)
-        self._bad[unit, arm] = _joined(known or _NOTHING, found)
+        if step > self.step:
+            self._begin(step)
+        found, known = self._found(outcome), self._bad.get((unit, arm))
+        ever, elsewhere = _ever(known), _ever(self._bad.get((unit, arm.other)))
+        if known is None and len(self._bad) >= MOST_UNITS:
+            self._bad.popitem(last=False)
+        if step == self.step:
+            self._count(self.tallies[arm], known, found)
+        if known is None or known.step < step:
+            known = _in_step(step, ever)
+        self._bad[unit, arm] = _joined(known, found)
         self._bad.move_to_end((unit, arm))
-        elsewhere = self._bad.get((unit, arm.other), _NOTHING)
-        events: list[BadEvent] = []
-        for metric in found:
-            if known is not None and metric in known:
-                continue
-            tally.bad[metric] += 1
-            if metric not in elsewhere:
-                events.append(BadEvent(metric, unit, arm, share_permille))
         if arm is Arm.STABLE and not outcome.reason:
             self._learn(outcome)
-        return events
+        fresh = [metric for metric in found if metric not in ever and metric not in elsewhere]
+        return [BadEvent(metric, unit, arm, share_permille) for metric in fresh]
+
+    def _begin(self, step: int) -> None:
+        """Begins to count anew: how often units fared badly in another step says nothing of this one."""
+        self.step = step
+        for tally in self.tallies.values():
+            tally.units, tally.bad = 0, dict.fromkeys(Metric, 0)
+
+    def _count(self, tally: Tally, known: _Known | None, found: tuple[Metric, ...]) -> None:
+        counted = known is not None and known.step == self.step
+        tally.units += not counted
+        for metric in found:
+            if known is None or not counted or metric not in known.in_step:
+                tally.bad[metric] += 1
 
     def _found(self, outcome: AttemptOutcome) -> tuple[Metric, ...]:
         if outcome.reason:

@@ -53,7 +53,8 @@ class InferenceServiceStub:
     FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
     ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
     INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
-    FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
+    FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS,
+    UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read).
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -101,7 +102,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
     ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
     INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
-    FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
+    FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS,
+    UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read).
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -152,7 +154,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
         ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
         INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
-        FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
+        FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS,
+        UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read).
         """
 
     @_abc_1.abstractmethod

@@ -441,7 +441,9 @@ class ModelHealth(_message.Message):
     breaker: Global___BreakerState.ValueType
     """Whether calls are let through to it."""
     last_failure: _builtins.str
-    """Why it failed last, such as `PROVIDER_UNAVAILABLE`. Empty: it has not."""
+    """Why it failed last, such as `PROVIDER_UNAVAILABLE`. Empty: it has not. `MODEL_UNREADABLE`: the replica cannot read what
+    is registered under this name of a deployment or a route, so nobody is asked by it.
+    """
     p50_us: _builtins.int
     """Time to the whole answer of the last calls: half took less, microseconds."""
     p95_us: _builtins.int
@@ -710,7 +712,7 @@ class ModelRollout(_message.Message):
 
     @_builtins.property
     def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___RolloutEvidence]:
-        """What the judge has seen. Output only."""
+        """What the judge has seen, kept for 30 days after the end. Output only."""
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:

@@ -1,0 +1,82 @@
+"""What replicas say they have seen of rollouts, by step, and for how long it is kept."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
+from services.inference.domain.route import Arm
+from services.inference.storage.rollout_records import EVIDENCE_KEPT, SqlRolloutRecords
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import SystemIds, to_uuid
+from services.meshkit.sql.engine import sql_engine
+from tests.integration.inference.conftest import Surroundings
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TENANT = TenantId(uuid4())
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def replicas(surroundings: Surroundings) -> AsyncIterator[tuple[SqlRolloutRecords, SqlRolloutRecords]]:
+    async with (
+        sql_engine(surroundings.urls.app, pool_size=1) as app,
+        sql_engine(surroundings.urls.maintenance, pool_size=2) as maintenance,
+    ):
+        one, two = (
+            SqlRolloutRecords(app, maintenance, replica=replica, clock=SystemClock()) for replica in ("one", "two")
+        )
+        yield one, two
+
+
+def tallied(units: int, bad: int) -> dict[Arm, Tally]:
+    return {arm: Tally(units, {**dict.fromkeys(Metric, 0), Metric.ERROR: bad}) for arm in Arm}
+
+
+async def test_replicas_add_up_what_they_saw_in_a_step(
+    replicas: tuple[SqlRolloutRecords, SqlRolloutRecords],
+) -> None:
+    one, two = replicas
+    rollout = SystemIds().new("rollout")
+    event = BadEvent(Metric.ERROR, b"unit", Arm.CANARY, 100)
+    await one.add(TENANT, rollout, [event], tallied(150, 3), step=0)
+    await one.add(TENANT, rollout, [], tallied(160, 4), step=0)
+    await two.add(TENANT, rollout, [event], tallied(40, 1), step=0)
+    await two.add(TENANT, rollout, [], tallied(7, 0), step=1)
+    first, second = await one.seen(TENANT, rollout, step=0), await one.seen(TENANT, rollout, step=1)
+    assert (first.tallies[Arm.CANARY].units, first.tallies[Arm.CANARY].bad[Metric.ERROR]) == (200, 5)
+    assert (second.tallies[Arm.CANARY].units, second.tallies[Arm.CANARY].bad[Metric.ERROR]) == (7, 0)
+    assert first.evidence[Metric.ERROR].canary == second.evidence[Metric.ERROR].canary == 1
+
+
+async def test_what_a_rollout_was_judged_by_is_kept_for_a_while_after_its_end(
+    replicas: tuple[SqlRolloutRecords, SqlRolloutRecords], surroundings: Surroundings
+) -> None:
+    records, _ = replicas
+    running, fresh, old = (SystemIds().new("rollout") for _ in range(3))
+    ended = {running: None, fresh: EVIDENCE_KEPT.days - 1, old: EVIDENCE_KEPT.days + 1}
+    for rollout in ended:
+        await records.add(TENANT, rollout, [BadEvent(Metric.ERROR, b"unit", Arm.CANARY, 100)], tallied(1, 1), step=0)
+    async with sql_engine(surroundings.urls.migrator, pool_size=1) as owner, owner.begin() as connection:
+        for rollout, days in ended.items():
+            await connection.execute(
+                text(
+                    "INSERT INTO model_rollout (tenant_id, rollout_id, route, spec, state, step, share_permille,"
+                    " revision, started_time, step_time, decided_time) VALUES (:tenant, :rollout, :route, '{}',"
+                    " CASE WHEN CAST(:days AS int) IS NULL THEN 'running' ELSE 'promoted' END, 0, 100, 1, now(), now(),"
+                    " now() - make_interval(days => :days))"
+                ),
+                {"tenant": TENANT, "rollout": to_uuid(rollout, "rollout"), "route": rollout, "days": days},
+            )
+    try:
+        await records.forget()
+        kept = {rollout: (await records.seen(TENANT, rollout, step=0)).tallies[Arm.CANARY].units for rollout in ended}
+        assert kept == {running: 1, fresh: 1, old: 0}
+        assert not (await records.seen(TENANT, old, step=0)).evidence[Metric.ERROR].canary
+    finally:
+        async with sql_engine(surroundings.urls.migrator, pool_size=1) as owner, owner.begin() as connection:
+            await connection.execute(text("DELETE FROM model_rollout WHERE tenant_id = :tenant"), {"tenant": TENANT})
