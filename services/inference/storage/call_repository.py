@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
 from asyncpg import Record
@@ -11,8 +11,15 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.inference.domain.call import Claimed, RecordedCall, SettleState, Unjudged
-from services.inference.domain.errors import CallArgumentsDiffer
-from services.inference.storage.one_trips import CLAIM_CALLS, GIVE_BACK, JUDGE_CALL, MARK_SETTLED, RECORD_CALLS
+from services.inference.domain.errors import CallArgumentsDiffer, CallInProgress
+from services.inference.storage.one_trips import (
+    CLAIM_CALLS,
+    EXTEND_CLAIMS,
+    GIVE_BACK,
+    JUDGE_CALL,
+    MARK_SETTLED,
+    RECORD_CALLS,
+)
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome, usage_from_list, usage_to_list
 from services.inference.storage.tables import call
 from services.meshkit.batching.group_commit import GroupCommit
@@ -37,6 +44,8 @@ _FORGET: Final = text("""
 #: Calls of one transaction, and those that may wait for the next.
 _MOST_TOGETHER: Final = 128
 _MOST_WAITING: Final = 4096
+#: After this time it is worth asking again for a call that another replica makes.
+_COME_BACK: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +68,17 @@ class CallRepository:
         app: engine of the role `app`.
         maintenance: engine of the role `maintenance`.
         replica: name of this process among all that ever make calls.
+        claim_seconds: how long others leave a call to this replica without hearing of it.
     """
 
-    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine, *, keys: KeyRing, replica: str) -> None:
+    def __init__(
+        self, app: AsyncEngine, maintenance: AsyncEngine, *, keys: KeyRing, replica: str, claim_seconds: float
+    ) -> None:
         self._app = app
         self._maintenance = maintenance
         self._keys = keys
         self._replica = replica
+        self._claim_seconds = claim_seconds
         self._claims = self._group("inference.claims", CLAIM_CALLS)
         self._records = self._group("inference.records", RECORD_CALLS)
 
@@ -83,18 +96,33 @@ class CallRepository:
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
         """See `CallStore.claim`."""
-        row = await self._claims.submit(_Write(key=key, values=(arguments_hash, self._replica)))
+        row = await self._claims.submit(_Write(key=key, values=(arguments_hash, self._replica, self._claim_seconds)))
         if row is None:
             return Claimed()
         if row["arguments_hash"] != arguments_hash:
             raise CallArgumentsDiffer(key.call_id)
         if row["hold_id"] is None:
+            if row["replica"] != self._replica:
+                raise CallInProgress(key.call_id, retry_after=_COME_BACK)
             return Claimed(lost_attempts=row["attempts"] - 1)
         return await self._recorded(key, row)
 
     async def give_back(self, key: CallKey) -> None:
         """See `CallStore.give_back`."""
-        await one_trip(self._app, key.tenant, GIVE_BACK, *_names(key))
+        await one_trip(self._app, key.tenant, GIVE_BACK, *_names(key), self._replica)
+
+    async def extend_claims(self, keys: Sequence[CallKey]) -> None:
+        """See `CallStore.extend_claims`."""
+        await self._extend(keys, self._claim_seconds)
+
+    async def free_claims(self, keys: Sequence[CallKey]) -> None:
+        """See `CallStore.free_claims`."""
+        await self._extend(keys, 0.0)
+
+    async def _extend(self, keys: Sequence[CallKey], seconds: float) -> None:
+        columns = [list(column) for column in zip(*(_names(key) for key in keys), strict=True)]
+        tenants = {key.tenant for key in keys}
+        await one_trip(self._app, tenants, EXTEND_CLAIMS, *columns, self._replica, seconds)
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """See `CallStore.record`."""

@@ -22,6 +22,7 @@ from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.calls_in_flight import CallsInFlight
+from services.inference.usecases.claims import Claims
 from services.inference.wiring.core import core
 from services.inference.wiring.doors import doors
 from services.inference.wiring.registry import known_models, model_servicer
@@ -71,7 +72,10 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         sealing(
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
-        CallRepository(app, maintenance, keys=sealed.keys, replica=replica).running() as calls,
+        CallRepository(
+            app, maintenance, keys=sealed.keys, replica=replica, claim_seconds=settings.claim_seconds
+        ).running() as calls,
+        Claims(calls, every_seconds=settings.claim_seconds / 3, clock=clock) as claims,
         CallsInFlight(most=settings.max_model_calls + settings.max_waiting_calls) as in_flight,
     ):
         holds = CostHoldClient(to_money, ids=ids)
@@ -96,6 +100,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             holds=holds,
             prices=prices,
             calls=calls,
+            claims=claims,
             in_flight=in_flight,
             answers=SqlKeptVectors(app, keys=sealed.keys),
             tenants=guard.feed,
@@ -127,6 +132,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             refusals=audit.refusals,
             background=(
                 *asking.background,
+                claims,
                 *known.background,
                 Sweep(
                     calls=calls,

@@ -12,6 +12,7 @@ from services.inference.transport.inference_servicer import InferenceServicer
 from services.inference.usecases.admit import SeatedCalls
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
+from services.inference.usecases.claims import Claims
 from services.inference.usecases.conclude import Conclude
 from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.door_call import DoorCall, DoorHolds, PaidAhead, Unrecorded
@@ -55,6 +56,7 @@ def core(
     holds: HoldClient,
     prices: PriceList,
     calls: CallStore,
+    claims: Claims,
     in_flight: CallsInFlight,
     answers: KeptVectors,
     tenants: KnowsTenants,
@@ -66,7 +68,7 @@ def core(
     gates = DeploymentGates(failures=settings.breaker_failures, dice=dice)
     cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
 
-    def calling(holds: HoldClient, calls: CallStore, notes: SettledNotes) -> ModelCall:
+    def calling(holds: HoldClient, calls: CallStore, claims: Claims, notes: SettledNotes) -> ModelCall:
         chain = Chain(
             registry=known.registry,
             models=known.models,
@@ -81,15 +83,15 @@ def core(
         )
         conclude = Conclude(router=router, law=law, holds=holds, calls=calls, notes=notes)
         return ModelCall(
-            router=router, cached=cached, chain=chain, conclude=conclude, law=law, calls=calls, tenants=tenants
+            router=router, cached=cached, chain=chain, conclude=conclude, law=law, claims=claims, tenants=tenants
         )
 
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    model_call = SeatedCalls(calling(holds, calls, notes), scheduler=seats)
+    model_call = SeatedCalls(calling(holds, calls, claims, notes), scheduler=seats)
     door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
     door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
     paid_ahead = PaidAhead(
-        calling(door_holds, unrecorded, door_notes),
+        calling(door_holds, unrecorded, claims, door_notes),
         holds=door_holds,
         router=router,
         tenants=tenants,
