@@ -238,6 +238,9 @@ class MemoryCallStore:
         self.calls: dict[CallKey, tuple[RecordedCall, Secret, datetime]] = {}
         #: By whom and until when calls are claimed that were not given back, and how often each was lost.
         self.claimed: dict[CallKey, tuple[str, datetime]] = {}
+        self.acknowledged: dict[CallKey, datetime] = {}
+        #: How much longer calls of runs are kept that nobody acknowledges.
+        self.unacknowledged = timedelta(0)
         self.lost: dict[CallKey, int] = {}
         self.recording, self.judging, self.marking = FaultQueue(), FaultQueue(), FaultQueue()
         self.giving_back, self.extending = FaultQueue(), FaultQueue()
@@ -282,6 +285,10 @@ class MemoryCallStore:
     def _hold(self, key: CallKey, seconds: float) -> None:
         self.claimed[key] = self.replica, self._clock.now() + timedelta(seconds=seconds)
 
+    async def acknowledge(self, keys: Sequence[CallKey]) -> None:
+        for key in keys:
+            self.acknowledged.setdefault(key, self._clock.now())
+
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         self.recording.hit()
         self.hashes.setdefault(recorded.key, recorded.arguments_hash)
@@ -317,7 +324,7 @@ class MemoryCallStore:
         old = [
             key
             for key, (call, _, when) in self.calls.items()
-            if when < before and call.settle_state is not SettleState.PENDING
+            if self._expired(key, when, before) and call.settle_state is not SettleState.PENDING
         ][:most]
         for key in old:
             del self.calls[key]
@@ -325,6 +332,12 @@ class MemoryCallStore:
             self.claimed.pop(key, None)
             self.lost.pop(key, None)
         return len(old)
+
+    def _expired(self, key: CallKey, recorded: datetime, before: datetime) -> bool:
+        if key in self.acknowledged:
+            return self.acknowledged[key] < before
+        longer = self.unacknowledged if key.call_id.run_id.startswith("run_") else timedelta(0)
+        return recorded < before - longer
 
 
 Script = Sequence[TextDelta | Finished | BaseException]

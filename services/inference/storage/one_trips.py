@@ -150,4 +150,24 @@ MARK_SETTLED: Final = OneTrip(
         AND call.hold_id = done.hold AND call.settle_state = 'pending';""",
 )
 
-ONE_TRIPS: Final = (CLAIM_CALLS, GIVE_BACK, EXTEND_CLAIMS, RECORD_CALLS, JUDGE_CALL, MARK_SETTLED)
+ACKNOWLEDGE_CALLS: Final = OneTrip(
+    name="acknowledge_calls",
+    arguments=_KEYS,
+    returns="void",
+    body="""
+    UPDATE call SET acknowledged_time = now()
+    FROM unnest($1, $2, $3, $4, $5) AS known (tenant, run, way, tries, number)
+    WHERE call.tenant_id = known.tenant AND call.run_id = known.run AND call.path = known.way
+        AND call.attempt_group = known.tries AND call.call_index = known.number
+        AND call.acknowledged_time IS NULL;""",
+)
+
+ONE_TRIPS: Final = (
+    CLAIM_CALLS,
+    GIVE_BACK,
+    EXTEND_CLAIMS,
+    RECORD_CALLS,
+    JUDGE_CALL,
+    MARK_SETTLED,
+    ACKNOWLEDGE_CALLS,
+)

@@ -153,6 +153,12 @@ class CallStore(SettlementStore, Protocol):
         """Says that a claimed call has failed and that its caller was told: it was not lost."""
         ...
 
+    async def acknowledge(self, keys: Sequence[CallKey]) -> None:
+        """Says that the outcomes of these calls are durable with whoever made them: they are kept for repeats no longer
+        than direct ones are, from now on.
+        """
+        ...
+
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """Makes an outcome durable. The first one stands: gives it, or an earlier one if there is one.
 

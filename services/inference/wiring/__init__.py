@@ -73,7 +73,14 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
         CallRepository(
-            app, maintenance, keys=sealed.keys, replica=replica, claim_seconds=settings.claim_seconds
+            app,
+            maintenance,
+            keys=sealed.keys,
+            replica=replica,
+            claim_seconds=settings.claim_seconds,
+            unacknowledged=timedelta(
+                hours=max(0.0, settings.unacknowledged_retention_hours - settings.call_retention_hours)
+            ),
         ).running() as calls,
         Claims(calls, every_seconds=settings.claim_seconds / 3, clock=clock) as claims,
         CallsInFlight(most=settings.max_model_calls + settings.max_waiting_calls) as in_flight,

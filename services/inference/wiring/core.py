@@ -116,6 +116,7 @@ def core(
     servicer = InferenceServicer(
         generate=generate,
         stream_generate=stream_generate,
+        calls=calls,
         embed=embed_once,
         registry=known.registry,
         clock=clock,

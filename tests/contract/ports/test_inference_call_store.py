@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -84,13 +84,25 @@ async def urls(postgres: str) -> DatabaseUrls:
 
 @asynccontextmanager
 async def postgres_store(
-    urls: DatabaseUrls, folder: Path, *, replica: str = "replica_1", claim_seconds: float = 60.0
+    urls: DatabaseUrls,
+    folder: Path,
+    *,
+    replica: str = "replica_1",
+    claim_seconds: float = 60.0,
+    unacknowledged: timedelta = timedelta(0),
 ) -> AsyncIterator[CallRepository]:
     if not (folder / "kek").exists():
         create_kek_file(folder / "kek")
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(folder / "kek"), clock=SystemClock(), ids=SystemIds())
-        calls = CallRepository(app, maintenance, keys=keys, replica=replica, claim_seconds=claim_seconds)
+        calls = CallRepository(
+            app,
+            maintenance,
+            keys=keys,
+            replica=replica,
+            claim_seconds=claim_seconds,
+            unacknowledged=unacknowledged,
+        )
         async with calls.running() as store:
             yield store
 
@@ -356,6 +368,63 @@ async def test_old_calls_are_forgotten_but_not_pending_ones(stored: Stored) -> N
     assert await store.forget_expired(before=clock.now() + timedelta(seconds=1), most=10) == 1
     assert await store.claim(old, b"new" * 10) == Claimed()
     assert isinstance(await store.claim(pending, HASH), RecordedCall)
+
+
+DAY, MONTH = timedelta(days=1), timedelta(days=30)
+
+
+async def keeps(store: CallStore, key: CallKey) -> bool:
+    """Says whether a repeat of a recorded call gets its answer; one that would not is given back."""
+    found = await store.claim(key, HASH)
+    if isinstance(found, Claimed):
+        await store.give_back(key)
+    return isinstance(found, RecordedCall)
+
+
+@pytest_asyncio.fixture(params=["memory", "postgres"], loop_scope="module")
+async def retaining(request: Any, urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[tuple[CallStore, FakeClock]]:
+    """Gives a store that keeps unacknowledged calls of runs for a month, others for a day, and a clock at its time."""
+    clock = FakeClock(start=datetime.now(UTC))
+    if request.param == "memory":
+        memory = MemoryCallStore(clock)
+        memory.unacknowledged = MONTH - DAY
+        yield memory, clock
+        return
+    async with postgres_store(urls, tmp_path, unacknowledged=MONTH - DAY) as store:
+        yield store, clock
+
+
+async def test_an_answer_to_a_run_is_kept_until_a_day_after_it_is_acknowledged(
+    retaining: tuple[CallStore, FakeClock],
+) -> None:
+    store, clock = retaining
+    told, untold, direct, others = a_key(path="told"), a_key(path="untold"), a_key(run_id="idem_1"), a_key(path="told")
+    for key in (told, untold, direct, others):
+        await store.record(a_call(key, settle_state=SettleState.ASSUMED), token=Secret("token"))
+    await store.acknowledge([told])
+    await store.acknowledge([a_key(told.tenant, path="unknown"), told])
+
+    async def left(after: timedelta) -> list[bool]:
+        await store.forget_expired(before=clock.now() + after - DAY, most=100)
+        return [await keeps(store, key) for key in (told, untold, direct, others)]
+
+    minute = timedelta(minutes=1)
+    assert await left(DAY - minute) == [True, True, True, True]
+    assert await left(DAY + minute) == [False, True, False, True]
+    assert await left(MONTH - minute) == [False, True, False, True]
+    assert await left(MONTH + minute) == [False, False, False, False]
+
+
+async def test_what_is_acknowledged_is_kept_while_its_settlement_is_pending(stored: Stored) -> None:
+    store, clock = stored
+    key = a_key()
+    await store.record(a_call(key), token=Secret("token"))
+    await store.acknowledge([key])
+    await store.forget_expired(before=clock.now() + DAY, most=10)
+    assert await keeps(store, key)
+    await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=NanoUsd(15))])
+    await store.forget_expired(before=clock.now() + DAY, most=10)
+    assert not await keeps(store, key)
 
 
 async def test_a_token_whose_key_was_destroyed_does_not_hold_up_the_others(urls: DatabaseUrls, tmp_path: Path) -> None:
