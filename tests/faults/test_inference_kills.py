@@ -13,9 +13,11 @@ import pytest
 
 from comitia.cost.v1 import cost_pb2
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from services.inference.domain.errors import CallInProgress
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.crypto.kek_file import create_kek_file
 from services.meshkit.grpc.channel import call_metadata
+from services.meshkit.grpc.errors import remote_error
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.mesh_keys import MeshKeys
@@ -85,6 +87,7 @@ def environment_of(
         "openai_api_key": KEY,
         "openai_base_url": provider.openai_base_url,
         "sweep_seconds": "0.2",
+        "claim_seconds": "1",
     }
     named = {f"COMITIA_INFERENCE_{name.upper()}": value for name, value in settings.items()}
     return {"PATH": "/usr/bin:/bin", **named}
@@ -109,9 +112,17 @@ async def test_a_killed_call_is_answered_once_and_paid_for_as_metered(
         principal = keys.principal()
 
         async def ask(channel: grpc.aio.Channel) -> Any:
+            """Asks, and comes back as long as the killed process may still be making the call."""
             stub: Any = InferenceServiceStub(channel)
             request = a_request(path="rounds/1/Athena")
-            return (await stub.Generate(request, metadata=call_metadata(principal), timeout=20)).generation
+            while True:
+                try:
+                    return (await stub.Generate(request, metadata=call_metadata(principal), timeout=20)).generation
+                except grpc.aio.AioRpcError as error:
+                    refusal = remote_error(error)
+                    if refusal.reason != CallInProgress.reason or refusal.retry_after is None:
+                        raise
+                    await asyncio.sleep(refusal.retry_after.total_seconds())
 
         async with process.running(f"inference.{point}=kill") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as died:

@@ -1,6 +1,7 @@
 """Builders and fakes of inference. The fakes keep state and behave; faults are queued."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -9,7 +10,7 @@ from services.inference.domain.answer import Finished, StopReason, TextDelta, Wh
 from services.inference.domain.call import Claimed, RecordedCall, SettleState, Unjudged
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
-from services.inference.domain.errors import CallArgumentsDiffer, Charge, ProviderUnavailable
+from services.inference.domain.errors import CallArgumentsDiffer, CallInProgress, Charge, ProviderUnavailable
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.ports import ProviderCall
@@ -231,13 +232,24 @@ class MemoryCallStore:
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
+        #: Which replica asks, and how long others wait for it.
+        self.replica, self.claim_seconds = "replica_1", 10.0
         self.hashes: dict[CallKey, bytes] = {}
         self.calls: dict[CallKey, tuple[RecordedCall, Secret, datetime]] = {}
-        #: Calls that were claimed and not given back, and how often each was lost.
-        self.claimed: set[CallKey] = set()
+        #: By whom and until when calls are claimed that were not given back, and how often each was lost.
+        self.claimed: dict[CallKey, tuple[str, datetime]] = {}
+        self.acknowledged: dict[CallKey, datetime] = {}
+        #: How much longer calls of runs are kept that nobody acknowledges.
+        self.unacknowledged = timedelta(0)
         self.lost: dict[CallKey, int] = {}
         self.recording, self.judging, self.marking = FaultQueue(), FaultQueue(), FaultQueue()
-        self.giving_back = FaultQueue()
+        self.giving_back, self.extending = FaultQueue(), FaultQueue()
+
+    def beside(self, replica: str, *, claim_seconds: float = 10.0) -> "MemoryCallStore":
+        """Gives the same calls as another replica sees them."""
+        other = copy(self)
+        other.replica, other.claim_seconds = replica, claim_seconds
+        return other
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
         if self.hashes.setdefault(key, arguments_hash) != arguments_hash:
@@ -245,13 +257,37 @@ class MemoryCallStore:
         if key in self.calls:
             return self.calls[key][0]
         if key in self.claimed:
+            replica, until = self.claimed[key]
+            if replica != self.replica and until > self._clock.now():
+                raise CallInProgress(key.call_id, retry_after=timedelta(seconds=1))
             self.lost[key] = self.lost.get(key, 0) + 1
-        self.claimed.add(key)
+        self._hold(key, self.claim_seconds)
         return Claimed(lost_attempts=self.lost.get(key, 0))
 
     async def give_back(self, key: CallKey) -> None:
         self.giving_back.hit()
-        self.claimed.discard(key)
+        if self._is_mine(key):
+            del self.claimed[key]
+
+    async def extend_claims(self, keys: Sequence[CallKey]) -> None:
+        self.extending.hit()
+        for key in filter(self._is_mine, keys):
+            self._hold(key, self.claim_seconds)
+
+    async def free_claims(self, keys: Sequence[CallKey]) -> None:
+        self.extending.hit()
+        for key in filter(self._is_mine, keys):
+            self._hold(key, 0.0)
+
+    def _is_mine(self, key: CallKey) -> bool:
+        return key not in self.calls and key in self.claimed and self.claimed[key][0] == self.replica
+
+    def _hold(self, key: CallKey, seconds: float) -> None:
+        self.claimed[key] = self.replica, self._clock.now() + timedelta(seconds=seconds)
+
+    async def acknowledge(self, keys: Sequence[CallKey]) -> None:
+        for key in keys:
+            self.acknowledged.setdefault(key, self._clock.now())
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         self.recording.hit()
@@ -288,14 +324,20 @@ class MemoryCallStore:
         old = [
             key
             for key, (call, _, when) in self.calls.items()
-            if when < before and call.settle_state is not SettleState.PENDING
+            if self._expired(key, when, before) and call.settle_state is not SettleState.PENDING
         ][:most]
         for key in old:
             del self.calls[key]
             del self.hashes[key]
-            self.claimed.discard(key)
+            self.claimed.pop(key, None)
             self.lost.pop(key, None)
         return len(old)
+
+    def _expired(self, key: CallKey, recorded: datetime, before: datetime) -> bool:
+        if key in self.acknowledged:
+            return self.acknowledged[key] < before
+        longer = self.unacknowledged if key.call_id.run_id.startswith("run_") else timedelta(0)
+        return recorded < before - longer
 
 
 Script = Sequence[TextDelta | Finished | BaseException]

@@ -24,7 +24,16 @@ class InferenceSettings(ProviderSettings, RegistrySettings, ReliabilitySettings,
         default=10_000, ge=0, le=1_000_000, description="Vectors kept in memory, about 1.6 KB each for 384 components."
     )
     call_retention_hours: float = Field(
-        default=72.0, gt=0, le=24 * 365, description="How long the answer to a call id is kept for repeats."
+        default=24.0,
+        gt=0,
+        le=24 * 365,
+        description="How long an answer is kept for repeats of its call; that of a run, once the run has recorded it.",
+    )
+    unacknowledged_retention_hours: float = Field(
+        default=24.0 * 30,
+        gt=0,
+        le=24 * 365,
+        description="How long the answer to a run is kept at most, should nobody say that the run has recorded it.",
     )
     sweep_seconds: float = Field(
         default=15.0, gt=0, le=3600, description="Pause between two looks for answers that are not settled yet."

@@ -14,6 +14,12 @@ class ReliabilitySettings(ServiceSettings):
         le=3,
         description="Times that one deployment is asked in one call before the next is; repeats stay under a quarter.",
     )
+    claim_seconds: float = Field(
+        default=10.0,
+        ge=1,
+        le=300,
+        description="How long a replica is waited for that makes a call and is not heard of; then another may make it.",
+    )
     first_byte_seconds: float = Field(
         default=60.0, gt=0, le=300, description="Longest time until a provider begins to answer."
     )

@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Self
 
 from asyncpg import Record
@@ -11,8 +11,16 @@ from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.inference.domain.call import Claimed, RecordedCall, SettleState, Unjudged
-from services.inference.domain.errors import CallArgumentsDiffer
-from services.inference.storage.one_trips import CLAIM_CALLS, GIVE_BACK, JUDGE_CALL, MARK_SETTLED, RECORD_CALLS
+from services.inference.domain.errors import CallArgumentsDiffer, CallInProgress
+from services.inference.storage.one_trips import (
+    ACKNOWLEDGE_CALLS,
+    CLAIM_CALLS,
+    EXTEND_CLAIMS,
+    GIVE_BACK,
+    JUDGE_CALL,
+    MARK_SETTLED,
+    RECORD_CALLS,
+)
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome, usage_from_list, usage_to_list
 from services.inference.storage.tables import call
 from services.meshkit.batching.group_commit import GroupCommit
@@ -31,12 +39,20 @@ log = logger(__name__)
 _FORGET: Final = text("""
     DELETE FROM call WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM call
-        WHERE created_time < :before AND settle_state IS DISTINCT FROM 'pending' LIMIT :most))""")
+        WHERE settle_state IS DISTINCT FROM 'pending' AND (
+            acknowledged_time < :before
+            OR created_time < :before AND coalesce(recorded_time, created_time) < :before
+                AND acknowledged_time IS NULL AND run_id NOT LIKE 'run\\_%'
+            OR created_time < :long_before AND coalesce(recorded_time, created_time) < :long_before
+                AND acknowledged_time IS NULL)
+        LIMIT :most))""")
 
 
 #: Calls of one transaction, and those that may wait for the next.
 _MOST_TOGETHER: Final = 128
 _MOST_WAITING: Final = 4096
+#: After this time it is worth asking again for a call that another replica makes.
+_COME_BACK: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +75,34 @@ class CallRepository:
         app: engine of the role `app`.
         maintenance: engine of the role `maintenance`.
         replica: name of this process among all that ever make calls.
+        claim_seconds: how long others leave a call to this replica without hearing of it.
+        unacknowledged: how much longer a call of a run is kept that its run has not acknowledged.
     """
 
-    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine, *, keys: KeyRing, replica: str) -> None:
+    def __init__(
+        self,
+        app: AsyncEngine,
+        maintenance: AsyncEngine,
+        *,
+        keys: KeyRing,
+        replica: str,
+        claim_seconds: float,
+        unacknowledged: timedelta = timedelta(0),
+    ) -> None:
         self._app = app
         self._maintenance = maintenance
         self._keys = keys
         self._replica = replica
+        self._claim_seconds = claim_seconds
+        self._unacknowledged = unacknowledged
         self._claims = self._group("inference.claims", CLAIM_CALLS)
         self._records = self._group("inference.records", RECORD_CALLS)
+        self._acknowledged = GroupCommit[Sequence[CallKey], None](
+            self._acknowledge,
+            name="inference.acknowledgements",
+            max_items=_MOST_TOGETHER,
+            max_waiting=_MOST_WAITING,
+        )
 
     def _group(self, name: str, work: OneTrip) -> _Standing:
         async def write(batch: Sequence[_Write]) -> Sequence[Record | None]:
@@ -78,23 +113,46 @@ class CallRepository:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Self]:
         """Gives the repository, which claims, and records, what comes at the same time in one transaction each."""
-        async with self._claims, self._records:
+        async with self._claims, self._records, self._acknowledged:
             yield self
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
         """See `CallStore.claim`."""
-        row = await self._claims.submit(_Write(key=key, values=(arguments_hash, self._replica)))
+        row = await self._claims.submit(_Write(key=key, values=(arguments_hash, self._replica, self._claim_seconds)))
         if row is None:
             return Claimed()
         if row["arguments_hash"] != arguments_hash:
             raise CallArgumentsDiffer(key.call_id)
         if row["hold_id"] is None:
+            if row["replica"] != self._replica:
+                raise CallInProgress(key.call_id, retry_after=_COME_BACK)
             return Claimed(lost_attempts=row["attempts"] - 1)
         return await self._recorded(key, row)
 
     async def give_back(self, key: CallKey) -> None:
         """See `CallStore.give_back`."""
-        await one_trip(self._app, key.tenant, GIVE_BACK, *_names(key))
+        await one_trip(self._app, key.tenant, GIVE_BACK, *_names(key), self._replica)
+
+    async def extend_claims(self, keys: Sequence[CallKey]) -> None:
+        """See `CallStore.extend_claims`."""
+        await self._extend(keys, self._claim_seconds)
+
+    async def free_claims(self, keys: Sequence[CallKey]) -> None:
+        """See `CallStore.free_claims`."""
+        await self._extend(keys, 0.0)
+
+    async def acknowledge(self, keys: Sequence[CallKey]) -> None:
+        """See `CallStore.acknowledge`."""
+        await self._acknowledged.submit(keys)
+
+    async def _acknowledge(self, batch: Sequence[Sequence[CallKey]]) -> Sequence[None]:
+        keys = sorted({key for keys in batch for key in keys}, key=_names)
+        await one_trip(self._app, {key.tenant for key in keys}, ACKNOWLEDGE_CALLS, *_columns(keys))
+        return [None] * len(batch)
+
+    async def _extend(self, keys: Sequence[CallKey], seconds: float) -> None:
+        tenants = {key.tenant for key in keys}
+        await one_trip(self._app, tenants, EXTEND_CLAIMS, *_columns(keys), self._replica, seconds)
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """See `CallStore.record`."""
@@ -166,7 +224,8 @@ class CallRepository:
     async def forget_expired(self, *, before: datetime, most: int) -> int:
         """See `CallStore.forget_expired`."""
         async with maintenance_scope(self._maintenance) as scope:
-            done = await scope.execute(_FORGET, {"before": before, "most": most})
+            times = {"before": before, "long_before": before - self._unacknowledged}
+            done = await scope.execute(_FORGET, {**times, "most": most})
             await scope.commit()
         return done.rowcount
 
@@ -206,6 +265,10 @@ class CallRepository:
 def _names(key: CallKey) -> tuple[object, ...]:
     call_id = key.call_id
     return (key.tenant, call_id.run_id, call_id.path, call_id.attempt_group, call_id.index)
+
+
+def _columns(keys: Sequence[CallKey]) -> list[list[object]]:
+    return [list(column) for column in zip(*map(_names, keys), strict=True)]
 
 
 def _place(key: CallKey, column: str) -> bytes:

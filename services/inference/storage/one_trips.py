@@ -18,6 +18,7 @@ _STANDS: Final = {
     "settle_state": "text",
     "charged_nano_usd": "bigint",
     "attempts": "integer",
+    "replica": "text",
 }
 _COLUMNS: Final = ", ".join(_STANDS)
 _STANDING: Final = f"TABLE ({', '.join(f'{name} {kind}' for name, kind in _STANDS.items())})"
@@ -45,26 +46,31 @@ _FIND_ALL: Final = f"""
     END IF;"""
 
 #: The statements behind the first see what another process committed while that one waited for it. Calls that were
-#: claimed before are begun anew, once more if they were lost; the time tells them from those written just now.
+#: claimed before are begun anew, once more if they were lost; the time tells them from those written just now. Those
+#: that another replica makes stay with it until its time is up: they come with its name.
 CLAIM_CALLS: Final = OneTrip(
     name="claim_calls",
     planned_once=True,
-    arguments=(*_KEYS, "bytea[]", "text[]"),
+    arguments=(*_KEYS, "bytea[]", "text[]", "double precision[]"),
     returns=_STANDING_IN_PLACES,
     body=f"""
     DECLARE
         written bigint;
     BEGIN
-    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash, replica)
-    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash, replica, claim_until)
+    SELECT tenant, run, way, tries, number, hash, claimer, now() + make_interval(secs => seconds)
+    FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) AS new (tenant, run, way, tries, number, hash, claimer, seconds)
     ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO NOTHING;
     GET DIAGNOSTICS written = ROW_COUNT;
     IF written < cardinality($1) THEN
-        UPDATE call SET attempts = call.attempts + (call.replica IS NOT NULL)::integer, replica = asked.claimer
-        FROM unnest($1, $2, $3, $4, $5, $6, $7) AS asked (tenant, run, way, tries, number, hash, claimer)
+        UPDATE call SET attempts = call.attempts + (call.replica IS NOT NULL)::integer, replica = asked.claimer,
+            claim_until = now() + make_interval(secs => asked.seconds)
+        FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) AS asked (tenant, run, way, tries, number, hash, claimer, seconds)
         WHERE call.tenant_id = asked.tenant AND call.run_id = asked.run AND call.path = asked.way
             AND call.attempt_group = asked.tries AND call.call_index = asked.number
-            AND call.arguments_hash = asked.hash AND call.hold_id IS NULL AND call.created_time < now();
+            AND call.arguments_hash = asked.hash AND call.hold_id IS NULL AND call.created_time < now()
+            AND (call.replica IS NULL OR call.replica = asked.claimer OR call.claim_until IS NULL
+                OR call.claim_until <= now());
         {_STANDING_ROWS}
     END IF;
     END;""",  # noqa: S608  # of constants only
@@ -73,12 +79,25 @@ CLAIM_CALLS: Final = OneTrip(
 GIVE_BACK: Final = OneTrip(
     name="give_back_call",
     planned_once=True,
-    arguments=_KEY,
+    arguments=(*_KEY, "text"),
     returns="void",
     body="""
     UPDATE call SET replica = NULL
     WHERE tenant_id = $1 AND run_id = $2 AND path = $3 AND attempt_group = $4 AND call_index = $5
-        AND hold_id IS NULL;""",
+        AND hold_id IS NULL AND replica = $6;""",
+)
+
+#: For another so many seconds; 0 frees them.
+EXTEND_CLAIMS: Final = OneTrip(
+    name="extend_claims",
+    arguments=(*_KEYS, "text", "double precision"),
+    returns="void",
+    body="""
+    UPDATE call SET claim_until = now() + make_interval(secs => $7)
+    FROM unnest($1, $2, $3, $4, $5) AS held (tenant, run, way, tries, number)
+    WHERE call.tenant_id = held.tenant AND call.run_id = held.run AND call.path = held.way
+        AND call.attempt_group = held.tries AND call.call_index = held.number
+        AND call.hold_id IS NULL AND call.replica = $6;""",
 )
 
 #: Token counts travel as literals: an array of arrays would be flattened.
@@ -131,4 +150,24 @@ MARK_SETTLED: Final = OneTrip(
         AND call.hold_id = done.hold AND call.settle_state = 'pending';""",
 )
 
-ONE_TRIPS: Final = (CLAIM_CALLS, GIVE_BACK, RECORD_CALLS, JUDGE_CALL, MARK_SETTLED)
+ACKNOWLEDGE_CALLS: Final = OneTrip(
+    name="acknowledge_calls",
+    arguments=_KEYS,
+    returns="void",
+    body="""
+    UPDATE call SET acknowledged_time = now()
+    FROM unnest($1, $2, $3, $4, $5) AS known (tenant, run, way, tries, number)
+    WHERE call.tenant_id = known.tenant AND call.run_id = known.run AND call.path = known.way
+        AND call.attempt_group = known.tries AND call.call_index = known.number
+        AND call.acknowledged_time IS NULL;""",
+)
+
+ONE_TRIPS: Final = (
+    CLAIM_CALLS,
+    GIVE_BACK,
+    EXTEND_CLAIMS,
+    RECORD_CALLS,
+    JUDGE_CALL,
+    MARK_SETTLED,
+    ACKNOWLEDGE_CALLS,
+)

@@ -1,7 +1,9 @@
 """Proto to domain and back, pure."""
 
+from collections.abc import Sequence
 from typing import Final
 
+from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from services.inference.domain.answer import Answer, Continued, Restarted, StopReason, StreamEvent, TextDelta
 from services.inference.domain.deployment import DEFAULT
@@ -17,14 +19,16 @@ from services.inference.domain.prompt import (
     checked_prompt,
 )
 from services.inference.usecases.embed import Vectors
-from services.meshkit.content import Message
+from services.meshkit.content import CallKey, Message
 from services.meshkit.content.proto import (
+    call_id_from_proto,
     message_from_proto,
     parts_to_proto,
     struct_to_dict,
     usage_to_proto,
 )
 from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Principal
 
 _STOP_REASONS: Final = {
     StopReason.STOP: generation_pb2.STOP_REASON_STOP,
@@ -48,8 +52,23 @@ _EFFORTS: Final = {
     generation_pb2.REASONING_EFFORT_HIGH: ReasoningEffort.HIGH,
 }
 
+#: Calls that are acknowledged at once.
+_MOST_ACKNOWLEDGED: Final = 256
+
 GenerateLike = inference_service_pb2.GenerateRequest | inference_service_pb2.StreamGenerateRequest
 HasPrompt = GenerateLike | inference_service_pb2.CountTokensRequest
+
+
+def acknowledged_from_proto(calls: Sequence[content_pb2.CallId], principal: Principal) -> list[CallKey]:
+    """Reads which calls of its run a caller has made durable. Raises: Invalid, naming the field."""
+    if len(calls) > _MOST_ACKNOWLEDGED:
+        raise Invalid("acknowledged", f"must name at most {_MOST_ACKNOWLEDGED} calls")
+    for index, call in enumerate(calls):
+        if call.run_id != principal.run_id:
+            raise Invalid(f"acknowledged[{index}].run_id", "must be the run that the token is for")
+        if "\x00" in call.path:
+            raise Invalid(f"acknowledged[{index}].path", "must not hold NUL")
+    return [CallKey(tenant=principal.tenant, call_id=call_id_from_proto(call)) for call in calls]
 
 
 def prompt_of(request: GenerateLike) -> Prompt:

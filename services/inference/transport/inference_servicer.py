@@ -15,7 +15,7 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.embed import AskedVectors
 from services.inference.usecases.embed_once import EmbedOnce
 from services.inference.usecases.generate import Generate
-from services.inference.usecases.ports import Registry
+from services.inference.usecases.ports import CallStore, Registry
 from services.inference.usecases.route_calls import generators
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.batching.serve_batch import serve_items
@@ -44,6 +44,7 @@ class InferenceServicer(InferenceServiceServicer):
         *,
         generate: Generate,
         stream_generate: StreamGenerate,
+        calls: CallStore,
         embed: EmbedOnce,
         registry: Registry,
         clock: Clock,
@@ -51,6 +52,7 @@ class InferenceServicer(InferenceServiceServicer):
     ) -> None:
         self._generate = generate
         self._stream_generate = stream_generate
+        self._calls = calls
         self._embed = embed
         self._registry = registry
         self._clock = clock
@@ -85,6 +87,9 @@ class InferenceServicer(InferenceServiceServicer):
             yield frame
 
     async def _item(self, item: BatchItem[pb.BatchGenerateRequest.Item]) -> pb.BatchGenerateResponse.Item:
+        if item.message.acknowledged:
+            await self._calls.acknowledge(convert.acknowledged_from_proto(item.message.acknowledged, item.principal))
+            return pb.BatchGenerateResponse.Item()
         request = item.message.generate
         with as_reused(request.request_id, CallArgumentsDiffer):
             asked = self._asked(request, item.caller, "StreamGenerate")

@@ -283,6 +283,15 @@ class Unrecorded:
     async def give_back(self, key: CallKey) -> None:
         """There is nothing to give back."""
 
+    async def extend_claims(self, keys: Sequence[CallKey]) -> None:
+        """Nothing is claimed."""
+
+    async def free_claims(self, keys: Sequence[CallKey]) -> None:
+        """Nothing is claimed."""
+
+    async def acknowledge(self, keys: Sequence[CallKey]) -> None:
+        """Nothing is kept."""
+
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """Gives it back. Raises: AnswerUnjudged: nobody could have it judged later."""
         if isinstance(recorded.outcome, Unjudged):

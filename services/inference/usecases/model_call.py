@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from services.inference.domain.answer import Answer, TextDelta
-from services.inference.domain.call import Claimed, RecordedCall
+from services.inference.domain.call import RecordedCall
 from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.output_format import OutputKind
 from services.inference.usecases.asked import Asked
@@ -17,19 +17,16 @@ from services.inference.usecases.attempt import judged_before
 from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.chain import Chain
+from services.inference.usecases.claims import Claims
 from services.inference.usecases.conclude import Conclude
-from services.inference.usecases.ports import CallStore, HoldsAhead, Router
+from services.inference.usecases.ports import HoldsAhead, Router
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.content import text_of
 from services.meshkit.content.law import Verdict
-from services.meshkit.core.errors import MeshError
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import names
-from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.tracing import span
-
-log = logger(__name__)
 
 
 class ModelCall:
@@ -47,7 +44,7 @@ class ModelCall:
         chain: Chain,
         conclude: Conclude,
         law: LawGate,
-        calls: CallStore,
+        claims: Claims,
         tenants: KnowsTenants,
         holds_ahead: HoldsAhead | None = None,
     ) -> None:
@@ -56,33 +53,36 @@ class ModelCall:
         self._chain = chain
         self._conclude = conclude
         self._law = law
-        self._calls = calls
+        self._claims = claims
         self._tenants = tenants
         self._holds_ahead = holds_ahead
 
     async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
         """Gives the answer; a repeat of a recorded call gets the recorded one.
 
-        Raises: CallArgumentsDiffer, ModelNotFound, NoModelConfigured, LawBlocked, what the chain raises, and what law
-            and money raise.
+        Raises: CallArgumentsDiffer, CallInProgress, ModelNotFound, NoModelConfigured, LawBlocked, what the chain
+            raises, and what law and money raise.
         """
         with span(names.SPAN_INFERENCE, model=asked.model, run_id=asked.context.call_id.run_id):
             regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
             plan = self._router.plan(asked, regions=regions)
             first = self._chain.first_asked(plan)
-            async with self._judging(asked, first.version) as before, self._paid_ahead(asked, first.version):
-                claimed = await self._calls.claim(asked.key, asked.arguments_hash) if asked.repeatable else Claimed()
+            async with (
+                self._judging(asked, first.version) as before,
+                self._paid_ahead(asked, first.version),
+                self._claims.claim(asked) as claimed,
+            ):
                 if isinstance(claimed, RecordedCall):
                     return await self._conclude.replay(asked, claimed)
                 async with self._cached.turn(asked, plan, before) as turn:
                     if turn.answer is not None and turn.verdict is not None:
                         kept = self._conclude.kept(asked, turn.answer, turn.verdict, claimed.lost_attempts)
-                        async with self._given_back_if_it_fails(asked):
+                        async with self._claims.given_back_if_it_fails(asked):
                             answer = await finish(kept)
                         rest = text_of(answer.parts)
                     else:
                         watched = streamed and asked.prompt.output_format.kind is OutputKind.TEXT
-                        async with self._given_back_if_it_fails(asked):
+                        async with self._claims.given_back_if_it_fails(asked):
                             concluded = await self._chain.run(
                                 asked, plan, release if watched else None, first=first, before=before
                             )
@@ -92,19 +92,6 @@ class ModelCall:
             if streamed and rest:
                 release(TextDelta(rest))
             return answer
-
-    @asynccontextmanager
-    async def _given_back_if_it_fails(self, asked: Asked) -> AsyncGenerator[None]:
-        """Tells a call whose caller hears that it failed from one that was lost."""
-        try:
-            yield
-        except MeshError:
-            if asked.repeatable:
-                try:
-                    await self._calls.give_back(asked.key)
-                except MeshError as error:
-                    log.warning("a call that failed will count as lost", call_id=str(asked.key), error=error.message)
-            raise
 
     def _paid_ahead(self, asked: Asked, first: DeploymentVersion) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._holds_ahead is None else self._holds_ahead.ahead(asked, first)

@@ -134,14 +134,29 @@ class CallStore(SettlementStore, Protocol):
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
         """Records the intent of a call, or gives the outcome that it has already.
 
-        A call that was claimed before, not given back, and has no outcome, was lost: what became of it is unknown.
+        A call that was claimed before, not given back, and has no outcome, was lost: what became of it is unknown. So
+        it is at once for the replica that had claimed it, and for others when its claim was not extended in time.
 
-        Raises: CallArgumentsDiffer: the id came before with another hash.
+        Raises: CallArgumentsDiffer: the id came before with another hash. CallInProgress: another replica makes it.
         """
+        ...
+
+    async def extend_claims(self, keys: Sequence[CallKey]) -> None:
+        """Says that this replica is still making these calls. Those of others are not touched."""
+        ...
+
+    async def free_claims(self, keys: Sequence[CallKey]) -> None:
+        """Says that this replica makes these calls no longer, though nobody knows how they ended."""
         ...
 
     async def give_back(self, key: CallKey) -> None:
         """Says that a claimed call has failed and that its caller was told: it was not lost."""
+        ...
+
+    async def acknowledge(self, keys: Sequence[CallKey]) -> None:
+        """Says that the outcomes of these calls are durable with whoever made them: they are kept for repeats no longer
+        than direct ones are, from now on.
+        """
         ...
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:

@@ -22,6 +22,7 @@ from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.calls_in_flight import CallsInFlight
+from services.inference.usecases.claims import Claims
 from services.inference.wiring.core import core
 from services.inference.wiring.doors import doors
 from services.inference.wiring.registry import known_models, model_servicer
@@ -71,7 +72,17 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         sealing(
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
-        CallRepository(app, maintenance, keys=sealed.keys, replica=replica).running() as calls,
+        CallRepository(
+            app,
+            maintenance,
+            keys=sealed.keys,
+            replica=replica,
+            claim_seconds=settings.claim_seconds,
+            unacknowledged=timedelta(
+                hours=max(0.0, settings.unacknowledged_retention_hours - settings.call_retention_hours)
+            ),
+        ).running() as calls,
+        Claims(calls, every_seconds=settings.claim_seconds / 3, clock=clock) as claims,
         CallsInFlight(most=settings.max_model_calls + settings.max_waiting_calls) as in_flight,
     ):
         holds = CostHoldClient(to_money, ids=ids)
@@ -99,6 +110,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             holds=holds,
             prices=prices,
             calls=calls,
+            claims=claims,
             in_flight=in_flight,
             answers=SqlKeptVectors(app, keys=sealed.keys),
             tenants=guard.feed,
@@ -130,6 +142,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             refusals=audit.refusals,
             background=(
                 *asking.background,
+                claims,
                 *known.background,
                 Sweep(
                     calls=calls,

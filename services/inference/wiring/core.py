@@ -12,6 +12,7 @@ from services.inference.transport.inference_servicer import InferenceServicer
 from services.inference.usecases.admit import SeatedCalls
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
+from services.inference.usecases.claims import Claims
 from services.inference.usecases.conclude import Conclude
 from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.door_call import DoorCall, DoorHolds, Unrecorded
@@ -55,6 +56,7 @@ def core(
     holds: HoldClient,
     prices: PriceList,
     calls: CallStore,
+    claims: Claims,
     in_flight: CallsInFlight,
     answers: KeptVectors,
     tenants: KnowsTenants,
@@ -67,7 +69,11 @@ def core(
     cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
 
     def calling(
-        holds: HoldClient, calls: CallStore, notes: SettledNotes, holds_ahead: HoldsAhead | None = None
+        holds: HoldClient,
+        calls: CallStore,
+        claims: Claims,
+        notes: SettledNotes,
+        holds_ahead: HoldsAhead | None = None,
     ) -> ModelCall:
         chain = Chain(
             registry=known.registry,
@@ -88,16 +94,16 @@ def core(
             chain=chain,
             conclude=conclude,
             law=law,
-            calls=calls,
+            claims=claims,
             tenants=tenants,
             holds_ahead=holds_ahead,
         )
 
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    model_call = SeatedCalls(calling(holds, calls, notes), scheduler=seats)
+    model_call = SeatedCalls(calling(holds, calls, claims, notes), scheduler=seats)
     door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
     door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
-    at_the_doors = calling(door_holds, unrecorded, door_notes, holds_ahead=door_holds)
+    at_the_doors = calling(door_holds, unrecorded, claims, door_notes, holds_ahead=door_holds)
     door_call = DoorCall(SeatedCalls(at_the_doors, scheduler=seats))
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
@@ -117,6 +123,7 @@ def core(
     servicer = InferenceServicer(
         generate=generate,
         stream_generate=stream_generate,
+        calls=calls,
         embed=embed_once,
         registry=known.registry,
         clock=clock,

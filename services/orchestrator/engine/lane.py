@@ -23,7 +23,15 @@ from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.alarms import Alarms
 from services.orchestrator.engine.calls_in_flight import CallsInFlight
 from services.orchestrator.engine.live_run import LiveRun
-from services.orchestrator.engine.ports import Calls, LiveEvents, RunEvents, RunStore, WritesNotReady
+from services.orchestrator.engine.ports import (
+    Calls,
+    CallsSettled,
+    LiveEvents,
+    RunEvents,
+    RunStore,
+    WritesNotReady,
+    nobody_is_told,
+)
 from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.sub_runs import SubRuns
@@ -62,6 +70,8 @@ class EngineParts:
     live: LiveEvents
     events: RunEvents
     clock: Clock
+    #: Told of calls of models whose outcomes are recorded.
+    settled: CallsSettled = nobody_is_told
 
 
 class Turn:
@@ -211,6 +221,8 @@ class Lane:
             del writes
             while recorded:
                 run, write = recorded.popleft()
+                if write.settled:
+                    self._parts.settled(write.run, write.settled)
                 if not write.only_calls:
                     events.recorded(write)
                 for sub_run_id, _ in write.handed_down:

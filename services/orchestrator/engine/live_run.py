@@ -15,11 +15,21 @@ from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine import faults
 from services.orchestrator.engine.facts import Beginning, Replay, advance, begun
 from services.orchestrator.engine.faults import EngineFault
-from services.orchestrator.engine.run import SIGNAL, HandedDown, OwnedRun, RunCommand, RunWrite, follow, give_up
+from services.orchestrator.engine.run import (
+    SIGNAL,
+    HandedDown,
+    ModelCall,
+    OwnedRun,
+    RunCommand,
+    RunWrite,
+    follow,
+    give_up,
+)
 from services.orchestrator.engine.run_calls import CallKey, RunCalls
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.views import View, view_of
 from services.orchestrator.programs import run as program
+from services.orchestrator.programs.commands import MODEL_CALLS
 from services.orchestrator.programs.view import ENGINE_FAULT, TERMINAL_STATES
 
 log = logger(__name__)
@@ -42,7 +52,7 @@ class LiveRun:
     __slots__ = (
         *("_asked", "_calls", "_handed_down", "_held", "_inbox", "_later", "_noted"),
         *("_only_calls", "_park_noted", "_parked", "_parked_steps", "_project", "_recorded"),
-        *("_replay", "_speakers", "_started", "_state", "_stranded", "_timers", "_told", "_unrecorded"),
+        *("_replay", "_settled", "_speakers", "_started", "_state", "_stranded", "_timers", "_told", "_unrecorded"),
         *("_view", "_waiting", "dry", "ended", "gone", "progressed", "recorded_sequence", "run", "sequence"),
     )
 
@@ -94,6 +104,8 @@ class LiveRun:
         self.ended = False
         #: True while the facts since the latest write are calls and their answers.
         self._only_calls = True
+        #: The calls of models whose outcomes are among them.
+        self._settled: list[ModelCall] = []
         #: The calls that they ask for; None when all that wait for their outcome are to be made, if nobody does.
         self._asked: list[journal_pb2.JournalEntry] | None = []
 
@@ -402,8 +414,9 @@ class LiveRun:
             handed_down=self._handed_down,
             calls=self._asked,
             only_calls=self._only_calls,
+            settled=self._settled,
         )
-        self._handed_down, self._asked, self._only_calls = [], [], True
+        self._handed_down, self._asked, self._only_calls, self._settled = [], [], True, []
         return write
 
     def _fault_of(self, entry: journal_pb2.JournalEntry | None) -> Stranding | None:
@@ -452,17 +465,23 @@ class LiveRun:
                 if self._asked is not None:
                     self._asked.append(entry)
             elif fact == "call_answered":
-                self._calls.settle((entry.path, entry.call_answered.call_index))
+                self._settle(entry.path, entry.call_answered.call_index)
             else:
                 self._only_calls = False
                 self._take_other(fact, entry)
+
+    def _settle(self, path: str, index: int) -> None:
+        """Takes the outcome of a call. Of a call that a model was asked, its place is told once that is recorded."""
+        asked = self._calls.settle((path, index))
+        if asked is not None and asked.kind in MODEL_CALLS and not self.dry:
+            self._settled.append(ModelCall(path, asked.attempt_group, index))
 
     def _take_other(self, fact: str | None, entry: journal_pb2.JournalEntry) -> None:
         """Applies a fact that is neither a call nor its answer."""
         self._timers.take(entry)
         match fact:
             case "call_failed":
-                self._calls.settle((entry.path, entry.call_failed.call_index))
+                self._settle(entry.path, entry.call_failed.call_index)
             case "step_started":
                 self._speakers[entry.path] = entry.step_started.agent
             case "step_completed" | "step_failed" | "step_skipped":

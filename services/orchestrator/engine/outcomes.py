@@ -34,6 +34,8 @@ _STANDING: Final = frozenset(
 )
 #: Failures that may pass by themselves.
 _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
+#: Another replica makes the call: its answer is there for whoever asks again.
+_BEING_MADE: Final = "CALL_IN_PROGRESS"
 #: Limits that a person has to raise; trying again would only wait for nothing.
 _STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED", "BUDGET_DEGRADES"})
 #: What cost says of a budget whose money is not spent: calls in progress hold it, and give some of it back.
@@ -101,7 +103,7 @@ def may_pass(error: MeshError) -> bool:
     """Says whether the same call can succeed later without anybody's help."""
     if error.kind is ErrorKind.EXHAUSTED:
         return held_by_others(error) or (error.reason not in _STANDING_LIMITS and error.retry_after is not None)
-    return error.kind in _PASSING
+    return error.kind in _PASSING or error.reason == _BEING_MADE
 
 
 def held_by_others(error: MeshError) -> bool:

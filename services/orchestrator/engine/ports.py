@@ -12,6 +12,7 @@ from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.run import (
     Created,
     Holdings,
+    ModelCall,
     OwnedRun,
     RunCommand,
     RunView,
@@ -241,6 +242,14 @@ class Calls(Protocol):
         Raises: MeshError: the failure that the program has to decide on.
         """
         ...
+
+
+#: Hears which calls of models of a run have an outcome that is recorded; never waits.
+CallsSettled = Callable[[OwnedRun, Sequence[ModelCall]], None]
+
+
+def nobody_is_told(run: OwnedRun, calls: Sequence[ModelCall]) -> None:
+    """Implements `CallsSettled` where no inference keeps anything."""
 
 
 class LiveEvents(Protocol):

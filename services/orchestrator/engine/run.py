@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
@@ -139,6 +139,14 @@ class SealedRow:
         return inline + sum(len(blob.content) for blob in self.blobs) if self.blobs else inline
 
 
+class ModelCall(NamedTuple):
+    """Place of a call of a model in its run."""
+
+    path: str
+    attempt_group: int
+    call_index: int
+
+
 @dataclass(slots=True, kw_only=True)
 class RunWrite:
     """What one tick writes of one run: its facts, and what callers see of it afterwards.
@@ -165,6 +173,8 @@ class RunWrite:
     calls: Sequence[journal_pb2.JournalEntry] | None = ()
     #: Its facts as they lie in the journal, where they had to be made ready before a commit; None for any other.
     sealed: SealedRow | None = field(default=None, repr=False, compare=False)
+    #: The calls of models whose outcomes are among its facts, or among older ones that this replica has read.
+    settled: Sequence[ModelCall] = ()
     #: True when all facts are calls and their answers: they are nobody's business but the run's.
     only_calls: bool = False
     #: Its facts as they are recorded, each encoded once, and their bytes together.

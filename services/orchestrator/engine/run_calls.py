@@ -69,11 +69,14 @@ class RunCalls:
         """Notes that a call is not being made for now."""
         self._in_flight.discard(key)
 
-    def settle(self, key: CallKey) -> None:
-        """Takes the outcome of a call."""
-        if self._outstanding.pop(key, None) is not None:
-            self._in_flight.discard(key)
-            self._of_path.pop(key[0], None)
+    def settle(self, key: CallKey) -> journal_pb2.CallIntended | None:
+        """Takes the outcome of a call; gives what was asked for, None where nobody waits for it."""
+        asked = self._outstanding.pop(key, None)
+        if asked is None:
+            return None
+        self._in_flight.discard(key)
+        self._of_path.pop(key[0], None)
+        return asked[1].call_intended
 
     def waits(self, path: str) -> bool:
         """Says whether a path waits for a call."""

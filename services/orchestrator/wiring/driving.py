@@ -8,6 +8,7 @@ from random import Random
 
 from services.meshkit.blobs.store import BlobStore, blob_store
 from services.meshkit.grpc.channel import channel
+from services.orchestrator.clients.acknowledgements import acknowledging
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours, generations, memories
 from services.orchestrator.clients.run_events import run_events
@@ -80,17 +81,20 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
             tools=ToolCatalogue(neighbours.tools),
             prompts=load_prompts(),
         )
+        to_models = await enter(generations(neighbours.inference, clock=clock))
+        tokens = RunTokens(neighbours.gateway, clock=clock)
+        acknowledgements = await enter(acknowledging(to_models, tokens, clock=clock))
         calls = Caller(
             neighbours=TurnNeighbours(
                 memories=await enter(memories(neighbours.memory, clock=clock)),
-                generations=await enter(generations(neighbours.inference, clock=clock)),
+                generations=to_models,
                 inference=neighbours.inference,
                 tools=neighbours.tools,
             ),
             sub_runs=PrepareSubRun(
                 trees=SqlRunTrees(ground.app), pin_workflow=pin_workflow, neighbours=preparation, clock=clock
             ),
-            tokens=RunTokens(neighbours.gateway, clock=clock),
+            tokens=tokens,
             storage=SqlStorageRoom(app=ground.app, tenants=ground.guard.feed, clock=clock),
             clock=clock,
             random=Random(),
@@ -114,7 +118,15 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
         events = await enter(run_events(ground.nats, clock=clock))
         engine = Engine(
             owner=owner,
-            parts=EngineParts(store=store, calls=calls, steps=steps, live=live, events=events, clock=clock),
+            parts=EngineParts(
+                store=store,
+                calls=calls,
+                steps=steps,
+                live=live,
+                events=events,
+                clock=clock,
+                settled=acknowledgements.add,
+            ),
             ids=ground.ids,
             limits=EngineLimits(max_runs=settings.max_runs),
         )

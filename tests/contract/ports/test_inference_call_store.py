@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from services.inference.domain.answer import Answer, AttemptNote, StopReason
 from services.inference.domain.call import Blocked, Claimed, RecordedCall, SettleState, Unjudged
-from services.inference.domain.errors import CallArgumentsDiffer
+from services.inference.domain.errors import CallArgumentsDiffer, CallInProgress
 from services.inference.storage import registry_tables, rollout_tables, routing_tables, tables
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.tenant_data import TENANT_DATA
@@ -83,11 +83,27 @@ async def urls(postgres: str) -> DatabaseUrls:
 
 
 @asynccontextmanager
-async def postgres_store(urls: DatabaseUrls, folder: Path) -> AsyncIterator[CallRepository]:
-    create_kek_file(folder / "kek")
+async def postgres_store(
+    urls: DatabaseUrls,
+    folder: Path,
+    *,
+    replica: str = "replica_1",
+    claim_seconds: float = 60.0,
+    unacknowledged: timedelta = timedelta(0),
+) -> AsyncIterator[CallRepository]:
+    if not (folder / "kek").exists():
+        create_kek_file(folder / "kek")
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(folder / "kek"), clock=SystemClock(), ids=SystemIds())
-        async with CallRepository(app, maintenance, keys=keys, replica="replica_1").running() as store:
+        calls = CallRepository(
+            app,
+            maintenance,
+            keys=keys,
+            replica=replica,
+            claim_seconds=claim_seconds,
+            unacknowledged=unacknowledged,
+        )
+        async with calls.running() as store:
             yield store
 
 
@@ -145,6 +161,85 @@ async def test_a_call_that_was_given_back_was_not_lost(stored: Stored) -> None:
         assert await store.claim(lost, HASH) == Claimed(lost_attempts=expected)
     await store.give_back(lost)
     assert await store.claim(lost, HASH) == Claimed(lost_attempts=2), "what was lost before stays so"
+
+
+@pytest_asyncio.fixture(params=["memory", "postgres"], loop_scope="module")
+async def replicas(request: Any, urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[list[CallStore]]:
+    """Gives the stores of two replicas, and of one that is never heard of again once it has claimed a call."""
+    if request.param == "memory":
+        first = MemoryCallStore(FakeClock())
+        yield [first, first.beside("replica_2"), first.beside("replica_3", claim_seconds=0.0)]
+        return
+    async with (
+        postgres_store(urls, tmp_path) as one,
+        postgres_store(urls, tmp_path, replica="replica_2") as two,
+        postgres_store(urls, tmp_path, replica="replica_3", claim_seconds=0.0) as dying,
+    ):
+        yield [one, two, dying]
+
+
+async def test_what_one_replica_makes_others_are_told_to_come_back_for(replicas: list[CallStore]) -> None:
+    one, two, _ = replicas
+    key = a_key()
+    assert await one.claim(key, HASH) == Claimed()
+    with pytest.raises(CallInProgress) as refused:
+        await two.claim(key, HASH)
+    assert refused.value.retry_after == timedelta(seconds=1)
+    with pytest.raises(CallArgumentsDiffer):
+        await two.claim(key, b"x" * 32)
+    await two.give_back(key)
+    await two.free_claims([key])
+    with pytest.raises(CallInProgress):
+        await two.claim(key, HASH)
+    assert await one.claim(key, HASH) == Claimed(lost_attempts=1), "its own replica knows at once that it was lost"
+    await one.record(a_call(key), token=Secret("token"))
+    assert await two.claim(key, HASH) == a_call(key)
+
+
+async def test_a_replica_that_dies_is_waited_for_no_longer_than_its_claim_lasts(replicas: list[CallStore]) -> None:
+    one, two, dying = replicas
+    key = a_key()
+    await dying.claim(key, HASH)
+    assert await one.claim(key, HASH) == Claimed(lost_attempts=1)
+    await dying.extend_claims([key])
+    await dying.give_back(key)
+    with pytest.raises(CallInProgress):
+        await two.claim(key, HASH)
+    with pytest.raises(CallInProgress):
+        await dying.claim(key, HASH)
+
+
+async def test_a_claim_that_is_given_back_or_freed_is_free_for_all(replicas: list[CallStore]) -> None:
+    one, two, _ = replicas
+    given_back, freed = a_key(path="given back"), a_key(path="freed")
+    for key in (given_back, freed):
+        await one.claim(key, HASH)
+    await one.give_back(given_back)
+    await one.free_claims([freed])
+    assert await two.claim(given_back, HASH) == Claimed()
+    assert await two.claim(freed, HASH) == Claimed(lost_attempts=1)
+
+
+async def test_a_claim_that_is_extended_outlives_its_time(replicas: list[CallStore]) -> None:
+    one, two, _ = replicas
+    key, other = a_key(), a_key(path="other")
+    for claimed in (key, other):
+        await one.claim(claimed, HASH)
+        await one.free_claims([claimed])
+    await one.extend_claims([key])
+    with pytest.raises(CallInProgress):
+        await two.claim(key, HASH)
+    assert await two.claim(other, HASH) == Claimed(lost_attempts=1)
+
+
+async def test_of_replicas_that_claim_at_the_same_time_one_makes_the_call(replicas: list[CallStore]) -> None:
+    one, two, _ = replicas
+    keys = [a_key(path=str(number)) for number in range(20)]
+    claims = await asyncio.gather(
+        *(store.claim(key, HASH) for key in keys for store in (one, two)), return_exceptions=True
+    )
+    for mine, theirs in zip(claims[::2], claims[1::2], strict=True):
+        assert {type(mine), type(theirs)} == {Claimed, CallInProgress}
 
 
 async def test_calls_that_come_together_are_told_apart(stored: Stored) -> None:
@@ -273,6 +368,63 @@ async def test_old_calls_are_forgotten_but_not_pending_ones(stored: Stored) -> N
     assert await store.forget_expired(before=clock.now() + timedelta(seconds=1), most=10) == 1
     assert await store.claim(old, b"new" * 10) == Claimed()
     assert isinstance(await store.claim(pending, HASH), RecordedCall)
+
+
+DAY, MONTH = timedelta(days=1), timedelta(days=30)
+
+
+async def keeps(store: CallStore, key: CallKey) -> bool:
+    """Says whether a repeat of a recorded call gets its answer; one that would not is given back."""
+    found = await store.claim(key, HASH)
+    if isinstance(found, Claimed):
+        await store.give_back(key)
+    return isinstance(found, RecordedCall)
+
+
+@pytest_asyncio.fixture(params=["memory", "postgres"], loop_scope="module")
+async def retaining(request: Any, urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[tuple[CallStore, FakeClock]]:
+    """Gives a store that keeps unacknowledged calls of runs for a month, others for a day, and a clock at its time."""
+    clock = FakeClock(start=datetime.now(UTC))
+    if request.param == "memory":
+        memory = MemoryCallStore(clock)
+        memory.unacknowledged = MONTH - DAY
+        yield memory, clock
+        return
+    async with postgres_store(urls, tmp_path, unacknowledged=MONTH - DAY) as store:
+        yield store, clock
+
+
+async def test_an_answer_to_a_run_is_kept_until_a_day_after_it_is_acknowledged(
+    retaining: tuple[CallStore, FakeClock],
+) -> None:
+    store, clock = retaining
+    told, untold, direct, others = a_key(path="told"), a_key(path="untold"), a_key(run_id="idem_1"), a_key(path="told")
+    for key in (told, untold, direct, others):
+        await store.record(a_call(key, settle_state=SettleState.ASSUMED), token=Secret("token"))
+    await store.acknowledge([told])
+    await store.acknowledge([a_key(told.tenant, path="unknown"), told])
+
+    async def left(after: timedelta) -> list[bool]:
+        await store.forget_expired(before=clock.now() + after - DAY, most=100)
+        return [await keeps(store, key) for key in (told, untold, direct, others)]
+
+    minute = timedelta(minutes=1)
+    assert await left(DAY - minute) == [True, True, True, True]
+    assert await left(DAY + minute) == [False, True, False, True]
+    assert await left(MONTH - minute) == [False, True, False, True]
+    assert await left(MONTH + minute) == [False, False, False, False]
+
+
+async def test_what_is_acknowledged_is_kept_while_its_settlement_is_pending(stored: Stored) -> None:
+    store, clock = stored
+    key = a_key()
+    await store.record(a_call(key), token=Secret("token"))
+    await store.acknowledge([key])
+    await store.forget_expired(before=clock.now() + DAY, most=10)
+    assert await keeps(store, key)
+    await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=NanoUsd(15))])
+    await store.forget_expired(before=clock.now() + DAY, most=10)
+    assert not await keeps(store, key)
 
 
 async def test_a_token_whose_key_was_destroyed_does_not_hold_up_the_others(urls: DatabaseUrls, tmp_path: Path) -> None:

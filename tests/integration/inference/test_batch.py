@@ -23,7 +23,7 @@ NEVER = Behaviour(wait=60.0)
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def asking(*texts: str, path: str, deltas: bool = False, **changes: Any) -> pb.BatchGenerateRequest.Item:
+def asking(*texts: str, path: str = "", deltas: bool = False, **changes: Any) -> pb.BatchGenerateRequest.Item:
     request = a_request(*texts, kind=pb.StreamGenerateRequest, path=path, **{"model": "stub", **changes})
     return pb.BatchGenerateRequest.Item(generate=request, include_deltas=deltas)
 
@@ -51,6 +51,32 @@ async def test_each_call_is_answered_held_and_recorded_for_its_own_tenant(mesh: 
     (again,) = await asked.ask((0, asking(path="a")))
     assert again.generation.replayed
     assert again.generation.parts == answers[0].generation.parts
+
+
+async def test_calls_that_a_run_has_recorded_are_acknowledged_by_itself_alone(mesh: InferenceMesh) -> None:
+    run = "run_01jd0000000000000000000000"
+    of_run = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=run))
+    of_another = mesh.speaking_as(mesh.keys.principal(tenant=TenantId(uuid4()), run_id=run))
+    asked = stream(mesh, of_run, mesh, of_another)
+    await asked.ask(
+        *((0, asking(context=a_context(path, run_id=run))) for path in ("a", "b")), (1, asking(path="direct"))
+    )
+
+    def recorded(*paths: str, run_id: str = run) -> pb.BatchGenerateRequest.Item:
+        return pb.BatchGenerateRequest.Item(acknowledged=[a_context(path, run_id=run_id).call_id for path in paths])
+
+    answers = await asked.ask(
+        (0, recorded("a", "unknown")),
+        (1, recorded("b")),
+        (1, recorded("direct", run_id="essay_01")),
+        (0, recorded("direct", run_id="essay_01")),
+        (2, recorded("b")),
+        (0, recorded(*["b"] * 257)),
+        (0, recorded("b\0")),
+    )
+    assert reasons(answers) == ["ok", *["INVALID_FIELD"] * 3, "ok", *["INVALID_FIELD"] * 2]
+    rows = await mesh.rows("path, acknowledged_time IS NOT NULL AS known")
+    assert {(row.path, row.known) for row in rows} == {("a", True), ("b", False), ("direct", False)}
 
 
 async def test_a_bad_item_fails_alone(mesh: InferenceMesh) -> None:

@@ -156,6 +156,11 @@ class FakeProvider:
         async with asyncio.timeout(seconds), self.news:
             await self.news.wait_for(lambda: condition(self.meter))
 
+    async def release(self, name: str) -> None:
+        """Lets answers go that are held under this name, also those to come."""
+        self.released.add(name)
+        await self._tell()
+
     def application(self) -> web.Application:
         application = web.Application(client_max_size=32 * 1024 * 1024)
         application.add_routes(
@@ -263,8 +268,7 @@ class FakeProvider:
         return web.json_response({"queued": len(self.behaviours)})
 
     async def _release(self, request: web.Request) -> web.Response:
-        self.released.add((await request.json())["name"])
-        await self._tell()
+        await self.release((await request.json())["name"])
         return web.json_response({})
 
     async def _ledger(self, request: web.Request) -> web.Response:

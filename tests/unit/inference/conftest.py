@@ -19,6 +19,7 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
+from services.inference.usecases.claims import Claims
 from services.inference.usecases.conclude import Conclude
 from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.generate import Generate
@@ -54,6 +55,7 @@ class Room:
     law: FakeLaw
     holds: FakeHolds
     calls: MemoryCallStore
+    claims: Claims
     notes: SettledNotes
     providers: dict[str, ScriptedProvider]
     in_flight: CallsInFlight
@@ -91,10 +93,12 @@ def make_room(
     cache_bytes: int = 1_000_000,
     tries: int = 1,
     known: KnownTenants | None = None,
+    calls: MemoryCallStore | None = None,
     prices: Mapping[str, int] = MappingProxyType({OPENAI.name: 50, ANTHROPIC.name: 2, LOCAL.name: 3}),
 ) -> Room:
     clock = FakeClock()
-    law, holds, calls = FakeLaw(), FakeHolds(), MemoryCallStore(clock)
+    law, holds, calls = FakeLaw(), FakeHolds(), calls or MemoryCallStore(clock)
+    claims = Claims(calls, every_seconds=3.0, clock=clock)
     providers = {one.adapter: ScriptedProvider([says("Yes. ", "No.")]) for one in deployments}
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     known, dice = known or KnownTenants(), Random(7)
@@ -118,7 +122,7 @@ def make_room(
         chain=chain,
         conclude=Conclude(router=router, law=law, holds=holds, calls=calls, notes=notes),
         law=law,
-        calls=calls,
+        claims=claims,
         tenants=known,
     )
     in_flight = CallsInFlight(most=most)
@@ -129,6 +133,7 @@ def make_room(
         law=law,
         holds=holds,
         calls=calls,
+        claims=claims,
         notes=notes,
         providers=providers,
         in_flight=in_flight,

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2
-from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
+from services.meshkit.core.errors import Conflict, Exhausted, MeshError, PermissionDenied, Unavailable
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
@@ -30,6 +30,12 @@ class BudgetExhausted(Exhausted):
     """As cost says it."""
 
     reason = "BUDGET_EXHAUSTED"
+
+
+class CallInProgress(Conflict):
+    """As inference says it."""
+
+    reason = "CALL_IN_PROGRESS"
 
 
 class Slowly:
@@ -174,6 +180,13 @@ async def test_models_of_a_fork_are_judged_by_its_bundle_and_nothing_else_is() -
         await make(memory, kind, bundle="strict@1.0.0")
         context = memory.requests[0].context
         assert (context.bundle, context.bundle_digest) == named
+
+
+async def test_a_call_that_another_replica_makes_is_asked_for_again_until_its_answer_is_there() -> None:
+    being_made = CallInProgress("it is being made", retry_after=timedelta(seconds=1))
+    answer, clock, _ = await make(Memory(being_made, being_made))
+    assert isinstance(answer, memory_service_pb2.RecallResponse)
+    assert clock.waits == [1.0, 1.0]
 
 
 async def test_what_may_pass_is_tried_again_with_growing_waits() -> None:

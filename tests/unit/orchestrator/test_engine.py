@@ -35,6 +35,7 @@ from services.orchestrator.engine.run import (
     SHARDS,
     SIGNAL,
     Created,
+    ModelCall,
     OwnedRun,
     RunCommand,
     RunWrite,
@@ -45,7 +46,7 @@ from services.orchestrator.engine.run import (
 from services.orchestrator.engine.views import view_of
 from services.orchestrator.programs import dialogue
 from services.orchestrator.programs import run as program
-from services.orchestrator.programs.commands import Command
+from services.orchestrator.programs.commands import MODEL_CALLS, Command
 from tests.support.run_store import HeardEvents, HeldCalls, LocalLive, MemoryRunStore, StoredRun
 from tests.support.sessions import a_start, outcome_of
 from tests.support.step_workers import step_pools
@@ -64,6 +65,8 @@ class House:
     events: HeardEvents = field(default_factory=HeardEvents)
     calls: HeldCalls = field(default_factory=HeldCalls)
     store: MemoryRunStore = field(init=False)
+    #: Calls of models that inference need not keep any longer.
+    told: list[ModelCall] = field(default_factory=list[ModelCall])
 
     def __post_init__(self) -> None:
         self.store = MemoryRunStore(self.clock)
@@ -78,7 +81,14 @@ class House:
             live=self.live,
             events=self.events,
             clock=self.clock,
+            settled=self._settled,
         )
+
+    def _settled(self, run: OwnedRun, calls: Sequence[ModelCall]) -> None:
+        journal = self.store.runs[run.run_id].journal
+        recorded = {(one.path, one.call_answered.call_index) for one in journal if one.HasField("call_answered")}
+        assert {(call.path, call.call_index) for call in calls} <= recorded, "told before its fact was recorded"
+        self.told.extend(calls)
 
     @asynccontextmanager
     async def replica(self, name: str = "one", *, max_runs: int = 50, shards: int = SHARDS) -> AsyncGenerator[Engine]:
@@ -202,6 +212,19 @@ async def test_a_run_whose_commit_went_astray_is_taken_up_within_a_second(house:
         await house.seconds(2)
         await until(succeeded(stored))
     assert replays(stored)
+
+
+async def test_calls_of_models_are_told_of_once_their_outcomes_are_recorded(house: House) -> None:
+    house.store.lost_answers.next(Unavailable("postgres"), after=4)
+    async with house.replica() as engine:
+        stored = await house.start(engine)
+        await house.seconds(5)
+        await until(succeeded(stored))
+    asked = [one for one in stored.journal if one.call_intended.kind in MODEL_CALLS]
+    assert len(asked) > 2
+    assert {(call.path, call.call_index) for call in house.told} == {
+        (one.path, one.call_intended.call_index) for one in asked
+    }
 
 
 async def test_a_start_whose_answer_was_lost_is_driven_all_the_same(house: House) -> None:

@@ -115,7 +115,7 @@ async def test_who_leaves_stops_the_provider_within_a_second(mesh: InferenceMesh
 async def test_an_answer_that_is_drained_is_billed_for_what_it_used(mesh: InferenceMesh) -> None:
     mesh.provider.next(Behaviour(held="answer"))
     await leave(mesh, DRAIN, path="x")
-    await release(mesh, "answer")
+    await mesh.provider.release("answer")
     (charge,) = await settled(mesh)
     (call,) = mesh.provider.meter.calls
     assert (charge.usage.input_tokens, charge.usage.output_tokens) == (call.prompt_tokens, call.completion_tokens)
@@ -126,16 +126,10 @@ async def test_a_call_that_is_detached_is_made_once_and_a_repeat_gets_its_answer
     mesh.provider.next(Behaviour(held="answer"))
     await leave(mesh, DETACH, path="x")
     repeat = asyncio.ensure_future(mesh.generate(path="x"))
-    await release(mesh, "answer")
+    await mesh.provider.release("answer")
     assert (await repeat).parts[0].text.text
     assert len(mesh.provider.meter.calls) == 1
     assert len(await settled(mesh)) == 1
-
-
-async def release(mesh: InferenceMesh, name: str) -> None:
-    mesh.provider.released.add(name)
-    async with mesh.provider.news:
-        mesh.provider.news.notify_all()
 
 
 async def settled(mesh: InferenceMesh) -> list[Any]:

@@ -274,13 +274,14 @@ class BatchGenerateRequest(_message.Message):
 
     @_typing.final
     class Item(_message.Message):
-        """One call of a model."""
+        """One call of a model, or what became of earlier ones."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         HEADER_FIELD_NUMBER: _builtins.int
         GENERATE_FIELD_NUMBER: _builtins.int
         INCLUDE_DELTAS_FIELD_NUMBER: _builtins.int
+        ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
         include_deltas: _builtins.bool
         """True to get text as it is written, once law has passed it; those answers say `more`."""
         @_builtins.property
@@ -291,22 +292,28 @@ class BatchGenerateRequest(_message.Message):
         def generate(self) -> Global___StreamGenerateRequest:
             """What to ask."""
 
+        @_builtins.property
+        def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.CallId]:
+            """In place of `generate`: calls of the run that the token is for, at most 256, whose outcomes the caller has made durable.
+            24 h later they are forgotten. Answered by its status alone.
+            """
+
         def __init__(
             self,
             *,
             header: _batch_pb2.ItemHeader | None = ...,
             generate: Global___StreamGenerateRequest | None = ...,
             include_deltas: _builtins.bool = ...,
+            acknowledged: _abc.Iterable[_content_pb2.CallId] | None = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "header", b"header"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "header", b"header", "include_deltas", b"include_deltas"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "generate", b"generate", "header", b"header", "include_deltas", b"include_deltas"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     IDENTITIES_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
-    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def identities(self) -> _batch_pb2.IdentityTable:
         """Tokens that the items' `identity_index` refers to, appended to those sent before."""
@@ -315,20 +322,15 @@ class BatchGenerateRequest(_message.Message):
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchGenerateRequest.Item]:
         """Items of this frame, at most 512 and 2 MB."""
 
-    @_builtins.property
-    def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.CallId]:
-        """Calls whose answers the caller has made durable: they need not be kept for a repeat. Nothing answers this."""
-
     def __init__(
         self,
         *,
         identities: _batch_pb2.IdentityTable | None = ...,
         items: _abc.Iterable[Global___BatchGenerateRequest.Item] | None = ...,
-        acknowledged: _abc.Iterable[_content_pb2.CallId] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "identities", b"identities", "items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

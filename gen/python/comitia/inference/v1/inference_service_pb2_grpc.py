@@ -129,7 +129,8 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def BatchGenerate(self, request_iterator, context):
-        """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+        """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error. Says also
+        which answers need not be kept any longer.
         Internal, so without `google.api.http`: the form of StreamGenerate that services use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -73,7 +73,8 @@ class InferenceServiceStub:
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
     """
     BatchGenerate: _grpc.StreamStreamMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]
-    """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+    """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error. Says also
+    which answers need not be kept any longer.
     Internal, so without `google.api.http`: the form of StreamGenerate that services use.
     """
 
@@ -122,7 +123,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
     """
     BatchGenerate: _aio.StreamStreamMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]  # type: ignore[assignment]
-    """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+    """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error. Says also
+    which answers need not be kept any longer.
     Internal, so without `google.api.http`: the form of StreamGenerate that services use.
     """
 
@@ -198,7 +200,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_inference_service_pb2.BatchGenerateRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.BatchGenerateResponse], _abc.AsyncIterator[_inference_service_pb2.BatchGenerateResponse]]:
-        """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+        """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error. Says also
+        which answers need not be kept any longer.
         Internal, so without `google.api.http`: the form of StreamGenerate that services use.
         """
 
