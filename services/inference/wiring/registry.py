@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from random import Random
 
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.route import HopLimits
@@ -10,12 +11,15 @@ from services.inference.providers.catalogue import AdapterSpec, Catalogue, insta
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.opened import OpenedModels
 from services.inference.settings import InferenceSettings
+from services.inference.storage.lesson_records import SqlLessonRecords
 from services.inference.storage.registry_feed import SqlRegistryFeed
 from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.transport.model_servicer import ModelServicer
+from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.check_models import CheckModels
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
+from services.inference.usecases.learn import LearnRoutes
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.ports import KnowsHealth, MakesCalls, PriceList
@@ -47,11 +51,12 @@ class Known:
     news: RegistryNews
     rollouts: RunRollouts
     judge: JudgeRollouts
+    learn: LearnRoutes
 
     @property
     def background(self) -> tuple[Background, ...]:
         """What runs beside the server."""
-        return self.news, self.judge
+        return self.news, self.judge, self.learn
 
 
 def known_models(
@@ -63,6 +68,7 @@ def known_models(
     repository: RegistryRepository,
     feed: SqlRegistryFeed,
     records: SqlRolloutRecords,
+    lessons: SqlLessonRecords,
     clock: Clock,
 ) -> Known:
     """Puts it together.
@@ -78,11 +84,12 @@ def known_models(
     def begin(tenant: TenantId) -> AbstractAsyncContextManager[RegistryWork]:
         return news.changing(repository.begin(tenant))
 
+    bandits = Bandits(dice=Random())
     rollouts = RunRollouts(begin=begin, installed=deployments, clock=clock)
     return Known(
         adapters=adapters,
         registry=registry,
-        router=RouteCalls(registry, observe, hop=usual_hop(settings)),
+        router=RouteCalls(registry, observe, bandits=bandits, hop=usual_hop(settings)),
         models=OpenedModels(
             providers(settings, http, adapters), adapters=adapters, http=to_registered, secrets=news.key
         ),
@@ -97,6 +104,7 @@ def known_models(
             rollouts=rollouts,
             clock=clock,
         ),
+        learn=LearnRoutes(bandits, lessons, clock=clock),
     )
 
 
@@ -133,6 +141,7 @@ def model_servicer(
         set_routes=SetRoutes(begin=known.begin, installed=deployments),
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
+        learn=known.learn,
         registered=repository,
         registry=known.registry,
         health=health,
