@@ -23,7 +23,7 @@ from tests.e2e.conftest import Rest
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider, running_oidc_provider
-from tests.support.public_rpcs import PUBLIC, UNBUILT, RestCall, Rpc
+from tests.support.public_rpcs import PUBLIC, RestCall, Rpc
 
 Request = dict[str, Any]
 RULES: Final = """
@@ -217,6 +217,12 @@ def a_rollout(world: World) -> str:
     ).rollout_id
 
 
+def an_answer_of_a_bandit(world: World) -> str:
+    """Asks a route with a bandit; gives the hold of its answer."""
+    route = world.client.models.set_route(world.fresh("route"), ["stub"], mode="bandit_thompson").name
+    return world.client.models.generate("Say yes.", model=route).hold_id
+
+
 #: A request for each public RPC, made anew for each call.
 REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AccessService/CheckRelation": lambda _: {"user": "user:anna", "relation": "editor", "object": "project:walk"},
@@ -309,6 +315,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "ModelService/ListModelRoutes": lambda _: {"page_size": 1},
     "ModelService/ListModels": lambda _: {},
     "ModelService/PromoteModelRollout": lambda world: {"rollout_id": a_rollout(world)},
+    "ModelService/ReportModelQuality": lambda world: {"hold_id": an_answer_of_a_bandit(world), "score": 0.5},
     "ModelService/RetireModelDeployment": lambda world: {"deployment_id": a_model(world)},
     "ModelService/RollBackModelRollout": lambda world: {"rollout_id": a_rollout(world)},
     "ModelService/SetModelRoute": lambda world: {
@@ -579,13 +586,6 @@ async def test_a_public_rpc_answers_by_grpc_and_by_rest(mesh: RunningMesh, rest:
         if answer is not None:
             check(rpc, answer)
     DRIVEN.add((rpc.path, "rest"))
-
-
-@pytest.mark.parametrize("rpc", UNBUILT, ids=lambda rpc: rpc.name)
-async def test_an_rpc_that_is_not_built_says_so(mesh: RunningMesh, world: World, rpc: Rpc) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await by_grpc(mesh, rpc, {}, world.token)
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_nothing_public_is_left_out(request: pytest.FixtureRequest) -> None:

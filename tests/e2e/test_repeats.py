@@ -142,6 +142,7 @@ CHANGED: Final[Mapping[str, Any]] = {
     "ModelService/CreateModelDeployment": lambda it: {**it, "name": "acme/another"},
     "ModelService/DeleteModelRoute": lambda _: {"name": "another"},
     "ModelService/PromoteModelRollout": lambda _: {"rollout_id": from_uuid("rollout", uuid4())},
+    "ModelService/ReportModelQuality": lambda it: {**it, "score": 0.25},
     "ModelService/RetireModelDeployment": lambda _: {"deployment_id": from_uuid("dep", uuid4())},
     "ModelService/RollBackModelRollout": lambda _: {"rollout_id": from_uuid("rollout", uuid4())},
     "ModelService/SetModelRoute": lambda it: {"route": {**it["route"], "mode": "ROUTE_MODE_WEIGHTED"}},

@@ -419,6 +419,9 @@ class Models:
     def SetModelRoute(self, request: Any, _context: Any) -> model_service_pb2.SetModelRouteResponse:
         return model_service_pb2.SetModelRouteResponse(route=request.route)
 
+    def ReportModelQuality(self, request: Any, _context: Any) -> model_service_pb2.ReportModelQualityResponse:
+        return model_service_pb2.ReportModelQualityResponse()
+
     def GetModelRoute(self, request: Any, _context: Any) -> model_service_pb2.GetModelRouteResponse:
         members = [model_pb2.RouteMember(deployment="openai/gpt-4o-mini")]
         return model_service_pb2.GetModelRouteResponse(route=model_pb2.ModelRoute(name=request.name, members=members))

@@ -11,7 +11,7 @@ from typing import Final
 
 from services.meshkit.core.identity import Role
 from services.meshkit.core.permissions import ASKED_IN_SOME_CASES, ROLE_PERMISSIONS
-from tests.support.public_rpcs import INTERNAL, PUBLIC, UNBUILT, Rpc
+from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "permissions.md"
 ROLES: Final = (Role.ADMIN, Role.OPERATOR, Role.AUDITOR, Role.TENANT_USER)
@@ -83,7 +83,7 @@ def _roles() -> Iterator[str]:
 
 def _by_permission() -> Mapping[str, list[Rpc]]:
     found: dict[str, list[Rpc]] = {}
-    for rpc in (*PUBLIC, *UNBUILT, *INTERNAL):
+    for rpc in (*PUBLIC, *INTERNAL):
         if not rpc.guard.open:
             found.setdefault(rpc.guard.permission, []).append(rpc)
     return found
@@ -105,7 +105,7 @@ def _of_project() -> Iterator[str]:
     yield "tenant, of agents, runs and steps. Who is bound to no project sees all that the tenant spends, with the role"
     yield "`tenant_user` too: roles know no projects, and no relation narrows what is shown of money."
     yield ""
-    for rpc in sorted((rpc for rpc in (*PUBLIC, *UNBUILT) if rpc.guard.of_project), key=lambda rpc: rpc.name):
+    for rpc in sorted((rpc for rpc in PUBLIC if rpc.guard.of_project), key=lambda rpc: rpc.name):
         yield f"- {rpc.name}"
 
 

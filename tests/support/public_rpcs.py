@@ -151,8 +151,5 @@ def _rpcs_of(module: Any) -> Iterator[Rpc]:
 
 _FOUND: Final = {rpc.path: rpc for rpc in _rpcs()}
 assert _FOUND.keys() == GUARDS.keys(), f"there are no stubs for {GUARDS.keys() - _FOUND.keys()}"
-#: Contracts whose use cases are being built: they are guarded and answer UNIMPLEMENTED. What is built leaves the list.
-_UNBUILT: Final = frozenset(f"ModelService/{name}" for name in ("ReportModelQuality",))
-UNBUILT: Final = tuple(rpc for rpc in _FOUND.values() if rpc.name in _UNBUILT)
-PUBLIC: Final = tuple(rpc for rpc in _FOUND.values() if not rpc.guard.peers and rpc.name not in _UNBUILT)
+PUBLIC: Final = tuple(rpc for rpc in _FOUND.values() if not rpc.guard.peers)
 INTERNAL: Final = tuple(rpc for rpc in _FOUND.values() if rpc.guard.peers)

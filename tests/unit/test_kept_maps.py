@@ -14,7 +14,7 @@ SERVICES: Final = Path(__file__).parents[2] / "services"
 _KEPT: Final = frozenset({"dict", "OrderedDict", "defaultdict", "WeakValueDictionary", "WeakKeyDictionary", "set"})
 _REMEMBERED: Final = frozenset({"lru_cache", "cache", "cached"})
 #: Types of keys that hold the tenant.
-BY_TENANT: Final = ("TenantId", "CallKey")
+BY_TENANT: Final = ("TenantId", "CallKey", "ArmName")
 
 #: Why what is kept under another key is nobody else's, by reason.
 WHY: Final[Mapping[str, frozenset[str]]] = {

@@ -12,7 +12,7 @@ from comitia_sdk.cli.models import models
 from comitia_sdk.cli.output import Form, FormOption, moment, show_one
 
 if TYPE_CHECKING:
-    from comitia.inference.v1.model_pb2 import ModelRollout
+    from comitia.inference.v1.model_pb2 import ModelRollout, ModelRoute, RewardPolicy
     from comitia_sdk.sync import Client
 
 app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
@@ -70,11 +70,28 @@ def route(
     members: Annotated[
         list[str], typer.Argument(metavar="MODEL[=WEIGHT]…", help="Models in order, or each with its weight of 1000.")
     ],
+    mode: Annotated[
+        str,
+        typer.Option(help="`chain`, `weighted`, `bandit_thompson` or `bandit_linucb`; else as the models say."),
+    ] = "",
+    sla: Annotated[float, typer.Option(metavar="SECONDS", help="Time in which an answer is to be whole.")] = 0.0,
+    min_tier: Annotated[str, typer.Option(help="Lowest tier that may answer: `bronze`, `silver` or `gold`.")] = "",
+    reward: Annotated[
+        str,
+        typer.Option(metavar="QUALITY,COST,LATENCY", help="What a bandit goes by: weights that add up to 1000."),
+    ] = "",
+    dear: Annotated[
+        float, typer.Option(metavar="USD", help="Cost of an answer for which a bandit gives nothing; else 0.01.")
+    ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes a name to ask for, or replaces it.
 
     Example:  comitia model route writer acme/writer openai/gpt-4o-mini
+
+    Example:  comitia model route writer acme/writer=900 acme/next=100
+
+    Example:  comitia model route writer acme/a acme/b --mode bandit_thompson --sla 5 --reward 600,300,100
     """
     pairs = [member.rpartition("=") if "=" in member else (member, "", "") for member in members]
     weighted = [one for one in pairs if one[1]]
@@ -85,9 +102,29 @@ def route(
     except ValueError as cause:
         raise typer.BadParameter("a weight is a number from 0 to 1000", param_hint="MODEL") from cause
     with client() as mesh:
-        made = mesh.models.set_route(name, weights or [one for one, _, _ in pairs])
+        made = mesh.models.set_route(
+            name,
+            weights or [one for one, _, _ in pairs],
+            mode=mode,
+            sla_seconds=sla,
+            min_tier=min_tier,
+            reward=_reward(reward, dear) if reward or dear else None,
+        )
     shown = [f"{one.deployment}={one.weight_permille}" if weights else one.deployment for one in made.members]
-    show_one(output, made, [("route", made.name), ("asks", ", ".join(shown))])
+    show_one(output, made, [("route", made.name), ("asks", ", ".join(shown)), *_chooses(made)])
+
+
+@app.command()
+def quality(
+    hold_id: Annotated[str, typer.Argument(metavar="HOLD", help="Hold that paid for the answer, `hold_…`.")],
+    score: Annotated[float, typer.Argument(metavar="SCORE", help="How good it was, 0 to 1.")],
+) -> None:
+    """Says how good an answer of a route with a bandit was, once, up to a day after it.
+
+    Example:  comitia model quality hold_01jx0000000000000000000000 0.9
+    """
+    with client() as mesh:
+        mesh.models.report_quality(hold_id, score)
 
 
 @app.command()
@@ -156,6 +193,38 @@ def rollback(rollout_id: RolloutId, output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         found = mesh.models.roll_back(rollout_id)
     show_one(output, found, _lines(found))
+
+
+def _reward(weights: str, dear: float) -> "RewardPolicy":
+    from comitia.inference.v1.model_pb2 import RewardPolicy
+
+    try:
+        quality, cost, latency = [int(one) for one in weights.split(",")] if weights else (0, 0, 0)
+    except ValueError as cause:
+        raise typer.BadParameter("are three numbers with commas between them", param_hint="--reward") from cause
+    return RewardPolicy(
+        quality_permille=quality,
+        cost_permille=cost,
+        latency_permille=latency,
+        dear_nano_usd=round(dear * 1_000_000_000),
+    )
+
+
+def _chooses(route: "ModelRoute") -> list[tuple[str, str]]:
+    """Says how a route chooses, where that takes more than the order of its members."""
+    from comitia.inference.v1.model_pb2 import ModelTier, RouteMode
+    from comitia_sdk.enums import short_name
+
+    lines = [("mode", short_name(RouteMode, route.mode))] if route.mode else []
+    if route.HasField("sla"):
+        lines.append(("within", f"{route.sla.ToMilliseconds() / 1000:g} s"))
+    if route.min_tier:
+        lines.append(("from tier", short_name(ModelTier, route.min_tier)))
+    if route.HasField("reward"):
+        reward = route.reward
+        weights = f"quality {reward.quality_permille}, cost {reward.cost_permille}, latency {reward.latency_permille}"
+        lines.append(("goes by", f"{weights}; dear at {reward.dear_nano_usd / 1_000_000_000:g} USD"))
+    return lines
 
 
 def _version(mesh: "Client", named: str) -> tuple[str, int]:

@@ -110,23 +110,40 @@ class AsyncModels:
         return (await self._connection.call(self._models.RetireModelDeployment, request)).deployment
 
     async def set_route(
-        self, name: str, members: Mapping[str, int] | Sequence[str], *, etag: str = ""
+        self,
+        name: str,
+        members: Mapping[str, int] | Sequence[str],
+        *,
+        mode: str = "",
+        sla_seconds: float = 0.0,
+        min_tier: str = "",
+        reward: model_pb2.RewardPolicy | None = None,
+        etag: str = "",
     ) -> model_pb2.ModelRoute:
         """Makes a name to ask for, or replaces it.
 
         Args:
             members: names of models, asked in this order; or their weights by name, thousandths.
+            mode: `chain`, `weighted`, `bandit_thompson` or `bandit_linucb`; empty: as the members say.
+            sla_seconds: time in which an answer is to be whole, for the modes that choose by it; 0: any.
+            min_tier: lowest tier that may answer: `bronze`, `silver` or `gold`; empty: any.
+            reward: what a bandit goes by; None: as usual.
             etag: of the route that was read, to replace no other.
         Raises: InvalidRequest, NotFound (a member), Conflict.
         """
-        weighted = isinstance(members, Mapping)
         weights = members if isinstance(members, Mapping) else dict.fromkeys(members, 0)
+        chosen = mode or ("weighted" if isinstance(members, Mapping) else "chain")
+        tier = number_of(model_pb2.ModelTier, min_tier, field="min_tier") if min_tier else 0
         route = model_pb2.ModelRoute(
             name=name,
-            mode=model_pb2.ROUTE_MODE_WEIGHTED if weighted else model_pb2.ROUTE_MODE_CHAIN,
+            mode=model_pb2.RouteMode.ValueType(number_of(model_pb2.RouteMode, chosen, field="mode")),
             members=[model_pb2.RouteMember(deployment=one, weight_permille=weight) for one, weight in weights.items()],
+            min_tier=model_pb2.ModelTier.ValueType(tier),
+            reward=reward,
             etag=etag,
         )
+        if sla_seconds:
+            route.sla.FromMicroseconds(round(sla_seconds * 1_000_000))
         request = model_service_pb2.SetModelRouteRequest(route=route)
         return (await self._connection.call(self._models.SetModelRoute, request)).route
 
@@ -146,6 +163,17 @@ class AsyncModels:
         """Deletes a route; its models stay. Raises: NotFound, Conflict (a rollout is running)."""
         request = model_service_pb2.DeleteModelRouteRequest(name=name)
         await self._connection.call(self._models.DeleteModelRoute, request)
+
+    async def report_quality(self, hold_id: str, score: float) -> None:
+        """Says how good an answer of a route with a bandit was, once, up to a day after it.
+
+        Args:
+            hold_id: of the answer.
+            score: 0 to 1.
+        Raises: InvalidRequest, NotFound, AlreadyExists.
+        """
+        request = model_service_pb2.ReportModelQualityRequest(hold_id=hold_id, score=score)
+        await self._connection.call(self._models.ReportModelQuality, request)
 
     async def start_rollout(
         self,

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task, VersionState
 from services.inference.domain.errors import ModelNotFound
-from services.inference.domain.route import Route
+from services.inference.domain.route import Route, RouteMode
+from services.inference.domain.routing.reward import RewardPolicy
 from services.meshkit.core.errors import Invalid
 
 #: Deployments of one tenant that are not retired, versions of one of them, and routes.
@@ -21,6 +22,8 @@ _ROUTE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_TEXT: Final = 256
 _MOST_URL: Final = 2_048
 _MOST_TOKENS: Final = 100_000_000
+#: 1,000 USD.
+_MOST_DEAR: Final = 1_000_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,5 +149,26 @@ def check_route(route: Route) -> None:
         raise Invalid("route.cache.exact_ttl", "must be 0 to 24 h")
     if route.sla_seconds is not None and not 0 < route.sla_seconds <= 300:
         raise Invalid("route.sla", "must be above 0 and at most 300 s")
+    if route.sla_seconds is not None and not (route.mode.learns or route.mode is RouteMode.TIERED):
+        raise Invalid("route.sla", "is what the modes TIERED, BANDIT_THOMPSON and BANDIT_LINUCB choose by")
+    if route.reward is not None:
+        _check_reward(route.mode, route.reward)
     if route.shadow is not None and not 1 <= route.shadow.permille <= 1000:
         raise Invalid("route.shadow.permille", "must be 1 to 1000")
+
+
+def _check_reward(mode: RouteMode, reward: RewardPolicy) -> None:
+    if not mode.learns:
+        raise Invalid("route.reward", "is what the modes BANDIT_THOMPSON and BANDIT_LINUCB go by")
+    weights = {
+        "quality_permille": reward.quality_permille,
+        "cost_permille": reward.cost_permille,
+        "latency_permille": reward.latency_permille,
+    }
+    for field, weight in weights.items():
+        if not 0 <= weight <= 1000:
+            raise Invalid(f"route.reward.{field}", "must be 0 to 1000")
+    if sum(weights.values()) != 1000:
+        raise Invalid("route.reward", "must have weights that add up to 1000")
+    if not 0 < reward.dear_nano_usd <= _MOST_DEAR:
+        raise Invalid("route.reward.dear_nano_usd", f"must be 1 to {_MOST_DEAR}")

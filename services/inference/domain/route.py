@@ -6,6 +6,8 @@ from enum import StrEnum
 from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.deployment import DeploymentVersion, Tier
 from services.inference.domain.rollout.rollout import Rollout
+from services.inference.domain.routing.lesson import Lesson
+from services.inference.domain.routing.reward import RewardPolicy
 from services.meshkit.core.identity import TenantId
 
 
@@ -17,6 +19,11 @@ class RouteMode(StrEnum):
     TIERED = "tiered"
     BANDIT_THOMPSON = "bandit_thompson"
     BANDIT_LINUCB = "bandit_linucb"
+
+    @property
+    def learns(self) -> bool:
+        """True when what came of calls before says who is asked first."""
+        return self in (RouteMode.BANDIT_THOMPSON, RouteMode.BANDIT_LINUCB)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,8 @@ class Route:
     #: Time in which an answer is to be whole, seconds; None: any.
     sla_seconds: float | None = None
     min_tier: Tier = Tier.UNKNOWN
+    #: What its bandit goes by; None: as usual.
+    reward: RewardPolicy | None = None
     #: Grows by one with each change; the basis of `etag`.
     revision: int = 0
 
@@ -101,6 +110,8 @@ class Candidate:
     arm: Arm | None = None
     #: The trial that what comes of it counts in; None: in none.
     trial: Trial | None = None
+    #: What a bandit learns from it; None: none chose.
+    lesson: Lesson | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,3 +142,5 @@ class AttemptOutcome:
     quality: float | None = None
     #: For how long it wants no other call, seconds; None when it did not say.
     retry_after_seconds: float | None = None
+    #: Hold that paid for it; empty when it came to none.
+    hold_id: str = ""

@@ -14,6 +14,7 @@ TENANT_DATA: Final = (
     deleted("rollout_event"),
     deleted("rollout_tally"),
     deleted("bandit_arm"),
+    deleted("learnt_answer"),
     REQUEST_ID,
     AUDIT_ENTRY,
 )

@@ -22,6 +22,7 @@ from services.inference.domain.rollout.rollout import (
     checked_steps,
 )
 from services.inference.domain.route import Arm, HopLimits, Route, RouteMember, RouteMode
+from services.inference.domain.routing.reward import RewardPolicy
 from services.meshkit.core.errors import Invalid
 
 Value = TypeVar("Value")
@@ -55,13 +56,15 @@ _CAPABILITIES_OF: Final[Mapping[int, Capability]] = {number: capability for capa
 _MODES: Final = {
     RouteMode.WEIGHTED: model_pb2.ROUTE_MODE_WEIGHTED,
     RouteMode.CHAIN: model_pb2.ROUTE_MODE_CHAIN,
+    RouteMode.BANDIT_THOMPSON: model_pb2.ROUTE_MODE_BANDIT_THOMPSON,
+    RouteMode.BANDIT_LINUCB: model_pb2.ROUTE_MODE_BANDIT_LINUCB,
 }
 _MODES_OF: Final = {
     model_pb2.ROUTE_MODE_UNSPECIFIED: RouteMode.CHAIN,
     **{number: mode for mode, number in _MODES.items()},
 }
 #: Fields of a route that nothing goes by yet.
-_NOT_TAKEN: Final = ("policy", "shadow", "sla")
+_NOT_TAKEN: Final = ("policy", "shadow")
 _KINDS: Final = {
     RolloutKind.CANARY: model_pb2.ROLLOUT_KIND_CANARY,
     RolloutKind.WEIGHTED: model_pb2.ROLLOUT_KIND_WEIGHTED,
@@ -213,7 +216,7 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
         if message.HasField(field):
             raise Invalid(f"route.{field}", "is not taken yet")
     if message.mode not in _MODES_OF:
-        raise Invalid("route.mode", "must be WEIGHTED or CHAIN; others are not taken yet")
+        raise Invalid("route.mode", "must be WEIGHTED, CHAIN or a bandit; TIERED is not taken yet")
     if message.etag and not (message.etag.isdecimal() and len(message.etag) < 19):
         raise Invalid("route.etag", "must be what was read")
     route = Route(
@@ -224,7 +227,9 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
         ),
         hop=_hop(message.hop, usual),
         cache_seconds=_seconds(message.cache.exact_ttl),
+        sla_seconds=_seconds(message.sla) if message.HasField("sla") else None,
         min_tier=_tier(message.min_tier, "route.min_tier"),
+        reward=_reward(message.reward) if message.HasField("reward") else None,
     )
     return route, int(message.etag) if message.etag else None
 
@@ -245,7 +250,9 @@ def route_to_proto(route: Route) -> model_pb2.ModelRoute:
             repairs=route.hop.repairs,
         ),
         cache=model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds)) if route.cache_seconds else None,
+        sla=None if route.sla_seconds is None else _duration(route.sla_seconds),
         min_tier=model_pb2.ModelTier.ValueType(route.min_tier.value),
+        reward=None if route.reward is None else _reward_to_proto(route.reward),
         etag=str(route.revision),
     )
 
@@ -297,6 +304,28 @@ def _evidence(seen: Seen, kind: Kind) -> model_pb2.RolloutEvidence:
         canary_events=seen.events(kind, Arm.CANARY),
         stable_events=seen.events(kind, Arm.STABLE),
         e_value=seen.value(kind),
+    )
+
+
+def _reward(message: model_pb2.RewardPolicy) -> RewardPolicy:
+    usual = RewardPolicy()
+    weights = message.quality_permille, message.cost_permille, message.latency_permille
+    usual_weights = usual.quality_permille, usual.cost_permille, usual.latency_permille
+    quality, cost, latency = weights if any(weights) else usual_weights
+    return RewardPolicy(
+        quality_permille=quality,
+        cost_permille=cost,
+        latency_permille=latency,
+        dear_nano_usd=message.dear_nano_usd or usual.dear_nano_usd,
+    )
+
+
+def _reward_to_proto(reward: RewardPolicy) -> model_pb2.RewardPolicy:
+    return model_pb2.RewardPolicy(
+        quality_permille=reward.quality_permille,
+        cost_permille=reward.cost_permille,
+        latency_permille=reward.latency_permille,
+        dear_nano_usd=reward.dear_nano_usd,
     )
 
 

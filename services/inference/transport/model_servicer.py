@@ -6,13 +6,14 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from comitia.inference.v1 import model_service_pb2 as pb
+from comitia.inference.v1.model_service_pb2_grpc import ModelServiceServicer
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.rollout.rollout import Rollout
 from services.inference.domain.route import HopLimits, Route
 from services.inference.transport import model_convert as convert
-from services.inference.transport.unbuilt_models import UnbuiltModels
 from services.inference.usecases.check_models import CheckModels
 from services.inference.usecases.judge_rollouts import RollBack
+from services.inference.usecases.learn import LearnRoutes
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.ports import KnowsHealth, Registry
 from services.inference.usecases.register_models import RegisterModels
@@ -32,7 +33,7 @@ Context = ServicerContext[Any, Any]  # the request and answer types, which diffe
 _CHECK_SECONDS = 55.0
 
 
-class ModelServicer(UnbuiltModels):
+class ModelServicer(ModelServiceServicer):
     """Converts, calls one use case, converts back. No decisions here."""
 
     def __init__(
@@ -44,6 +45,7 @@ class ModelServicer(UnbuiltModels):
         set_routes: SetRoutes,
         rollouts: RunRollouts,
         roll_back: RollBack,
+        learn: LearnRoutes,
         registered: RegistryReader,
         registry: Registry,
         health: KnowsHealth,
@@ -58,6 +60,7 @@ class ModelServicer(UnbuiltModels):
         self._set_routes = set_routes
         self._rollouts = rollouts
         self._roll_back = roll_back
+        self._learn = learn
         self._registered = registered
         self._registry = registry
         self._health = health
@@ -215,6 +218,17 @@ class ModelServicer(UnbuiltModels):
             answers=pb.RollBackModelRolloutResponse,
         )
 
+    async def ReportModelQuality(
+        self, request: pb.ReportModelQualityRequest, context: Context
+    ) -> pb.ReportModelQualityResponse:
+        principal = caller_of(context).principal
+        return await once(
+            request,
+            lambda: self._learn.judge(principal, request.hold_id, request.score),
+            _judged,
+            answers=pb.ReportModelQualityResponse,
+        )
+
 
 def _created(deployment: RegisteredDeployment) -> pb.CreateModelDeploymentResponse:
     return pb.CreateModelDeploymentResponse(deployment=convert.deployment_to_proto(deployment))
@@ -250,3 +264,7 @@ def _promoted(rollout: Rollout) -> pb.PromoteModelRolloutResponse:
 
 def _rolled_back(rollout: Rollout) -> pb.RollBackModelRolloutResponse:
     return pb.RollBackModelRolloutResponse(rollout=convert.rollout_to_proto(rollout))
+
+
+def _judged(nothing: None) -> pb.ReportModelQualityResponse:
+    return pb.ReportModelQualityResponse()

@@ -157,6 +157,7 @@ class Attempt:
             latency_us=(self._ended_ns - self._sent_ns) // 1000,
             first_byte_us=self._first_byte_us if self._first_ns else None,
             retry_after_seconds=None if retry_after is None else retry_after.total_seconds(),
+            hold_id=self._hold_id,
         )
 
     @property

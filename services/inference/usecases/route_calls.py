@@ -1,6 +1,7 @@
 """Chooses whom a call asks: by route, weights and rollout."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
@@ -11,6 +12,7 @@ from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Arm, AttemptOutcome, Candidate, HopLimits, Plan, Route, RouteMode, Trial
 from services.inference.domain.routing.weighted import weighted
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.ports import Resolved
 from services.inference.usecases.registry import MemoryRegistry
@@ -27,9 +29,10 @@ class RouteCalls:
         hop: how long and how often one is asked in a call whose route does not say.
     """
 
-    def __init__(self, registry: MemoryRegistry, observe: ObserveRollouts, *, hop: HopLimits) -> None:
+    def __init__(self, registry: MemoryRegistry, observe: ObserveRollouts, *, bandits: Bandits, hop: HopLimits) -> None:
         self._registry = registry
         self._observe = observe
+        self._bandits = bandits
         self._hop = hop
 
     def plan(self, asked: Asked, *, regions: tuple[str, ...]) -> Plan:
@@ -41,7 +44,7 @@ class RouteCalls:
             if any(one.version.task is not Task.GENERATE for one in candidates):
                 raise ModelNotFound(asked.model)
         else:
-            candidates = self._of_route(tenant, resolved, resolved.route, unit)
+            candidates = self._of_route(asked, resolved, resolved.route, unit)
         allowed = tuple(one for one in candidates if one.version.keeps_in(*regions))
         if not allowed:
             raise NoModelConfigured(region=" and ".join(sorted(set(filter(None, regions)))) if candidates else "")
@@ -53,17 +56,37 @@ class RouteCalls:
         """See `Router.told`."""
         if candidate.trial is not None:
             self._observe.note(candidate.trial, outcome)
+        if candidate.lesson is not None:
+            self._bandits.note(candidate.lesson, outcome)
 
-    def _of_route(self, tenant: TenantId, resolved: Resolved, route: Route, unit: bytes) -> list[Candidate]:
+    def _of_route(self, asked: Asked, resolved: Resolved, route: Route, unit: bytes) -> list[Candidate]:
+        tenant = asked.principal.tenant
+        candidates = [Candidate(version=one, hop=route.hop) for one in self._ordered(asked, resolved, route, unit)]
+        if resolved.rollout is not None:
+            candidates = self._split(tenant, resolved.rollout, candidates, unit)
+        if not route.mode.learns:
+            return candidates
+        project = asked.context.project
+        return [
+            replace(one, lesson=self._bandits.lesson(tenant, route, one.version, asked.prompt, project))
+            for one in candidates
+        ]
+
+    def _ordered(self, asked: Asked, resolved: Resolved, route: Route, unit: bytes) -> Sequence[DeploymentVersion]:
         by_name = {
             one.name: one for one in resolved.versions if one.task is Task.GENERATE and one.tier >= route.min_tier
         }
         members = weighted(route.name, route.members, unit) if route.mode is RouteMode.WEIGHTED else route.members
         ordered = [by_name[member.deployment] for member in members if member.deployment in by_name]
-        candidates = [Candidate(version=one, hop=route.hop) for one in ordered]
-        if resolved.rollout is None:
-            return candidates
-        return self._split(tenant, resolved.rollout, candidates, unit)
+        if not route.mode.learns:
+            return ordered
+        # A call is planned more than once, and asks those that it drew first.
+        drawn = asked.drawn.get(route.name)
+        if drawn is None:
+            versions = self._bandits.ordered(asked.principal.tenant, route, ordered, asked.prompt)
+            drawn = asked.drawn[route.name] = tuple(one.full_name for one in versions)
+        places = {name: place for place, name in enumerate(drawn)}
+        return sorted(ordered, key=lambda one: places.get(one.full_name, len(places)))
 
     def _split(
         self, tenant: TenantId, rollout: Rollout, candidates: Sequence[Candidate], unit: bytes

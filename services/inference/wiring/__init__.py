@@ -17,6 +17,7 @@ from services.inference.providers.http import provider_http
 from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.kept_vectors import SqlKeptVectors
+from services.inference.storage.lesson_records import SqlLessonRecords
 from services.inference.storage.registry_feed import SqlRegistryFeed
 from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
@@ -97,6 +98,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             feed=SqlRegistryFeed(maintenance, keys=sealed.keys),
             records=SqlRolloutRecords(app, maintenance, replica=replica, clock=clock),
             wrapper=sealed.wrapper,
+            lessons=SqlLessonRecords(app, maintenance),
             clock=clock,
         )
         if known.kept is not None:

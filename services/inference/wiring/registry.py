@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from random import Random
 
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.route import HopLimits
@@ -10,14 +11,17 @@ from services.inference.providers.catalogue import AdapterSpec, Catalogue, insta
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.opened import OpenedModels
 from services.inference.settings import InferenceSettings
+from services.inference.storage.lesson_records import SqlLessonRecords
 from services.inference.storage.registry_feed import SqlRegistryFeed
 from services.inference.storage.registry_file import RegistryFile
 from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.transport.model_servicer import ModelServicer
+from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.check_models import CheckModels
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.kept_registry import KeptRegistry
+from services.inference.usecases.learn import LearnRoutes
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.ports import KnowsHealth, MakesCalls, PriceList
@@ -52,11 +56,13 @@ class Known:
     judge: JudgeRollouts
     #: None: nothing is kept for the next start.
     kept: KeptRegistry | None
+    learn: LearnRoutes
 
     @property
     def background(self) -> tuple[Background, ...]:
         """What runs beside the server."""
-        return (self.news, self.judge) if self.kept is None else (self.news, self.judge, self.kept)
+        always = (self.news, self.judge, self.learn)
+        return always if self.kept is None else (*always, self.kept)
 
 
 def known_models(
@@ -69,6 +75,7 @@ def known_models(
     feed: SqlRegistryFeed,
     records: SqlRolloutRecords,
     wrapper: KeyWrapper,
+    lessons: SqlLessonRecords,
     clock: Clock,
 ) -> Known:
     """Puts it together.
@@ -85,6 +92,7 @@ def known_models(
     def begin(tenant: TenantId) -> AbstractAsyncContextManager[RegistryWork]:
         return news.changing(repository.begin(tenant))
 
+    bandits = Bandits(dice=Random())
     rollouts = RunRollouts(begin=begin, installed=deployments, clock=clock)
     judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
     path = settings.registry_path
@@ -92,7 +100,7 @@ def known_models(
     return Known(
         adapters=adapters,
         registry=registry,
-        router=RouteCalls(registry, observe, hop=usual_hop(settings)),
+        router=RouteCalls(registry, observe, bandits=bandits, hop=usual_hop(settings)),
         models=OpenedModels(
             providers(settings, http, adapters), adapters=adapters, http=to_registered, secrets=news.key
         ),
@@ -102,6 +110,7 @@ def known_models(
         rollouts=rollouts,
         judge=judge,
         kept=None if file is None else KeptRegistry(file, news, judge, clock=clock),
+        learn=LearnRoutes(bandits, lessons, clock=clock),
     )
 
 
@@ -138,6 +147,7 @@ def model_servicer(
         set_routes=SetRoutes(begin=known.begin, installed=deployments),
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
+        learn=known.learn,
         registered=repository,
         registry=known.registry,
         health=health,

@@ -3,7 +3,7 @@
 from services.meshkit.core.identity import Role
 from services.meshkit.core.permissions import ASKED_IN_SOME_CASES, ROLE_PERMISSIONS
 from tests.support import permission_page
-from tests.support.public_rpcs import INTERNAL, PUBLIC, UNBUILT
+from tests.support.public_rpcs import INTERNAL, PUBLIC
 
 
 def test_the_page_is_current() -> None:
@@ -13,14 +13,14 @@ def test_the_page_is_current() -> None:
 
 def test_the_page_reads_as_it_was_written() -> None:
     granted = permission_page.granted(permission_page.render())
-    asked = {rpc.guard.permission for rpc in (*PUBLIC, *UNBUILT, *INTERNAL) if not rpc.guard.open}
+    asked = {rpc.guard.permission for rpc in (*PUBLIC, *INTERNAL) if not rpc.guard.open}
     assert granted.keys() == asked | ASKED_IN_SOME_CASES.keys()
     for permission, roles in granted.items():
         assert roles == {role for role, held in ROLE_PERMISSIONS.items() if permission in held}
 
 
 def test_nothing_is_granted_that_no_rpc_asks_for() -> None:
-    asked = {rpc.guard.permission for rpc in (*PUBLIC, *UNBUILT, *INTERNAL)}
+    asked = {rpc.guard.permission for rpc in (*PUBLIC, *INTERNAL)}
     held = frozenset[str]().union(*ROLE_PERMISSIONS.values())
     assert held <= asked | ASKED_IN_SOME_CASES.keys()
 
@@ -35,5 +35,5 @@ def test_the_roles_that_see_no_tenants_work_see_none() -> None:
         "tenants.write",
     }
     assert all(name.endswith((".read", ".export")) for name in ROLE_PERMISSIONS[Role.AUDITOR])
-    by_permission = {rpc.guard.permission: rpc for rpc in (*PUBLIC, *UNBUILT) if rpc.guard.audit}
+    by_permission = {rpc.guard.permission: rpc for rpc in PUBLIC if rpc.guard.audit}
     assert not [name for name in ROLE_PERMISSIONS[Role.AUDITOR] if name in by_permission]

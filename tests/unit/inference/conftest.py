@@ -16,6 +16,7 @@ from services.inference.domain.fairness.fair_queue import FairQueue
 from services.inference.domain.route import HopLimits
 from services.inference.usecases.admit import FairScheduler, SeatedCalls
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
@@ -62,6 +63,8 @@ class Room:
     queue: FairQueue
     registry: MemoryRegistry
     observe: ObserveRollouts
+    bandits: Bandits
+    router: RouteCalls
     generate: Generate
     stream_generate: StreamGenerate
 
@@ -103,7 +106,8 @@ def make_room(
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     known, dice = known or KnownTenants(), Random(7)
     registry, observe = MemoryRegistry(Deployments(deployments), clock=clock), ObserveRollouts()
-    router = RouteCalls(registry, observe, hop=HopLimits(tries=tries))
+    bandits = Bandits(dice=Random(11))
+    router = RouteCalls(registry, observe, bandits=bandits, hop=HopLimits(tries=tries))
     chain = Chain(
         registry=registry,
         models=ScriptedModels(providers),
@@ -140,6 +144,8 @@ def make_room(
         queue=queue,
         registry=registry,
         observe=observe,
+        bandits=bandits,
+        router=router,
         generate=Generate(model_call=calls_with_seats, in_flight=in_flight),
         stream_generate=StreamGenerate(model_call=calls_with_seats, in_flight=in_flight),
     )

@@ -18,7 +18,7 @@ from services.inference.domain.route import AttemptOutcome
 #: Answers whose times are remembered.
 _LATEST: Final = 200
 #: Failures that are the version's; others are the caller's, the law's or the money's.
-_ITS: Final = frozenset(
+ITS_FAULTS: Final = frozenset(
     one.reason for one in (EgressRefused, OutputInvalid, ProviderRateLimited, ProviderRefused, ProviderUnavailable)
 )
 
@@ -49,7 +49,7 @@ class HealthNotes:
         """Hears what came of a call."""
         if not outcome.reason:
             self._latencies.append(outcome.latency_us)
-        elif outcome.reason in _ITS:
+        elif outcome.reason in ITS_FAULTS:
             self._last_failure, self._failed = outcome.reason, now
 
     def read(self, version: DeploymentVersion, *, breaker: BreakerState, now: float) -> Health:

@@ -488,6 +488,7 @@ class ModelRoute(_message.Message):
     SLA_FIELD_NUMBER: _builtins.int
     MIN_TIER_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    REWARD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, such as `writer`, 1 to 64 letters, digits, `.`, `_` and `-`."""
     mode: Global___RouteMode.ValueType
@@ -518,7 +519,13 @@ class ModelRoute(_message.Message):
 
     @_builtins.property
     def sla(self) -> _duration_pb2.Duration:
-        """Time in which an answer is to be whole; what mode TIERED and bandits choose by. Absent: none."""
+        """Time in which an answer is to be whole, up to 300 s; what mode TIERED and bandits choose by. Absent: any, and bandits
+        go by 30 s.
+        """
+
+    @_builtins.property
+    def reward(self) -> Global___RewardPolicy:
+        """What its bandit goes by. With modes BANDIT_THOMPSON and BANDIT_LINUCB only. Absent: as its fields say."""
 
     def __init__(
         self,
@@ -533,10 +540,11 @@ class ModelRoute(_message.Message):
         sla: _duration_pb2.Duration | None = ...,
         min_tier: Global___ModelTier.ValueType = ...,
         etag: _builtins.str = ...,
+        reward: Global___RewardPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "hop", b"hop", "policy", b"policy", "shadow", b"shadow", "sla", b"sla"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "hop", b"hop", "policy", b"policy", "reward", b"reward", "shadow", b"shadow", "sla", b"sla"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "etag", b"etag", "hop", b"hop", "members", b"members", "min_tier", b"min_tier", "mode", b"mode", "name", b"name", "policy", b"policy", "shadow", b"shadow", "sla", b"sla"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "etag", b"etag", "hop", b"hop", "members", b"members", "min_tier", b"min_tier", "mode", b"mode", "name", b"name", "policy", b"policy", "reward", b"reward", "shadow", b"shadow", "sla", b"sla"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -567,6 +575,43 @@ class RouteMember(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RouteMember: _TypeAlias = RouteMember  # noqa: Y015
+
+@_typing.final
+class RewardPolicy(_message.Message):
+    """What an answer is worth to a bandit, from 0 to 1: what is known of its quality (`ReportModelQuality`), its cost (what
+    was charged) and its latency (until it was whole), each by its weight. An answer that fails is worth 0. All weights
+    zero: 500, 250 and 250; else they add up to 1000.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUALITY_PERMILLE_FIELD_NUMBER: _builtins.int
+    COST_PERMILLE_FIELD_NUMBER: _builtins.int
+    LATENCY_PERMILLE_FIELD_NUMBER: _builtins.int
+    DEAR_NANO_USD_FIELD_NUMBER: _builtins.int
+    quality_permille: _builtins.int
+    """Weight of the quality that was reported, thousandths. Without a report the others share it."""
+    cost_permille: _builtins.int
+    """Weight of 1 - cost / `dear_nano_usd`, thousandths."""
+    latency_permille: _builtins.int
+    """Weight of 1 - latency / `sla` of the route, thousandths."""
+    dear_nano_usd: _builtins.int
+    """An answer that costs as much is worth nothing for its cost, nano-USD. 0: 1 cent."""
+    def __init__(
+        self,
+        *,
+        quality_permille: _builtins.int = ...,
+        cost_permille: _builtins.int = ...,
+        latency_permille: _builtins.int = ...,
+        dear_nano_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_permille", b"cost_permille", "dear_nano_usd", b"dear_nano_usd", "latency_permille", b"latency_permille", "quality_permille", b"quality_permille"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewardPolicy: _TypeAlias = RewardPolicy  # noqa: Y015
 
 @_typing.final
 class HopPolicy(_message.Message):

@@ -271,10 +271,10 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportModelQuality(self, request, context):
-        """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
+        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no such hold, or too old),
-        ALREADY_EXISTS/ALREADY_EXISTS.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
+        it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -111,10 +111,10 @@ class ModelServiceStub:
     Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
     ReportModelQuality: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]
-    """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
+    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no such hold, or too old),
-    ALREADY_EXISTS/ALREADY_EXISTS.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
+    it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
     """
 
 @_typing.type_check_only
@@ -200,10 +200,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
     ReportModelQuality: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]  # type: ignore[assignment]
-    """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
+    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no such hold, or too old),
-    ALREADY_EXISTS/ALREADY_EXISTS.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
+    it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -388,10 +388,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ReportModelQualityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ReportModelQualityResponse, _abc.Awaitable[_model_service_pb2.ReportModelQualityResponse]]:
-        """Says how good an answer was, once, up to 24 h after it. Rollouts and bandits go by it.
+        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no such hold, or too old),
-        ALREADY_EXISTS/ALREADY_EXISTS.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
+        it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,7 +3,7 @@
 from alembic.operations import Operations
 
 revision = "0012"
-down_revision = "0009"
+down_revision = "0010"
 
 
 def upgrade(op: Operations) -> None:

@@ -1,0 +1,147 @@
+"""What bandits have learnt, in Postgres: sums to which replicas add, so that none loses what another has learnt."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, RowMapping, delete, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.inference.domain.routing.lesson import ArmName, BanditKind, Learnt, corrected
+from services.inference.domain.routing.reward import Earned
+from services.inference.storage.routing_tables import bandit_arm, learnt_answer
+from services.inference.usecases.learning_ports import LearntAnswer
+from services.meshkit.core.errors import AlreadyExists, NotFound
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
+from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
+
+#: How long somebody may say how good an answer was.
+JUDGED_WITHIN: Final = timedelta(hours=24)
+#: Arms that nobody has asked for so long are forgotten.
+_ARMS_KEPT: Final = timedelta(days=90)
+#: What was written by transactions that took so long at most is read again rather than missed.
+_OVERLAP: Final = timedelta(seconds=60)
+_AT_ONCE: Final = 1_000
+#: Sums of the row and of what is added to it, place by place.
+_ADDED_UP: Final[ColumnElement[Any]] = literal_column(
+    "(SELECT array_agg(mine + more ORDER BY place)"
+    " FROM unnest(bandit_arm.sums, excluded.sums) WITH ORDINALITY AS added (mine, more, place))"
+)
+
+
+class SqlLessonRecords:
+    """Implements `LessonRecords`."""
+
+    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine) -> None:
+        self._app = app
+        self._maintenance = maintenance
+
+    async def add(
+        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]
+    ) -> Mapping[ArmName, Learnt]:
+        """See `LessonRecords.add`."""
+        kept = [_row(tenant, one) for one in answers]
+        async with tenant_scope(self._app, tenant, audited=False) as scope:
+            for first in range(0, len(kept), _AT_ONCE):
+                statement = insert(learnt_answer).values(answer_time=func.now()).on_conflict_do_nothing()
+                await scope.execute(statement, kept[first : first + _AT_ONCE])
+            arms = await _added(scope, lessons)
+            await scope.commit()
+        return arms
+
+    async def since(self, moment: datetime | None) -> tuple[datetime, Mapping[ArmName, Learnt]]:
+        """See `LessonRecords.since`."""
+        statement = select(bandit_arm)
+        if moment is not None:
+            statement = statement.where(bandit_arm.c.updated_time >= moment - _OVERLAP)
+        async with maintenance_scope(self._maintenance, read_only=True) as scope:
+            now: datetime = (await scope.execute(select(func.now()))).scalar_one()
+            rows = (await scope.execute(statement)).mappings().all()
+        return now, dict(_arm(row) for row in rows)
+
+    async def judge(
+        self, tenant: TenantId, hold_id: str, quality: float, *, project: str | None
+    ) -> Mapping[ArmName, Learnt]:
+        """See `LessonRecords.judge`."""
+        answer = learnt_answer.c
+        mine = (answer.tenant_id == tenant, answer.hold_id == to_uuid(hold_id, "hold", field="hold_id"))
+        wanted = select(learnt_answer).where(*mine, answer.answer_time > func.now() - JUDGED_WITHIN).with_for_update()
+        if project is not None:
+            wanted = wanted.where(answer.project == project)
+        async with tenant_scope(self._app, tenant) as scope:
+            await claim_once(scope)
+            row = (await scope.execute(wanted)).mappings().one_or_none()
+            if row is None:
+                raise NotFound("answer", hold_id)
+            if row["quality"] is not None:
+                raise AlreadyExists("quality", hold_id)
+            await scope.execute(update(learnt_answer).where(*mine).values(quality=quality))
+            kind, features = BanditKind(row["kind"]), tuple(row["features"])
+            before = Earned(points=row["points"], weight=row["weight"], quality_weight=row["quality_weight"])
+            change = corrected(kind, features, before, quality)
+            name = ArmName(tenant=tenant, route=row["route"], kind=kind, arm=row["arm"])
+            arms = await _added(scope, {} if change is None else {name: change})
+            await keep_once(scope, None)
+            await scope.commit()
+        return arms
+
+    async def forget(self) -> None:
+        """See `LessonRecords.forget`."""
+        async with maintenance_scope(self._maintenance) as scope:
+            await scope.execute(delete(learnt_answer).where(learnt_answer.c.answer_time < func.now() - JUDGED_WITHIN))
+            await scope.execute(delete(bandit_arm).where(bandit_arm.c.updated_time < func.now() - _ARMS_KEPT))
+            await scope.commit()
+
+
+async def _added(scope: Scope, lessons: Mapping[ArmName, Learnt]) -> Mapping[ArmName, Learnt]:
+    """Adds to arms, in an order that all replicas keep, so that none waits for another that waits for it."""
+    arms: dict[ArmName, Learnt] = {}
+    ordered = sorted(lessons.items(), key=lambda one: (one[0].route, one[0].kind, one[0].arm))
+    for first in range(0, len(ordered), _AT_ONCE):
+        rows = [
+            {
+                "tenant_id": name.tenant,
+                "route": name.route,
+                "kind": name.kind.value,
+                "arm": name.arm,
+                "pulls": one.pulls,
+                "sums": list(one.sums),
+                "updated_time": func.now(),
+            }
+            for name, one in ordered[first : first + _AT_ONCE]
+        ]
+        statement = insert(bandit_arm).values(rows)
+        added = statement.on_conflict_do_update(
+            constraint="pk_bandit_arm",
+            set_={
+                "pulls": bandit_arm.c.pulls + statement.excluded.pulls,
+                "sums": _ADDED_UP,
+                "updated_time": statement.excluded.updated_time,
+            },
+        ).returning(bandit_arm)
+        arms.update(_arm(row) for row in (await scope.execute(added)).mappings())
+    return arms
+
+
+def _row(tenant: TenantId, answer: LearntAnswer) -> dict[str, object]:
+    lesson, earned = answer.lesson, answer.earned
+    return {
+        "tenant_id": tenant,
+        "hold_id": to_uuid(answer.hold_id, "hold"),
+        "route": lesson.arm.route,
+        "kind": lesson.arm.kind.value,
+        "arm": lesson.arm.arm,
+        "project": lesson.project,
+        "features": list(lesson.features),
+        "points": earned.points,
+        "weight": earned.weight,
+        "quality_weight": earned.quality_weight,
+    }
+
+
+def _arm(row: RowMapping) -> tuple[ArmName, Learnt]:
+    name = ArmName(tenant=TenantId(row["tenant_id"]), route=row["route"], kind=BanditKind(row["kind"]), arm=row["arm"])
+    return name, Learnt(pulls=row["pulls"], sums=tuple(row["sums"]))

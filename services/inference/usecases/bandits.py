@@ -1,0 +1,156 @@
+"""What this replica knows of the arms of bandits, in memory: choosing by it takes microseconds and waits for nobody."""
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Final
+
+from services.inference.domain.deployment import DeploymentVersion
+from services.inference.domain.prompt import Prompt
+from services.inference.domain.reliability.health import ITS_FAULTS
+from services.inference.domain.route import AttemptOutcome, Route, RouteMode
+from services.inference.domain.routing.lesson import NOTHING, ArmName, BanditKind, Learnt, Lesson, learnt
+from services.inference.domain.routing.linucb import Ridge, features_of
+from services.inference.domain.routing.reward import USUAL_SLOW_SECONDS, Earned, RewardPolicy, earned
+from services.inference.domain.routing.thompson import thompson_draw
+from services.inference.usecases.learning_ports import LearntAnswer
+from services.meshkit.core.identity import TenantId
+
+#: One call of so many goes to an arm by the dice alone, so that one which did badly once is heard of again.
+EXPLORES: Final = 50
+#: Answers that wait to be kept while the database is away; beyond, the oldest can be judged by nobody.
+_MOST_ANSWERS: Final = 10_000
+_KINDS: Final = {RouteMode.BANDIT_THOMPSON: BanditKind.THOMPSON, RouteMode.BANDIT_LINUCB: BanditKind.LINUCB}
+_USUAL: Final = RewardPolicy()
+_FAILED: Final = Earned(points=0.0, weight=1.0)
+
+
+class _Arm:
+    """What an arm has learnt on all replicas, as far as this one knows."""
+
+    def __init__(self) -> None:
+        self.all = NOTHING
+        #: What of it no other replica knows yet.
+        self.fresh = NOTHING
+        #: Of LinUCB, once it was asked.
+        self.ridge: Ridge | None = None
+
+
+class Bandits:
+    """Orders the members of routes by what is known of them, and takes in what came of it.
+
+    Args:
+        dice: what is tried is drawn with them; the same ones draw the same.
+    """
+
+    def __init__(self, *, dice: Random) -> None:
+        self._dice = dice
+        self._arms: dict[ArmName, _Arm] = {}
+        self._answers: list[LearntAnswer] = []
+
+    def ordered(
+        self, tenant: TenantId, route: Route, versions: Sequence[DeploymentVersion], prompt: Prompt
+    ) -> list[DeploymentVersion]:
+        """Gives the versions, best first, as this call draws them."""
+        if len(versions) < 2:
+            return list(versions)
+        features = self._features(route, prompt)
+        worth = {one.full_name: self._worth(_name(tenant, route, one), features) for one in versions}
+        # Those of equal worth, such as those of which nothing is known, come in the order of the dice.
+        drawn = sorted(self._dice.sample(versions, len(versions)), key=lambda one: -worth[one.full_name])
+        if self._dice.randrange(EXPLORES) == 0:
+            drawn.insert(0, drawn.pop(self._dice.randrange(len(drawn))))
+        return drawn
+
+    def lesson(
+        self, tenant: TenantId, route: Route, version: DeploymentVersion, prompt: Prompt, project: str
+    ) -> Lesson:
+        """Gives what is learnt from asking a version."""
+        return Lesson(
+            arm=_name(tenant, route, version),
+            features=self._features(route, prompt),
+            reward=route.reward or _USUAL,
+            slow_seconds=route.sla_seconds or USUAL_SLOW_SECONDS,
+            project=project,
+        )
+
+    def note(self, lesson: Lesson, outcome: AttemptOutcome) -> None:
+        """Takes in what came of asking an arm. What failed through no fault of its own teaches nothing."""
+        if outcome.reason:
+            if outcome.reason in ITS_FAULTS:
+                self._learn(lesson, _FAILED)
+            return
+        gained = earned(
+            lesson.reward,
+            latency_us=outcome.latency_us,
+            cost_nano_usd=outcome.cost_nano_usd,
+            slow_seconds=lesson.slow_seconds,
+        )
+        self._learn(lesson, gained)
+        self._keep([LearntAnswer(hold_id=outcome.hold_id, lesson=lesson, earned=gained)] if outcome.hold_id else ())
+
+    def taken(self) -> tuple[dict[ArmName, Learnt], list[LearntAnswer]]:
+        """Takes out what other replicas do not know yet."""
+        fresh = {name: arm.fresh for name, arm in self._arms.items() if arm.fresh is not NOTHING}
+        for name in fresh:
+            self._arms[name].fresh = NOTHING
+        answers, self._answers = self._answers, []
+        return fresh, answers
+
+    def put_back(self, fresh: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]) -> None:
+        """Puts back what was taken out and could not be told."""
+        for name, one in fresh.items():
+            arm = self._arm(name)
+            arm.fresh = arm.fresh.plus(one)
+        kept, self._answers = self._answers, []
+        self._keep((*answers, *kept))
+
+    def know(self, arms: Mapping[ArmName, Learnt]) -> None:
+        """Takes in all that arms have learnt on all replicas, but for what this one has not told yet."""
+        for name, one in arms.items():
+            arm = self._arm(name)
+            arm.all = one.plus(arm.fresh) if arm.fresh is not NOTHING else one
+            arm.ridge = None
+
+    def known(self, name: ArmName) -> Learnt:
+        """Gives what an arm has learnt."""
+        arm = self._arms.get(name)
+        return NOTHING if arm is None else arm.all
+
+    def _learn(self, lesson: Lesson, gained: Earned) -> None:
+        reward = gained.reward
+        if reward is None:
+            return
+        arm, one = self._arm(lesson.arm), learnt(lesson.arm.kind, lesson.features, reward)
+        arm.all, arm.fresh = arm.all.plus(one), arm.fresh.plus(one)
+        if arm.ridge is not None:
+            arm.ridge.learn(lesson.features, reward)
+
+    def _worth(self, name: ArmName, features: tuple[float, ...]) -> float:
+        arm = self._arms.get(name)
+        if name.kind is BanditKind.THOMPSON:
+            known = NOTHING if arm is None else arm.all
+            return thompson_draw(known.pulls, known.sums or (0.0,), self._dice)
+        if arm is None:
+            arm = self._arm(name)
+        if arm.ridge is None:
+            arm.ridge = Ridge(arm.all.sums)
+        return arm.ridge.worth(features)
+
+    def _keep(self, answers: Sequence[LearntAnswer]) -> None:
+        self._answers.extend(answers)
+        if len(self._answers) > _MOST_ANSWERS:
+            del self._answers[: len(self._answers) - _MOST_ANSWERS]
+
+    def _arm(self, name: ArmName) -> _Arm:
+        arm = self._arms.get(name)
+        if arm is None:
+            arm = self._arms[name] = _Arm()
+        return arm
+
+    @staticmethod
+    def _features(route: Route, prompt: Prompt) -> tuple[float, ...]:
+        return features_of(prompt) if route.mode is RouteMode.BANDIT_LINUCB else ()
+
+
+def _name(tenant: TenantId, route: Route, version: DeploymentVersion) -> ArmName:
+    return ArmName(tenant=tenant, route=route.name, kind=_KINDS[route.mode], arm=version.full_name)

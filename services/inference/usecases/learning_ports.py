@@ -1,0 +1,51 @@
+"""What bandits need from outside: a memory that all replicas add to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from services.inference.domain.routing.lesson import ArmName, Learnt, Lesson
+from services.inference.domain.routing.reward import Earned
+from services.meshkit.core.identity import TenantId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LearntAnswer:
+    """An answer that was learnt from, kept until somebody says how good it was."""
+
+    hold_id: str
+    lesson: Lesson
+    earned: Earned
+
+
+class LessonRecords(Protocol):
+    """Remembers what bandits have learnt, and from which answers."""
+
+    async def add(
+        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]
+    ) -> Mapping[ArmName, Learnt]:
+        """Adds to what arms have learnt and keeps answers. Gives all that these arms have learnt, on all replicas."""
+        ...
+
+    async def since(self, moment: datetime | None) -> tuple[datetime, Mapping[ArmName, Learnt]]:
+        """Gives all that those arms have learnt to which somebody has added since; all of them for None.
+
+        Returns: the moment to ask for next, and what was learnt.
+        """
+        ...
+
+    async def judge(
+        self, tenant: TenantId, hold_id: str, quality: float, *, project: str | None
+    ) -> Mapping[ArmName, Learnt]:
+        """Takes in how good an answer was, once. Gives all that its arm has learnt.
+
+        Args:
+            project: of who says so, if bound to one: answers of others are not there.
+        Raises: Invalid: the id is none. NotFound: there is no such answer, or it is older than a day. AlreadyExists.
+        """
+        ...
+
+    async def forget(self) -> None:
+        """Forgets answers of which nobody may say more, and arms that were not asked for long."""
+        ...
