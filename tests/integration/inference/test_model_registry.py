@@ -123,9 +123,8 @@ async def test_a_version_may_be_asked_by_the_official_client_of_its_provider(
     checked = await checked_version(mesh, made.deployment_id, 1)
     assert (checked.state, checked.form) == (model_pb2.MODEL_VERSION_STATE_READY, sdk), checked.check_failures
     assert (await mesh.generate(model=f"acme/{adapter}")).parts[0].text.text == Behaviour().text
-    assert [event async for event in mesh.stream(model=f"acme/{adapter}")][-1].generation.provider == usual_payee(
-        adapter
-    )
+    *_, last = [event async for event in mesh.stream(model=f"acme/{adapter}")]
+    assert last.generation.provider == usual_payee(adapter)
     assert len(second.meter.confirmed) == len({call.hold_id for call in second.meter.calls}) == 3
     second.next(Behaviour(status=429, headers=(("retry-after", "7"),)))
     refused = await mesh.refused("Generate", a_request(model=f"acme/{adapter}"))
