@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task, usual_payee
+from services.inference.domain.deployment import Adapter, AdapterForm, Deployments, DeploymentVersion, Task, usual_payee
 from services.inference.settings import InferenceSettings
 
 
@@ -14,6 +14,7 @@ def configured(settings: InferenceSettings) -> Deployments:
             Adapter(settings.openai_adapter),
             settings.openai_model,
             settings.openai_embedding_model,
+            form=settings.openai_form,
             region=settings.openai_region,
             context_tokens=settings.openai_context_tokens,
         )
@@ -22,6 +23,7 @@ def configured(settings: InferenceSettings) -> Deployments:
             Adapter.ANTHROPIC,
             settings.anthropic_model,
             None,
+            form=settings.anthropic_form,
             region=settings.anthropic_region,
             context_tokens=settings.anthropic_context_tokens,
         )
@@ -46,6 +48,7 @@ def _pair(
     model: str,
     embedding_model: str | None,
     *,
+    form: str = "wire",
     region: str = "",
     image_tokens: int = 0,
     context_tokens: int = 0,
@@ -55,6 +58,7 @@ def _pair(
         name=f"{payee}/{model}",
         adapter=adapter,
         model=model,
+        form=AdapterForm(form),
         region=region,
         provider=payee,
         image_tokens=image_tokens,

@@ -1,4 +1,4 @@
-"""Agents of openai-agents, on chat completions."""
+"""Agents of openai-agents, on chat completions or on responses."""
 
 # pyright: basic, reportMissingImports=false
 # In an environment of its own.
@@ -6,15 +6,15 @@
 import asyncio
 from typing import Any
 
-from agents import Agent, OpenAIChatCompletionsModel, Runner, function_tool, set_tracing_disabled
+from agents import Agent, OpenAIChatCompletionsModel, OpenAIResponsesModel, Runner, function_tool, set_tracing_disabled
 from openai import AsyncOpenAI
 
-from tests.clients.cases import KEY, MODEL, URL, WEATHER, River, Shown, asking, show
+from tests.clients.cases import KEY, MODEL, RESPONSES, URL, WEATHER, River, Shown, asking, show
 
 
 def agent(model: str = MODEL, key: str = KEY, **more: Any) -> Agent[None]:
     client = AsyncOpenAI(base_url=f"{URL}/v1", api_key=key)
-    spoken = OpenAIChatCompletionsModel(model=model, openai_client=client)
+    spoken = (OpenAIResponsesModel if RESPONSES else OpenAIChatCompletionsModel)(model=model, openai_client=client)
     return Agent(name="Ada", instructions="Be brief.", model=spoken, **more)
 
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 URL: Final = os.environ["COMITIA_URL"]
 KEY: Final = os.environ["COMITIA_API_KEY"]
 MODEL: Final = "gpt-4o-mini"
+#: True where a client that knows both of OpenAI's dialects is to speak the newer one.
+RESPONSES: Final = os.environ.get("COMITIA_DIALECT") == "responses"
 #: What the tool answers, whatever the city.
 WEATHER: Final = "cloudburst"
 

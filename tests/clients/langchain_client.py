@@ -1,4 +1,4 @@
-"""`ChatOpenAI` of langchain-openai."""
+"""`ChatOpenAI` of langchain-openai, on chat completions or on responses."""
 
 # pyright: basic, reportMissingImports=false
 # In an environment of its own.
@@ -9,7 +9,7 @@ from langchain_core.messages import BaseMessage, HumanMessage, SystemMessage, To
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
-from tests.clients.cases import KEY, MODEL, URL, WEATHER, River, Shown, asking, show
+from tests.clients.cases import KEY, MODEL, RESPONSES, URL, WEATHER, River, Shown, asking, show
 
 
 @tool
@@ -23,7 +23,7 @@ def prompt(case: str) -> list[BaseMessage]:
 
 
 def opened(model: str = MODEL, key: str = KEY) -> ChatOpenAI:
-    return ChatOpenAI(base_url=f"{URL}/v1", api_key=key, model=model)
+    return ChatOpenAI(base_url=f"{URL}/v1", api_key=key, model=model, use_responses_api=RESPONSES)
 
 
 async def chat(case: str, *, model: str = MODEL, key: str = KEY) -> Shown:

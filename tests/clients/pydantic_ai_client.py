@@ -1,4 +1,4 @@
-"""Agents of pydantic-ai, on OpenAI's chat completions."""
+"""Agents of pydantic-ai, on OpenAI's chat completions or on its responses."""
 
 # pyright: basic, reportMissingImports=false
 # In an environment of its own.
@@ -7,15 +7,16 @@ import asyncio
 from typing import Any
 
 from pydantic_ai import Agent, NativeOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from tests.clients.cases import KEY, MODEL, URL, WEATHER, River, Shown, asking, show
+from tests.clients.cases import KEY, MODEL, RESPONSES, URL, WEATHER, River, Shown, asking, show
 
 
 def agent(model: str = MODEL, key: str = KEY, **more: Any) -> Agent[None, Any]:
     provider = OpenAIProvider(base_url=f"{URL}/v1", api_key=key)
-    return Agent(OpenAIChatModel(model, provider=provider), instructions="Be brief.", **more)
+    spoken = (OpenAIResponsesModel if RESPONSES else OpenAIChatModel)(model, provider=provider)
+    return Agent(spoken, instructions="Be brief.", **more)
 
 
 async def chat(case: str, *, model: str = MODEL, key: str = KEY) -> Shown:

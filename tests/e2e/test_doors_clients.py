@@ -18,13 +18,19 @@ _SECONDS: Final = 60
 _SAID: Final = "Rivers meet, and then they argue about the sea. Nobody wins. The sea takes all of them in the end."
 #: What a provider that fails says, so that nobody waits long.
 _SOON: Final = [["retry-after-ms", "10"]]
-#: What each client raises for a model that nobody knows, and for a wrong key.
+#: What each client raises for a model that nobody knows, and for a wrong key. Behind a slash: in which dialect.
 _CLIENTS: Final = {
     "openai_client": ("openai.NotFoundError", "openai.AuthenticationError"),
     "anthropic_client": ("anthropic.NotFoundError", "anthropic.AuthenticationError"),
     "langchain_client": ("langchain_openai.OpenAIModelNotFoundError", "langchain_openai.OpenAIAuthenticationError"),
     "agents_client": ("openai.NotFoundError", "openai.AuthenticationError"),
     "pydantic_ai_client": ("pydantic_ai.ModelNotFoundError", "pydantic_ai.ModelAuthenticationError"),
+    "langchain_client/responses": (
+        "langchain_openai.OpenAIModelNotFoundError",
+        "langchain_openai.OpenAIAuthenticationError",
+    ),
+    "agents_client/responses": ("openai.NotFoundError", "openai.AuthenticationError"),
+    "pydantic_ai_client/responses": ("pydantic_ai.ModelNotFoundError", "pydantic_ai.ModelAuthenticationError"),
     "openai.mjs": ("openai.NotFoundError", "openai.AuthenticationError"),
     "anthropic.mjs": ("anthropic.NotFoundError", "anthropic.AuthenticationError"),
 }
@@ -57,7 +63,9 @@ def begun(client: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
         assert node is not None
         command = [str(node / "node"), client]
     elif _PYTHON.exists():
-        folder, command = CHECKOUT, [str(_PYTHON), "-m", f"tests.clients.{client}"]
+        module, _, dialect = client.partition("/")
+        folder, command = CHECKOUT, [str(_PYTHON), "-m", f"tests.clients.{module}"]
+        environment = {**environment, "COMITIA_DIALECT": dialect}
     else:
         pytest.skip("needs .out/clients, which `make clients` installs")
     environment = {"PATH": os.environ["PATH"], **environment, "COMITIA_MARK": client}

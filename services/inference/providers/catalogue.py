@@ -6,7 +6,7 @@ Most ship with the mesh. A package that is installed beside it adds its own by a
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -16,9 +16,17 @@ from services.inference.domain.errors import AdapterUnusable
 from services.inference.domain.money_bound import overhead_of
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai.chat import OPENAI, ChatProvider, Endpoint
+from services.inference.providers.openai.chat import AZURE, OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
 from services.inference.providers.openai.responses import ResponsesProvider
+from services.inference.providers.sdk_form import (
+    Load,
+    LoadedLate,
+    azure_client,
+    chat_client,
+    messages_client,
+    responses_client,
+)
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
 from services.inference.usecases.ports import AdapterClaims, ModelProvider
 from services.meshkit.core.errors import Invalid
@@ -36,31 +44,48 @@ class AdapterSpec:
     usual_address: str = ""
     capabilities: frozenset[Capability]
     open: Callable[[ProviderHttp, Endpoint], ModelProvider]
+    #: How the official client of its provider is opened; None: there is no such form.
+    open_sdk: Callable[[ProviderHttp, Endpoint], ModelProvider] | None = None
+
+    @property
+    def forms(self) -> frozenset[AdapterForm]:
+        """The forms that it has."""
+        return frozenset({AdapterForm.WIRE} if self.open_sdk is None else AdapterForm)
+
+    def opened(self, form: AdapterForm, http: ProviderHttp, endpoint: Endpoint) -> ModelProvider:
+        """Opens it in one of its forms."""
+        if form is AdapterForm.SDK and self.open_sdk is not None:
+            return self.open_sdk(http, endpoint)
+        return self.open(http, endpoint)
 
 
-def _chat(manners: Manners, *capabilities: Capability, usual_address: str = "") -> AdapterSpec:
+def _chat(
+    manners: Manners, *capabilities: Capability, usual_address: str = "", client: Load | None = None
+) -> AdapterSpec:
     return AdapterSpec(
         usual_address=usual_address,
         capabilities=frozenset({Capability.TOOLS, *capabilities}),
         open=partial(ChatProvider, manners=manners),
+        open_sdk=client and partial(LoadedLate, load=client),
     )
 
 
 _ALL: Final = (Capability.JSON_SCHEMA, Capability.IMAGES, Capability.DOCUMENTS)
 _OPENAI: Final = "https://api.openai.com/v1"
 CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
-    Adapter.OPENAI: _chat(OPENAI, *_ALL, usual_address=_OPENAI),
+    Adapter.OPENAI: _chat(OPENAI, *_ALL, usual_address=_OPENAI, client=chat_client),
     Adapter.OPENAI_RESPONSES: AdapterSpec(
         usual_address=_OPENAI,
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=ResponsesProvider,
+        open_sdk=partial(LoadedLate, load=responses_client),
     ),
-    # Azure reads PDFs by its Responses API only.
-    Adapter.AZURE: _chat(replace(OPENAI, pdfs=False), Capability.JSON_SCHEMA, Capability.IMAGES),
+    Adapter.AZURE: _chat(AZURE, Capability.JSON_SCHEMA, Capability.IMAGES, client=azure_client),
     Adapter.ANTHROPIC: AdapterSpec(
         usual_address="https://api.anthropic.com",
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=AnthropicProvider,
+        open_sdk=partial(LoadedLate, load=messages_client),
     ),
     Adapter.VLLM: _chat(VLLM, Capability.JSON_SCHEMA),
     Adapter.TGI: _chat(TGI, Capability.JSON_SCHEMA),
@@ -112,7 +137,7 @@ class Catalogue:
             known = ", ".join(name for name in self._specs if name != Adapter.LOCAL)
             raise Invalid("version.adapter", f"must be one of {known}")
         return AdapterClaims(
-            forms=frozenset({AdapterForm.WIRE}),
+            forms=spec.forms,
             capabilities=spec.capabilities,
             overhead=overhead_of(adapter),
             prefills=False,

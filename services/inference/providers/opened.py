@@ -57,4 +57,4 @@ class OpenedModels:
         if spec is None:
             raise AdapterUnusable(version.adapter, "no package that is installed brings it any more")
         base_url = version.base_url.rstrip("/") or spec.usual_address
-        return spec.open(self._http, Endpoint(base_url=base_url, key=key))
+        return spec.opened(version.form, self._http, Endpoint(base_url=base_url, key=key))

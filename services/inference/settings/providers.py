@@ -31,6 +31,10 @@ class ProviderSettings(ServiceSettings):
         description="Who speaks there: OpenAI, by chat completions or by responses, or Azure at an address such as "
         "`https://NAME.openai.azure.com/openai/v1`.",
     )
+    openai_form: Literal["wire", "sdk"] = Field(
+        default="wire",
+        description="By what it is asked: `wire`, by the mesh itself, or `sdk`, by OpenAI's official client.",
+    )
     openai_base_url: str = Field(
         default=_OPENAI_ADDRESS,
         validation_alias=_or_as_the_sdk("OPENAI_BASE_URL"),
@@ -53,6 +57,7 @@ class ProviderSettings(ServiceSettings):
         validation_alias=_or_as_the_sdk("ANTHROPIC_API_KEY"),
         description="Key of Anthropic; without it Anthropic is not asked.",
     )
+    anthropic_form: Literal["wire", "sdk"] = Field(default="wire", description="As `openai_form`, of Anthropic.")
     anthropic_base_url: str = Field(
         default="https://api.anthropic.com",
         validation_alias=_or_as_the_sdk("ANTHROPIC_BASE_URL"),

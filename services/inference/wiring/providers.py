@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from services.inference.domain.deployment import Adapter
+from services.inference.domain.deployment import Adapter, AdapterForm
 from services.inference.domain.errors import AdapterUnusable
 from services.inference.providers.catalogue import AdapterSpec
 from services.inference.providers.http import ProviderHttp
@@ -26,7 +26,11 @@ def providers(
         endpoints[Adapter.ANTHROPIC] = Endpoint(
             base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
         )
-    made = {adapter: _named(adapter, adapters).open(http, endpoint) for adapter, endpoint in endpoints.items()}
+    forms = {settings.openai_adapter: settings.openai_form, Adapter.ANTHROPIC: settings.anthropic_form}
+    made = {
+        adapter: _named(adapter, adapters).opened(AdapterForm(forms.get(adapter, "wire")), http, endpoint)
+        for adapter, endpoint in endpoints.items()
+    }
     if settings.stub_enabled:
         made[Adapter.STUB] = StubProvider()
     return made

@@ -82,6 +82,24 @@ async def test_the_stub_is_not_there_unless_it_is_enabled(start: StartInference)
         assert await mesh.refused("Generate", a_request(model="stub")) == "not_found/MODEL_NOT_FOUND"
 
 
+async def test_the_settings_have_providers_asked_by_their_official_clients(
+    start: StartInference, surroundings: Surroundings
+) -> None:
+    provider = surroundings.provider
+    async with start(
+        openai_form="sdk",
+        anthropic_form="sdk",
+        anthropic_api_key=KEY,
+        anthropic_base_url=provider.anthropic_base_url,
+    ) as mesh:
+        for model in ("openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"):
+            assert (await mesh.generate(model=model)).parts[0].text.text == Behaviour().text
+        asked = len(provider.meter.calls)
+        provider.next(Behaviour(status=503))
+        assert (await mesh.generate()).provider == "anthropic"
+        assert len(provider.meter.calls) == asked + 2, "a client repeats nothing by itself"
+
+
 async def test_tools_and_their_calls_travel_both_ways(mesh: InferenceMesh) -> None:
     mesh.provider.next(Behaviour(text="", tool_calls=(("call_1", "search", '{"q": "trams", "most": 3}'),)))
     schema = struct_pb2.Struct()

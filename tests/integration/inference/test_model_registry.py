@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1 import model_pb2, model_service_pb2
+from services.inference.domain.deployment import usual_payee
 from services.inference.storage import registry_feed
 from services.inference.storage.registry_feed import SqlRegistryFeed
 from services.meshkit.core.clock import SystemClock
@@ -107,6 +108,27 @@ async def test_a_deployment_is_registered_checked_and_asked_by_its_name(
     ]
     counted = await mesh.call("CountTokens", pb.CountTokensRequest(model="acme/writer", messages=a_request().messages))
     assert counted.input_tokens_bound > 0
+
+
+@pytest.mark.parametrize("adapter", ["openai", "openai_responses", "anthropic"])
+async def test_a_version_may_be_asked_by_the_official_client_of_its_provider(
+    mesh: InferenceMesh, second: FakeProvider, adapter: str
+) -> None:
+    address = second.anthropic_base_url if adapter == "anthropic" else second.openai_base_url
+    model = "claude-haiku-4-5" if adapter == "anthropic" else "gpt-4o-mini"
+    sdk = model_pb2.ADAPTER_FORM_SDK
+    version = a_version(second, adapter=adapter, model=model, base_url=address, form=sdk)
+    request = model_service_pb2.CreateModelDeploymentRequest(name=f"acme/{adapter}", version=version, api_key=KEY)
+    made = (await mesh.call("CreateModelDeployment", request)).deployment
+    checked = await checked_version(mesh, made.deployment_id, 1)
+    assert (checked.state, checked.form) == (model_pb2.MODEL_VERSION_STATE_READY, sdk), checked.check_failures
+    assert (await mesh.generate(model=f"acme/{adapter}")).parts[0].text.text == Behaviour().text
+    *_, last = [event async for event in mesh.stream(model=f"acme/{adapter}")]
+    assert last.generation.provider == usual_payee(adapter)
+    assert len(second.meter.confirmed) == len({call.hold_id for call in second.meter.calls}) == 3
+    second.next(Behaviour(status=429, headers=(("retry-after", "7"),)))
+    refused = await mesh.refused("Generate", a_request(model=f"acme/{adapter}"))
+    assert refused == "exhausted/PROVIDER_RATE_LIMITED"
 
 
 async def test_a_version_that_does_not_answer_is_refused_and_never_asked(
@@ -254,7 +276,7 @@ async def test_a_model_without_a_key_may_move(mesh: InferenceMesh, second: FakeP
             {"version": {"adapter": "vllm", "capabilities": [model_pb2.MODEL_CAPABILITY_DOCUMENTS]}},
             "version.capabilities",
         ),
-        ({"version": {"form": model_pb2.ADAPTER_FORM_SDK}}, "version.form"),
+        ({"version": {"adapter": "vllm", "form": model_pb2.ADAPTER_FORM_SDK}}, "version.form"),
         ({"task": model_pb2.MODEL_TASK_EMBED}, "task"),
     ],
 )

@@ -28,12 +28,12 @@ class AnthropicProvider:
     def __init__(self, http: ProviderHttp, endpoint: Endpoint) -> None:
         self._http = http
         self._url = f"{endpoint.base_url}/v1/messages"
-        self._headers = {"x-api-key": endpoint.key.reveal(), "anthropic-version": _VERSION}
+        self._headers = headers_of(endpoint)
 
     async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
         """See `ModelProvider.stream`."""
         answer = MessageReader(call.deployment)
-        body = _body(call, stream=True)
+        body = messages_body(call, stream=True)
         events = self._http.events(
             call.deployment.name,
             self._url,
@@ -55,7 +55,7 @@ class AnthropicProvider:
 
     async def whole(self, call: ProviderCall) -> Whole:
         """See `ModelProvider.whole`."""
-        body = _body(call, stream=False)
+        body = messages_body(call, stream=False)
         raw = await self._http.body(
             call.deployment.name,
             self._url,
@@ -70,7 +70,13 @@ class AnthropicProvider:
         return Whole(text=text, finished=answer.finished())
 
 
-def _body(call: ProviderCall, *, stream: bool) -> bytes:
+def headers_of(endpoint: Endpoint) -> dict[str, str]:
+    """Gives the headers that carry the key and name the version of the dialect."""
+    return {"x-api-key": endpoint.key.reveal(), "anthropic-version": _VERSION}
+
+
+def messages_body(call: ProviderCall, *, stream: bool) -> bytes:
+    """Writes the request of a call. Raises: ProviderRefused: something of it cannot be told."""
     deployment = call.deployment
     # Models that nobody says otherwise of can be held to a schema; those before them are a version that says so.
     schemas = deployment.capabilities is None or Capability.JSON_SCHEMA in deployment.capabilities

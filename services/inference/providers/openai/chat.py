@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -26,6 +26,8 @@ from services.meshkit.core.secret import NO_SECRET, Secret
 _DECODER: Final = msgspec.json.Decoder(Chunk)
 _DONE: Final = b"[DONE]"
 OPENAI: Final = Manners()
+#: Azure reads PDFs by its Responses API only.
+AZURE: Final = replace(OPENAI, pdfs=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class ChatProvider:
     async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
         """See `ModelProvider.stream`."""
         answer = ChatReader(call.deployment)
-        body = self._body(call, stream=True)
+        body = chat_body(call, self._manners, stream=True)
         events = self._http.events(
             call.deployment.name,
             self._url,
@@ -75,7 +77,7 @@ class ChatProvider:
 
     async def whole(self, call: ProviderCall) -> Whole:
         """See `ModelProvider.whole`."""
-        body = self._body(call, stream=False)
+        body = chat_body(call, self._manners, stream=False)
         raw = await self._http.body(
             call.deployment.name,
             self._url,
@@ -89,11 +91,13 @@ class ChatProvider:
         text = "".join(piece.text for piece in answer.take(raw) if isinstance(piece, TextDelta))
         return Whole(text=text, finished=answer.finished(ends_with_done=False))
 
-    def _body(self, call: ProviderCall, *, stream: bool) -> bytes:
-        try:
-            return request_body(call.prompt, model=call.deployment.model, manners=self._manners, stream=stream)
-        except CannotBeTold as cause:
-            raise failures.cannot_be_told(call.deployment.name, cause.field) from cause
+
+def chat_body(call: ProviderCall, manners: Manners, *, stream: bool) -> bytes:
+    """Writes the request of a call. Raises: ProviderRefused: something of it cannot be told."""
+    try:
+        return request_body(call.prompt, model=call.deployment.model, manners=manners, stream=stream)
+    except CannotBeTold as cause:
+        raise failures.cannot_be_told(call.deployment.name, cause.field) from cause
 
 
 class ChatReader:

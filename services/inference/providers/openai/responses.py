@@ -48,7 +48,7 @@ class ResponsesProvider:
             call.deployment.name,
             self._url,
             self._headers,
-            self._body(call, stream=True),
+            responses_body(call, stream=True),
             call.clearance,
             seconds=call.seconds,
             first_byte_seconds=call.first_byte_seconds,
@@ -68,7 +68,7 @@ class ResponsesProvider:
             call.deployment.name,
             self._url,
             self._headers,
-            self._body(call, stream=False),
+            responses_body(call, stream=False),
             call.clearance,
             seconds=call.seconds,
             between_seconds=call.between_seconds,
@@ -76,11 +76,13 @@ class ResponsesProvider:
         answer = ResponseReader(call.deployment)
         return Whole(text=answer.take_whole(raw), finished=answer.finished())
 
-    def _body(self, call: ProviderCall, *, stream: bool) -> bytes:
-        try:
-            return request_body(call.prompt, model=call.deployment.model, stream=stream)
-        except CannotBeTold as cause:
-            raise failures.cannot_be_told(call.deployment.name, cause.field) from cause
+
+def responses_body(call: ProviderCall, *, stream: bool) -> bytes:
+    """Writes the request of a call. Raises: ProviderRefused: something of it cannot be told."""
+    try:
+        return request_body(call.prompt, model=call.deployment.model, stream=stream)
+    except CannotBeTold as cause:
+        raise failures.cannot_be_told(call.deployment.name, cause.field) from cause
 
 
 class ResponseReader:

@@ -1,0 +1,86 @@
+"""OpenAI by its official client: it writes the request and reads the answer, and we read what it understood.
+
+Loaded with the first call that wants it (`providers/sdk_form.py`).
+"""
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from openai import APIError, AsyncOpenAI
+
+from services.inference.domain.answer import Piece, TextDelta, Whole
+from services.inference.providers.http import ProviderHttp
+from services.inference.providers.openai.chat import OPENAI, ChatReader, Endpoint, chat_body
+from services.inference.providers.openai.chat_wire import Manners
+from services.inference.providers.openai.responses import ResponseReader, responses_body
+from services.inference.providers.sdk_transport import NO_KEY, Exchange, OfficialClient, client_over
+from services.inference.usecases.ports import ProviderCall
+
+# Its log shows prompts where it is told to by the environment.
+logging.getLogger("openai").setLevel(logging.WARNING)
+
+
+def _client(http: ProviderHttp, endpoint: Endpoint) -> AsyncOpenAI:
+    return AsyncOpenAI(
+        api_key=NO_KEY,
+        base_url=endpoint.base_url,
+        max_retries=0,
+        timeout=None,
+        http_client=client_over(http, endpoint.headers()),
+    )
+
+
+class ChatBySdk:
+    """Asks for chat completions."""
+
+    def __init__(self, http: ProviderHttp, endpoint: Endpoint, manners: Manners = OPENAI) -> None:
+        self._client = OfficialClient(_client(http, endpoint).chat.completions.create, error=APIError)
+        self._manners = manners
+
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
+        """See `ModelProvider.stream`."""
+        answer = ChatReader(call.deployment)
+        exchange = Exchange(call=call, streamed=True)
+        arguments = msgspec.json.decode(chat_body(call, self._manners, stream=True))
+        async with aclosing(self._client.events(exchange, arguments)) as chunks:
+            async for chunk in chunks:
+                for piece in answer.take(chunk):
+                    yield piece
+        answer.done = exchange.done
+        yield answer.finished(ends_with_done=self._manners.ends_with_done)
+
+    async def whole(self, call: ProviderCall) -> Whole:
+        """See `ModelProvider.whole`."""
+        arguments = msgspec.json.decode(chat_body(call, self._manners, stream=False))
+        raw = await self._client.body(Exchange(call=call, streamed=False), arguments)
+        answer = ChatReader(call.deployment)
+        text = "".join(piece.text for piece in answer.take(raw) if isinstance(piece, TextDelta))
+        return Whole(text=text, finished=answer.finished(ends_with_done=False))
+
+
+class ResponsesBySdk:
+    """Asks for responses."""
+
+    def __init__(self, http: ProviderHttp, endpoint: Endpoint) -> None:
+        self._client = OfficialClient(_client(http, endpoint).responses.create, error=APIError)
+
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
+        """See `ModelProvider.stream`."""
+        answer = ResponseReader(call.deployment)
+        arguments = msgspec.json.decode(responses_body(call, stream=True))
+        async with aclosing(self._client.events(Exchange(call=call, streamed=True), arguments)) as events:
+            async for event in events:
+                for piece in answer.take(event):
+                    yield piece
+                if answer.ended:
+                    break
+        yield answer.finished()
+
+    async def whole(self, call: ProviderCall) -> Whole:
+        """See `ModelProvider.whole`."""
+        arguments = msgspec.json.decode(responses_body(call, stream=False))
+        raw = await self._client.body(Exchange(call=call, streamed=False), arguments)
+        answer = ResponseReader(call.deployment)
+        return Whole(text=answer.take_whole(raw), finished=answer.finished())
