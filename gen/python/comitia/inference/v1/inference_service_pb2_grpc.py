@@ -94,7 +94,8 @@ class InferenceServiceServicer:
         ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
         INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
         FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS,
-        UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read).
+        UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read). At the HTTP doors, long
+        bodies share a room: RESOURCE_EXHAUSTED/DOORS_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,7 +54,8 @@ class InferenceServiceStub:
     ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
     INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
     FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS,
-    UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read).
+    UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read). At the HTTP doors, long
+    bodies share a room: RESOURCE_EXHAUSTED/DOORS_FULL.
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -104,7 +105,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
     INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
     FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS,
-    UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read).
+    UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read). At the HTTP doors, long
+    bodies share a room: RESOURCE_EXHAUSTED/DOORS_FULL.
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -157,7 +159,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
         INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
         FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS,
-        UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read).
+        UNAVAILABLE/MODEL_UNREADABLE (another release registered what this replica cannot read). At the HTTP doors, long
+        bodies share a room: RESOURCE_EXHAUSTED/DOORS_FULL.
         """
 
     @_abc_1.abstractmethod
