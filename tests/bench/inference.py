@@ -2,7 +2,8 @@
 
 Run by `make bench-inference`; `BENCH_SHORT=1` gives the same figures in a minute and leaves the peer out. The model is
 a process that answers at once. Keys, law and money are on: a budget stands above the calls. LiteLLM's proxy stands in
-front of the same model with a key and its budget, see `litellm_proxy.py`.
+front of the same model with a key and its budget, see `litellm_proxy.py`; `bare_proxy.py` says what a proxy in Python
+takes that does nothing.
 """
 
 import asyncio
@@ -19,7 +20,16 @@ import psutil
 from services.launcher.options import UpOptions
 from tests.bench.inference_model import MODEL
 from tests.bench.litellm_proxy import NAME, litellm_proxy
-from tests.bench.whole_mesh import SHORT, BenchMesh, Report, data_dir, percentile, processor_seconds, up
+from tests.bench.whole_mesh import (
+    SHORT,
+    BenchMesh,
+    Report,
+    data_dir,
+    memory_bytes,
+    percentile,
+    processor_seconds,
+    up,
+)
 
 SECONDS: Final = 4.0 if SHORT else 15.0
 WARM_SECONDS: Final = 2.0
@@ -28,7 +38,21 @@ RATE: Final = 200.0
 #: Requests that come in an overload, over those that are served without one.
 TIMES: Final = 10.0
 BUDGET_USD: Final = 1000.0
-GOALS: Final = {"requests": 800.0, "p50": 3.0, "p99": 15.0, "first": 4.0, "cached": 2.0}
+#: After which the memory of a replica is looked at once more.
+REQUESTS: Final = 5_000 if SHORT else 100_000
+GOALS: Final = {
+    "requests": 800.0,
+    "p50": 3.0,
+    "p99": 15.0,
+    "first": 4.0,
+    "cached": 2.0,
+    "fallback": 5.0,
+    "memory": 150.0,
+}
+_BARE: Final = "bare aiohttp proxy"
+#: Nobody listens there.
+_SECOND: Final = "second"
+_NOBODY: Final = "http://127.0.0.1:9/v1"
 _PRICES: Final = {"input_cost_per_token": 1.5e-7, "output_cost_per_token": 6e-7}
 _BODY: Final[dict[str, Any]] = {
     "model": MODEL,
@@ -58,10 +82,19 @@ class Load:
         return len(self.taken) / self.seconds
 
 
-async def load(url: str, key: str, *, rate: float = 0.0, seconds: float = SECONDS, streamed: bool = False) -> Load:
+async def load(
+    url: str,
+    key: str,
+    *,
+    rate: float = 0.0,
+    seconds: float = SECONDS,
+    at_once: int = AT_ONCE,
+    model: str = MODEL,
+    streamed: bool = False,
+) -> Load:
     """Sends chats from a process of its own."""
-    body = {**_BODY, "stream": True} if streamed else _BODY
-    wishes = {"url": url, "key": key, "body": body, "rate": rate, "at_once": AT_ONCE, "seconds": seconds}
+    body = {**_BODY, "model": model, **({"stream": True} if streamed else {})}
+    wishes = {"url": url, "key": key, "body": body, "rate": rate, "at_once": at_once, "seconds": seconds}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.bench.inference_load", json.dumps(wishes)), stdout=subprocess.PIPE
     )
@@ -93,11 +126,9 @@ class Model:
 
 
 @asynccontextmanager
-async def model_process() -> AsyncGenerator[Model]:
-    """Runs the model while the block runs."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench.inference_model"), stdout=subprocess.PIPE
-    )
+async def model_process(module: str = "tests.bench.inference_model", *arguments: str) -> AsyncGenerator[Model]:
+    """Runs the model, or a proxy before it, while the block runs."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", module, *arguments, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         port = int(await process.stdout.readline())
@@ -123,7 +154,10 @@ async def measure(mesh: BenchMesh, model: Model) -> None:
     after = {**processor_seconds(mesh.data_dir), "model": model.processor_seconds()}
     parts = {name: (after[name] - used) / len(busy.taken) * 1e6 for name, used in before.items()}
     parts["load"] = busy.processor_seconds / len(busy.taken) * 1e6
-    peers = {} if SHORT else {NAME: (await _peer(model)).per_second}
+    async with model_process("tests.bench.bare_proxy", model.url) as proxy:
+        bare_url = f"{proxy.url}/v1/chat/completions"
+        passed_on, paced_through = await load(bare_url, key), await load(bare_url, key, rate=RATE)
+    peers = {_BARE: passed_on.per_second, **({} if SHORT else {NAME: (await _peer(model)).per_second})}
     shown = ", ".join(f"{name} {used:.0f}" for name, used in sorted(parts.items(), key=lambda one: -one[1]) if used > 1)
     note = f"{AT_ONCE} at once, {len(busy.refused)} refused; processor time a request, us: {shown}"
     figure(
@@ -139,9 +173,11 @@ async def measure(mesh: BenchMesh, model: Model) -> None:
             percentile(paced.taken, percent) - alone,
             "ms",
             goal=GOALS[f"p{percent}"],
+            peers={_BARE: percentile(paced_through.taken, percent) - alone},
             note=note,
         )
     await _measure_streams(mesh, model)
+    await _measure_memory(mesh, busy.per_second)
     await _measure_overload(mesh, busy.per_second)
 
 
@@ -163,6 +199,28 @@ async def _measure_overload(mesh: BenchMesh, served: float) -> None:
         f" {flood.processor_seconds / flood.seconds:.2f} of the processors"
     )
     figure("door_overload_share", flood.per_second / served, "ratio", better="higher", note=note)
+
+
+async def _measure_memory(mesh: BenchMesh, served: float) -> None:
+    """Looks at what a replica holds, before and after many requests."""
+    before = memory_bytes(mesh.data_dir, "inference")
+    await load(door_of(mesh), mesh.admin_key, seconds=REQUESTS / served)
+    after = memory_bytes(mesh.data_dir, "inference")
+    note = f"resident, after {REQUESTS} more requests; {before / 2**20:.0f} MB before them"
+    figure("door_memory_mb", after / 2**20, "MB", goal=GOALS["memory"], note=note)
+
+
+async def _measure_fallback(mesh: BenchMesh) -> None:
+    """Asks for a chain whose first does not answer and is left alone, one call at a time."""
+    async with mesh.client() as client:
+        await client.costs.set_budget(round(BUDGET_USD * 10**9))
+    url, key = door_of(mesh), mesh.admin_key
+    await load(url, key, seconds=WARM_SECONDS, at_once=1, model="default")
+    chained = await load(url, key, at_once=1, model="default")
+    direct = await load(url, key, at_once=1, model=_SECOND)
+    alone = percentile(direct.taken, 50)
+    note = f"one at a time, over {alone:.2f} ms of the model asked by name; {len(chained.refused)} refused"
+    figure("door_fallback_added_p50_ms", percentile(chained.taken, 50) - alone, "ms", goal=GOALS["fallback"], note=note)
 
 
 async def _measure_kept(mesh: BenchMesh) -> None:
@@ -191,6 +249,17 @@ def _asking(options: UpOptions, model: Model, **more: str) -> UpOptions:
     return replace(options, environment={**options.environment, **settings, **more})
 
 
+def _second(model: Model) -> dict[str, str]:
+    """Has nobody answer where the first of the chain is, and the model as its second."""
+    return {
+        "COMITIA_INFERENCE_OPENAI_BASE_URL": _NOBODY,
+        "COMITIA_INFERENCE_ANTHROPIC_API_KEY": "",
+        "COMITIA_INFERENCE_COMPATIBLE_BASE_URL": f"{model.url}/v1",
+        "COMITIA_INFERENCE_COMPATIBLE_MODEL": _SECOND,
+        "COMITIA_COST_FREE_PROVIDERS": json.dumps(["openai_compatible", "stub", "local"]),
+    }
+
+
 async def main() -> None:
     """Measures and prints."""
     with data_dir() as options:
@@ -199,6 +268,8 @@ async def main() -> None:
                 await measure(mesh, model)
             async with up(_asking(options, model, COMITIA_INFERENCE_ANSWER_CACHE_SECONDS="600")) as mesh:
                 await _measure_kept(mesh)
+            async with up(_asking(options, model, **_second(model))) as mesh:
+                await _measure_fallback(mesh)
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ class _Answers(asyncio.Protocol):
         self._read += data
         while (end := self._read.find(_HEAD_END)) >= 0:
             head = self._read[:end].lower()
-            at = head.index(_LENGTH) + len(_LENGTH)
-            whole = end + len(_HEAD_END) + int(head[at:].partition(b"\r\n")[0])
+            _, _, length = head.partition(_LENGTH)
+            whole = end + len(_HEAD_END) + int(length.partition(b"\r\n")[0] or 0)
             if len(self._read) < whole:
                 return
             body, self._read = self._read[end:whole], self._read[whole:]

@@ -146,6 +146,12 @@ def processor_seconds(data: Path) -> dict[str, float]:
     return used
 
 
+def memory_bytes(data: Path, part: str) -> int:
+    """Gives the resident memory of a part."""
+    (pid,) = (child.pid for child in status.status(data).children if child.name == part)
+    return int(psutil.Process(pid).memory_info().rss)
+
+
 def percentile(values: Sequence[float], percent: int) -> float:
     """Gives a percentile, 1 to 99."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
