@@ -12,6 +12,7 @@ from comitia_sdk.cli.models import models
 from comitia_sdk.cli.output import Form, FormOption, moment, show_one
 
 if TYPE_CHECKING:
+    from comitia.inference.v1.generation_pb2 import CallPolicy
     from comitia.inference.v1.model_pb2 import ModelRollout, ModelRoute, RewardPolicy
     from comitia_sdk.sync import Client
 
@@ -72,7 +73,9 @@ def route(
     ],
     mode: Annotated[
         str,
-        typer.Option(help="`chain`, `weighted`, `bandit_thompson` or `bandit_linucb`; else as the models say."),
+        typer.Option(
+            help="`chain`, `weighted`, `tiered`, `bandit_thompson` or `bandit_linucb`; else as the models say."
+        ),
     ] = "",
     sla: Annotated[float, typer.Option(metavar="SECONDS", help="Time in which an answer is to be whole.")] = 0.0,
     min_tier: Annotated[str, typer.Option(help="Lowest tier that may answer: `bronze`, `silver` or `gold`.")] = "",
@@ -83,6 +86,13 @@ def route(
     dear: Annotated[
         float, typer.Option(metavar="USD", help="Cost of an answer for which a bandit gives nothing; else 0.01.")
     ] = 0.0,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What calls do that do not say it: `mid_stream`, `on_disconnect`, `work_class`, `cache`. Repeatable.",
+        ),
+    ] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes a name to ask for, or replaces it.
@@ -90,6 +100,10 @@ def route(
     Example:  comitia model route writer acme/writer openai/gpt-4o-mini
 
     Example:  comitia model route writer acme/writer=900 acme/next=100
+
+    Example:  comitia model route writer acme/small acme/large --mode tiered --min-tier silver --sla 2
+
+    Example:  comitia model route nightly acme/small --policy work_class=batch --policy cache=no
 
     Example:  comitia model route writer acme/a acme/b --mode bandit_thompson --sla 5 --reward 600,300,100
     """
@@ -109,6 +123,7 @@ def route(
             sla_seconds=sla,
             min_tier=min_tier,
             reward=_reward(reward, dear) if reward or dear else None,
+            policy=_policy(policy) if policy else None,
         )
     shown = [f"{one.deployment}={one.weight_permille}" if weights else one.deployment for one in made.members]
     show_one(output, made, [("route", made.name), ("asks", ", ".join(shown)), *_chooses(made)])
@@ -208,6 +223,28 @@ def _reward(weights: str, dear: float) -> "RewardPolicy":
         latency_permille=latency,
         dear_nano_usd=round(dear * 1_000_000_000),
     )
+
+
+def _policy(said: list[str]) -> "CallPolicy":
+    from comitia.inference.v1 import generation_pb2
+    from comitia_sdk.enums import number_of, short_names
+
+    kinds = {
+        "mid_stream": generation_pb2.MidStream,
+        "on_disconnect": generation_pb2.OnDisconnect,
+        "work_class": generation_pb2.WorkClass,
+        "cache": generation_pb2.CacheUse,
+    }
+    policy = generation_pb2.CallPolicy()
+    for one in said:
+        name, _, value = one.partition("=")
+        kind = kinds.get(name.replace("-", "_"))
+        if kind is None:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(kinds)}", param_hint="--policy")
+        if value.lower() not in short_names(kind):
+            raise typer.BadParameter(f"{name} is one of {', '.join(short_names(kind))}", param_hint="--policy")
+        setattr(policy, name.replace("-", "_"), number_of(kind, value, field=name))
+    return policy
 
 
 def _chooses(route: "ModelRoute") -> list[tuple[str, str]]:

@@ -118,16 +118,18 @@ class AsyncModels:
         sla_seconds: float = 0.0,
         min_tier: str = "",
         reward: model_pb2.RewardPolicy | None = None,
+        policy: generation_pb2.CallPolicy | None = None,
         etag: str = "",
     ) -> model_pb2.ModelRoute:
         """Makes a name to ask for, or replaces it.
 
         Args:
             members: names of models, asked in this order; or their weights by name, thousandths.
-            mode: `chain`, `weighted`, `bandit_thompson` or `bandit_linucb`; empty: as the members say.
+            mode: `chain`, `weighted`, `tiered`, `bandit_thompson` or `bandit_linucb`; empty: as the members say.
             sla_seconds: time in which an answer is to be whole, for the modes that choose by it; 0: any.
             min_tier: lowest tier that may answer: `bronze`, `silver` or `gold`; empty: any.
             reward: what a bandit goes by; None: as usual.
+            policy: what calls do that do not say it themselves; None: as usual.
             etag: of the route that was read, to replace no other.
         Raises: InvalidRequest, NotFound (a member), Conflict.
         """
@@ -140,6 +142,7 @@ class AsyncModels:
             members=[model_pb2.RouteMember(deployment=one, weight_permille=weight) for one, weight in weights.items()],
             min_tier=model_pb2.ModelTier.ValueType(tier),
             reward=reward,
+            policy=policy,
             etag=etag,
         )
         if sla_seconds:

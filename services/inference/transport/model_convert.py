@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.inference.v1 import model_pb2
+from services.inference.domain.call_policy import USUAL
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task, Tier, VersionState
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.reliability.breaker import BreakerState
@@ -22,6 +23,7 @@ from services.inference.domain.rollout.rollout import (
 )
 from services.inference.domain.route import Arm, HopLimits, Route, RouteMember, RouteMode
 from services.inference.domain.routing.reward import RewardPolicy
+from services.inference.transport.call_policy import policy_of, policy_to_proto
 from services.meshkit.core.errors import Invalid
 
 Value = TypeVar("Value")
@@ -55,6 +57,7 @@ _CAPABILITIES_OF: Final[Mapping[int, Capability]] = {number: capability for capa
 _MODES: Final = {
     RouteMode.WEIGHTED: model_pb2.ROUTE_MODE_WEIGHTED,
     RouteMode.CHAIN: model_pb2.ROUTE_MODE_CHAIN,
+    RouteMode.TIERED: model_pb2.ROUTE_MODE_TIERED,
     RouteMode.BANDIT_THOMPSON: model_pb2.ROUTE_MODE_BANDIT_THOMPSON,
     RouteMode.BANDIT_LINUCB: model_pb2.ROUTE_MODE_BANDIT_LINUCB,
 }
@@ -63,7 +66,7 @@ _MODES_OF: Final = {
     **{number: mode for mode, number in _MODES.items()},
 }
 #: Fields of a route that nothing goes by yet.
-_NOT_TAKEN: Final = ("policy", "shadow")
+_NOT_TAKEN: Final = ("shadow",)
 _KINDS: Final = {
     RolloutKind.CANARY: model_pb2.ROLLOUT_KIND_CANARY,
     RolloutKind.WEIGHTED: model_pb2.ROLLOUT_KIND_WEIGHTED,
@@ -205,7 +208,9 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
         if message.HasField(field):
             raise Invalid(f"route.{field}", "is not taken yet")
     if message.mode not in _MODES_OF:
-        raise Invalid("route.mode", "must be WEIGHTED, CHAIN or a bandit; TIERED is not taken yet")
+        raise Invalid("route.mode", "is not one of the contract's values")
+    if message.policy.sticky_key:
+        raise Invalid("route.policy.sticky_key", "is for calls to say")
     if message.etag and not (message.etag.isdecimal() and len(message.etag) < 19):
         raise Invalid("route.etag", "must be what was read")
     route = Route(
@@ -215,6 +220,7 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
             RouteMember(deployment=one.deployment, weight_permille=one.weight_permille) for one in message.members
         ),
         hop=_hop(message.hop, usual),
+        policy=policy_of(message.policy, field="route.policy"),
         cache_seconds=_seconds(message.cache.exact_ttl),
         sla_seconds=_seconds(message.sla) if message.HasField("sla") else None,
         min_tier=_tier(message.min_tier, "route.min_tier"),
@@ -238,6 +244,7 @@ def route_to_proto(route: Route) -> model_pb2.ModelRoute:
             between_bytes=_duration(route.hop.between_seconds),
             repairs=route.hop.repairs,
         ),
+        policy=policy_to_proto(route.policy) if route.policy != USUAL else None,
         cache=model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds)) if route.cache_seconds else None,
         sla=None if route.sla_seconds is None else _duration(route.sla_seconds),
         min_tier=model_pb2.ModelTier.ValueType(route.min_tier.value),

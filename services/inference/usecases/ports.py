@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
 from services.inference.domain.call import Claimed, RecordedCall
+from services.inference.domain.call_policy import CallPolicy
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task
 from services.inference.domain.money_bound import Overhead
@@ -235,6 +236,10 @@ class Registry(Protocol):
 
     def routes(self, tenant: TenantId) -> Sequence[str]:
         """Gives the names of the tenant's routes."""
+        ...
+
+    def policy(self, tenant: TenantId, name: str) -> CallPolicy:
+        """Gives what calls by a name do that do not say it themselves: what its route says, else what is usual."""
         ...
 
     @property

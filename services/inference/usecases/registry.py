@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.deployment import DEFAULT, Deployments, DeploymentVersion
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
@@ -42,6 +43,11 @@ class MemoryRegistry:
     def routes(self, tenant: TenantId) -> Sequence[str]:
         """See `Registry.routes`."""
         return tuple(self.names(tenant).own.routes)
+
+    def policy(self, tenant: TenantId, name: str) -> CallPolicy:
+        """See `Registry.policy`."""
+        route = self.names(tenant).route(name or DEFAULT)
+        return USUAL if route is None else route.policy
 
     @property
     def age(self) -> float:

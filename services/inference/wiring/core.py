@@ -122,6 +122,7 @@ def core(
     asking = Asking(
         keyed=Calls(answer=generate, stream=stream_generate),
         unkeyed=Calls(answer=door_call.answer, stream=door_call.stream),
+        registry=known.registry,
         clock=clock,
         ids=ids,
     )

@@ -22,6 +22,7 @@ from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.learn import LearnRoutes
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.paces import Paces
 from services.inference.usecases.ports import KnowsHealth, MakesCalls, PriceList
 from services.inference.usecases.register_models import RegisterModels
 from services.inference.usecases.registry import MemoryRegistry
@@ -89,7 +90,7 @@ def known_models(
     return Known(
         adapters=adapters,
         registry=registry,
-        router=RouteCalls(registry, observe, bandits=bandits, hop=usual_hop(settings)),
+        router=RouteCalls(registry, observe, bandits=bandits, paces=Paces(clock=clock), hop=usual_hop(settings)),
         models=OpenedModels(
             providers(settings, http, adapters), adapters=adapters, http=to_registered, secrets=news.key
         ),

@@ -25,6 +25,7 @@ from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.paces import Paces
 from services.inference.usecases.registry import MemoryRegistry
 from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.stream_generate import StreamGenerate
@@ -62,6 +63,7 @@ class Room:
     registry: MemoryRegistry
     observe: ObserveRollouts
     bandits: Bandits
+    paces: Paces
     router: RouteCalls
     generate: Generate
     stream_generate: StreamGenerate
@@ -102,8 +104,8 @@ def make_room(
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     known, dice = known or KnownTenants(), Random(7)
     registry, observe = MemoryRegistry(Deployments(deployments), clock=clock), ObserveRollouts()
-    bandits = Bandits(dice=Random(11))
-    router = RouteCalls(registry, observe, bandits=bandits, hop=HopLimits(tries=tries))
+    bandits, paces = Bandits(dice=Random(11)), Paces(clock=clock)
+    router = RouteCalls(registry, observe, bandits=bandits, paces=paces, hop=HopLimits(tries=tries))
     chain = Chain(
         registry=registry,
         models=ScriptedModels(providers),
@@ -140,6 +142,7 @@ def make_room(
         registry=registry,
         observe=observe,
         bandits=bandits,
+        paces=paces,
         router=router,
         generate=Generate(model_call=calls_with_seats, in_flight=in_flight),
         stream_generate=StreamGenerate(model_call=calls_with_seats, in_flight=in_flight),
