@@ -21,9 +21,11 @@ from services.inference.domain.rollout.rollout import (
     VersionName,
     checked_steps,
 )
-from services.inference.domain.route import Arm, HopLimits, Route, RouteMember, RouteMode
+from services.inference.domain.route import Arm, HopLimits, Route, RouteMember, RouteMode, Shadow
+from services.inference.domain.routing.comparison import Compared
 from services.inference.domain.routing.reward import RewardPolicy
 from services.inference.transport.call_policy import policy_of, policy_to_proto
+from services.inference.usecases.shadow import Pair
 from services.meshkit.core.errors import Invalid
 
 Value = TypeVar("Value")
@@ -65,8 +67,6 @@ _MODES_OF: Final = {
     model_pb2.ROUTE_MODE_UNSPECIFIED: RouteMode.CHAIN,
     **{number: mode for mode, number in _MODES.items()},
 }
-#: Fields of a route that nothing goes by yet.
-_NOT_TAKEN: Final = ("shadow",)
 _KINDS: Final = {
     RolloutKind.CANARY: model_pb2.ROLLOUT_KIND_CANARY,
     RolloutKind.WEIGHTED: model_pb2.ROLLOUT_KIND_WEIGHTED,
@@ -204,9 +204,6 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
     Args:
         usual: what holds where the route does not say how its members are asked.
     """
-    for field in _NOT_TAKEN:
-        if message.HasField(field):
-            raise Invalid(f"route.{field}", "is not taken yet")
     if message.mode not in _MODES_OF:
         raise Invalid("route.mode", "is not one of the contract's values")
     if message.policy.sticky_key:
@@ -222,6 +219,7 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
         hop=_hop(message.hop, usual),
         policy=policy_of(message.policy, field="route.policy"),
         cache_seconds=_seconds(message.cache.exact_ttl),
+        shadow=_shadow(message.shadow) if message.HasField("shadow") else None,
         sla_seconds=_seconds(message.sla) if message.HasField("sla") else None,
         min_tier=_tier(message.min_tier, "route.min_tier"),
         reward=_reward(message.reward) if message.HasField("reward") else None,
@@ -246,6 +244,7 @@ def route_to_proto(route: Route) -> model_pb2.ModelRoute:
         ),
         policy=policy_to_proto(route.policy) if route.policy != USUAL else None,
         cache=model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds)) if route.cache_seconds else None,
+        shadow=_shadow_to_proto(route.shadow) if route.shadow is not None else None,
         sla=None if route.sla_seconds is None else _duration(route.sla_seconds),
         min_tier=model_pb2.ModelTier.ValueType(route.min_tier.value),
         reward=None if route.reward is None else _reward_to_proto(route.reward),
@@ -301,6 +300,38 @@ def _evidence(seen: Seen, kind: Kind) -> model_pb2.RolloutEvidence:
         stable_events=seen.events(kind, Arm.STABLE),
         e_value=seen.value(kind),
     )
+
+
+def comparison_to_proto(pair: Pair, found: Compared) -> model_pb2.ModelComparison:
+    """Writes how a route and a shadow compare, each sum as the mean of its pairs."""
+    pairs = found.pairs or 1
+    return model_pb2.ModelComparison(
+        shadow=pair.shadow,
+        pairs=found.pairs,
+        same_form_permille=round(1000 * found.same_form / pairs),
+        similarity=found.similarity / pairs,
+        skipped=found.skipped,
+        route_side=model_pb2.ComparedSide(
+            failed=found.main_failed,
+            latency_us=round(found.main_us / pairs),
+            cost_nano_usd=round(found.main_nano_usd / pairs),
+            characters=round(found.main_characters / pairs),
+        ),
+        shadow_side=model_pb2.ComparedSide(
+            failed=found.shadow_failed,
+            latency_us=round(found.shadow_us / pairs),
+            cost_nano_usd=round(found.shadow_nano_usd / pairs),
+            characters=round(found.shadow_characters / pairs),
+        ),
+    )
+
+
+def _shadow(message: model_pb2.ShadowPolicy) -> Shadow:
+    return Shadow(deployment=message.deployment, permille=message.permille)
+
+
+def _shadow_to_proto(shadow: Shadow) -> model_pb2.ShadowPolicy:
+    return model_pb2.ShadowPolicy(deployment=shadow.deployment, permille=shadow.permille)
 
 
 def _reward(message: model_pb2.RewardPolicy) -> RewardPolicy:

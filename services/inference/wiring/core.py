@@ -20,6 +20,7 @@ from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, KnowsHealth, MakesCalls, PriceList
+from services.inference.usecases.shadow import ComparisonRecords, ShadowedCalls, Shadows
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders
 from services.inference.wiring.registry import Known
@@ -42,6 +43,7 @@ class Core:
     health: KnowsHealth
     asking: Asking
     embed: EmbedOnce
+    shadows: Shadows
     background: tuple[Background, ...]
 
 
@@ -57,6 +59,7 @@ def core(
     calls: CallStore,
     in_flight: CallsInFlight,
     answers: KeptVectors,
+    comparisons: ComparisonRecords,
     tenants: KnowsTenants,
     clock: Clock,
     ids: IdSource,
@@ -85,7 +88,6 @@ def core(
         )
 
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    model_call = SeatedCalls(calling(holds, calls, notes), scheduler=seats)
     door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
     door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
     paid_ahead = PaidAhead(
@@ -95,7 +97,14 @@ def core(
         tenants=tenants,
         clock=clock,
     )
-    door_call = DoorCall(SeatedCalls(paid_ahead, scheduler=seats))
+    shadows = Shadows(known.registry, comparisons, clock=clock, ids=ids)
+    model_call = ShadowedCalls(
+        SeatedCalls(calling(holds, calls, notes), scheduler=seats),
+        copies=SeatedCalls(calling(holds, unrecorded, door_notes), scheduler=seats),
+        shadows=shadows,
+    )
+    at_doors = SeatedCalls(paid_ahead, scheduler=seats)
+    door_call = DoorCall(ShadowedCalls(at_doors, copies=at_doors, shadows=shadows))
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(
@@ -132,5 +141,6 @@ def core(
         health=gates,
         asking=asking,
         embed=embed_once,
-        background=(notes, door_notes, door_holds),
+        shadows=shadows,
+        background=(notes, door_notes, door_holds, shadows),
     )

@@ -31,6 +31,7 @@ from services.inference.usecases.registry_ports import BeginRegistryWork, Regist
 from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
+from services.inference.usecases.shadow import Shadows
 from services.inference.wiring.providers import providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
@@ -126,6 +127,7 @@ def model_servicer(
     prices: PriceList,
     model_call: MakesCalls,
     health: KnowsHealth,
+    shadows: Shadows,
     replica: str,
     clock: Clock,
     ids: IdSource,
@@ -143,6 +145,7 @@ def model_servicer(
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
         learn=known.learn,
+        shadows=shadows,
         registered=repository,
         registry=known.registry,
         health=health,

@@ -205,3 +205,44 @@ async def test_what_a_call_does_not_say_is_as_its_route_says(mesh: InferenceMesh
     assert [(await mesh.generate(model="writer", policy=said)).cached for _ in range(2)] == [False, True]
     wanted.route.policy.sticky_key = "anna"
     assert await mesh.refused("SetModelRoute", wanted) == "invalid/INVALID_FIELD/route.policy.sticky_key"
+
+
+async def test_a_shadow_is_asked_after_the_answer_and_what_it_did_can_be_read(
+    mesh: InferenceMesh, surroundings: Surroundings
+) -> None:
+    shadow = model_pb2.ShadowPolicy(deployment="stub", permille=1000)
+    wanted = a_bandit(model_pb2.ROUTE_MODE_CHAIN, members=(OPENAI,), shadow=shadow)
+    assert (await mesh.call("SetModelRoute", wanted)).route.shadow == shadow
+    about = model_service_pb2.GetModelComparisonRequest(name="writer")
+    assert not (await mesh.call("GetModelComparison", about)).comparisons
+    answers = [await mesh.generate(model="writer") for _ in range(3)]
+    assert {one.deployment for one in answers} == {OPENAI}
+    async with asyncio.timeout(10):
+        while True:
+            found = (await mesh.call("GetModelComparison", about)).comparisons
+            if found and found[0].pairs == 3:
+                break
+            await asyncio.sleep(0.02)
+    (seen,) = found
+    assert (seen.shadow, seen.skipped, seen.route_side.failed, seen.shadow_side.failed) == ("stub", 0, 0, 0)
+    assert seen.route_side.cost_nano_usd == pytest.approx(sum(one.cost_nano_usd for one in answers) / 3, abs=1)
+    assert seen.shadow_side.characters > 0
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    assert await other.refused("GetModelComparison", about) == "not_found/MODEL_NOT_FOUND"
+    # Nothing of a copy is on record but its money.
+    assert {row.run_id[:6] for row in await mesh.rows()} == {"direct"}
+
+
+@pytest.mark.parametrize(
+    ("shadow", "refused"),
+    [
+        (model_pb2.ShadowPolicy(deployment=OPENAI, permille=1), "invalid/INVALID_FIELD/route.shadow.deployment"),
+        (model_pb2.ShadowPolicy(deployment="stub"), "invalid/INVALID_FIELD/route.shadow.permille"),
+        (model_pb2.ShadowPolicy(deployment="nobody", permille=1), "not_found/MODEL_NOT_FOUND"),
+    ],
+)
+async def test_a_shadow_that_is_none_is_refused(
+    mesh: InferenceMesh, shadow: model_pb2.ShadowPolicy, refused: str
+) -> None:
+    wanted = a_bandit(model_pb2.ROUTE_MODE_CHAIN, members=(OPENAI,), shadow=shadow)
+    assert await mesh.refused("SetModelRoute", wanted) == refused
