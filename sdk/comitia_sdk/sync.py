@@ -208,6 +208,7 @@ class Models(_Blocking[aio.AsyncModels]):
     route = _blocking(aio.AsyncModels.route)
     routes = _iterating(aio.AsyncModels.routes)
     delete_route = _blocking(aio.AsyncModels.delete_route)
+    comparison = _blocking(aio.AsyncModels.comparison)
     report_quality = _blocking(aio.AsyncModels.report_quality)
     start_rollout = _blocking(aio.AsyncModels.start_rollout)
     rollout = _blocking(aio.AsyncModels.rollout)

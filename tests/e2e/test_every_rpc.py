@@ -307,6 +307,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "ModelService/CheckModelVersion": lambda world: {"deployment_id": a_model(world), "version": 1},
     "ModelService/CreateModelDeployment": lambda world: {"name": world.fresh("acme/model"), "version": A_VERSION},
     "ModelService/DeleteModelRoute": lambda world: {"name": a_model_route(world)},
+    "ModelService/GetModelComparison": lambda world: {"name": a_model_route(world)},
     "ModelService/GetModelDeployment": lambda world: {"deployment_id": a_model(world)},
     "ModelService/GetModelRollout": lambda world: {"rollout_id": a_rollout(world)},
     "ModelService/GetModelRoute": lambda world: {"name": a_model_route(world)},

@@ -419,6 +419,18 @@ class Models:
     def SetModelRoute(self, request: Any, _context: Any) -> model_service_pb2.SetModelRouteResponse:
         return model_service_pb2.SetModelRouteResponse(route=request.route)
 
+    def GetModelComparison(self, request: Any, _context: Any) -> model_service_pb2.GetModelComparisonResponse:
+        compared = model_pb2.ModelComparison(
+            shadow="acme/next@2",
+            pairs=40,
+            same_form_permille=975,
+            similarity=0.5,
+            skipped=2,
+            route_side=model_pb2.ComparedSide(latency_us=800_000, cost_nano_usd=1_000_000, characters=120),
+            shadow_side=model_pb2.ComparedSide(failed=1, latency_us=400_000, cost_nano_usd=250_000, characters=100),
+        )
+        return model_service_pb2.GetModelComparisonResponse(comparisons=[compared])
+
     def ReportModelQuality(self, request: Any, _context: Any) -> model_service_pb2.ReportModelQualityResponse:
         return model_service_pb2.ReportModelQualityResponse()
 

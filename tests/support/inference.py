@@ -12,8 +12,10 @@ from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import CallArgumentsDiffer, CallInProgress, Charge, ProviderUnavailable
 from services.inference.domain.prompt import Prompt
+from services.inference.domain.routing.comparison import Compared
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.ports import ProviderCall
+from services.inference.usecases.shadow import Pair
 from services.meshkit.calls.ports import Clearance, DispatchedHold, PendingSettlement, Settlement
 from services.meshkit.content import (
     CallContext,
@@ -31,7 +33,7 @@ from services.meshkit.content import (
 )
 from services.meshkit.content.law import RuleOutcome, Subject, Verdict
 from services.meshkit.core.errors import Exhausted, Precondition
-from services.meshkit.core.identity import Principal, Role
+from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.testing.fake_clock import FakeClock
@@ -401,3 +403,19 @@ class ScriptedModels:
 def failing(error: type[Any], charge: Charge | Usage = Charge.NOTHING, *texts: str) -> Script:
     """An attempt that fails after these pieces."""
     return (*(TextDelta(text) for text in texts), error("it failed", deployment="test", charge=charge))
+
+
+class MemoryComparisons:
+    """A `ComparisonRecords`."""
+
+    def __init__(self) -> None:
+        self.found: dict[Pair, Compared] = {}
+        self.faults = FaultQueue()
+
+    async def add(self, found: Sequence[tuple[Pair, Compared]]) -> None:
+        self.faults.hit()
+        for pair, one in found:
+            self.found[pair] = self.found.get(pair, Compared()).plus(one)
+
+    async def of(self, tenant: TenantId, route: str) -> Sequence[tuple[Pair, Compared]]:
+        return [(pair, one) for pair, one in self.found.items() if (pair.tenant, pair.route) == (tenant, route)]

@@ -177,6 +177,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
         {
             "inference/providers/egress.py:EgressRule",
             "inference/usecases/deployment_gates.py:DeploymentGates",
+            "inference/usecases/paces.py:Paces",
             "cost/domain/price_book.py:PriceBook",
             "cost/domain/recommendation.py:_draws()",
             "gateway/clients/tenant_stores.py:GrpcTenantStores",

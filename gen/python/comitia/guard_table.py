@@ -125,6 +125,7 @@ GUARDS: dict[str, Guard] = {
     "/comitia.inference.v1.ModelService/CheckModelVersion": Guard("models.write", 5, 60, False, frozenset(), audit=True, per_subject_per_second=4),
     "/comitia.inference.v1.ModelService/CreateModelDeployment": Guard("models.write", 10, 10, False, frozenset(), audit=True, per_subject_per_second=8),
     "/comitia.inference.v1.ModelService/DeleteModelRoute": Guard("models.write", 10, 10, False, frozenset(), audit=True, per_subject_per_second=8),
+    "/comitia.inference.v1.ModelService/GetModelComparison": Guard("models.read", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.inference.v1.ModelService/GetModelDeployment": Guard("models.read", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.inference.v1.ModelService/GetModelRollout": Guard("models.read", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.inference.v1.ModelService/GetModelRoute": Guard("models.read", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),

@@ -9,10 +9,11 @@ from comitia_sdk.cli.chat import chat
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.failure import EXIT_REFUSED
 from comitia_sdk.cli.models import models
-from comitia_sdk.cli.output import Form, FormOption, moment, show_one
+from comitia_sdk.cli.output import Form, FormOption, dollars, moment, show_one, show_rows
 
 if TYPE_CHECKING:
-    from comitia.inference.v1.model_pb2 import ModelRollout, ModelRoute, RewardPolicy
+    from comitia.inference.v1.generation_pb2 import CallPolicy
+    from comitia.inference.v1.model_pb2 import ModelComparison, ModelRollout, ModelRoute, RewardPolicy
     from comitia_sdk.sync import Client
 
 app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
@@ -22,6 +23,7 @@ app.command()(chat)
 RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Id, `rollout_…`.")]
 #: Between the name of a model and the number of its version.
 _AT = "@"
+_COMPARED = ("shadow", "calls", "same form", "words alike", "failed", "time", "cost", "characters", "not made")
 
 
 @app.command()
@@ -72,7 +74,9 @@ def route(
     ],
     mode: Annotated[
         str,
-        typer.Option(help="`chain`, `weighted`, `bandit_thompson` or `bandit_linucb`; else as the models say."),
+        typer.Option(
+            help="`chain`, `weighted`, `tiered`, `bandit_thompson` or `bandit_linucb`; else as the models say."
+        ),
     ] = "",
     sla: Annotated[float, typer.Option(metavar="SECONDS", help="Time in which an answer is to be whole.")] = 0.0,
     min_tier: Annotated[str, typer.Option(help="Lowest tier that may answer: `bronze`, `silver` or `gold`.")] = "",
@@ -81,8 +85,18 @@ def route(
         typer.Option(metavar="QUALITY,COST,LATENCY", help="What a bandit goes by: weights that add up to 1000."),
     ] = "",
     dear: Annotated[
-        float, typer.Option(metavar="USD", help="Cost of an answer for which a bandit gives nothing; else 0.01.")
-    ] = 0.0,
+        str, typer.Option(metavar="USD", help="Cost of an answer for which a bandit gives nothing; else 0.01.")
+    ] = "",
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What calls do that do not say it: `mid_stream`, `on_disconnect`, `work_class`, `cache`. Repeatable.",
+        ),
+    ] = None,
+    shadow: Annotated[
+        str, typer.Option(metavar="MODEL=SHARE", help="Model that is asked beside, to compare; its share of 1000.")
+    ] = "",
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes a name to ask for, or replaces it.
@@ -90,6 +104,12 @@ def route(
     Example:  comitia model route writer acme/writer openai/gpt-4o-mini
 
     Example:  comitia model route writer acme/writer=900 acme/next=100
+
+    Example:  comitia model route writer acme/small acme/large --mode tiered --min-tier silver --sla 2
+
+    Example:  comitia model route nightly acme/small --policy work_class=batch --policy cache=no
+
+    Example:  comitia model route writer acme/writer --shadow acme/next=100
 
     Example:  comitia model route writer acme/a acme/b --mode bandit_thompson --sla 5 --reward 600,300,100
     """
@@ -101,6 +121,9 @@ def route(
         weights = {one: int(weight) for one, _, weight in weighted}
     except ValueError as cause:
         raise typer.BadParameter("a weight is a number from 0 to 1000", param_hint="MODEL") from cause
+    beside, _, share = shadow.rpartition("=")
+    if shadow and not (beside and share.isdecimal()):
+        raise typer.BadParameter("is a model and its share, such as acme/next=100", param_hint="--shadow")
     with client() as mesh:
         made = mesh.models.set_route(
             name,
@@ -109,9 +132,26 @@ def route(
             sla_seconds=sla,
             min_tier=min_tier,
             reward=_reward(reward, dear) if reward or dear else None,
+            policy=_policy(policy) if policy else None,
+            shadow=beside,
+            shadow_permille=int(share) if shadow else 0,
         )
     shown = [f"{one.deployment}={one.weight_permille}" if weights else one.deployment for one in made.members]
     show_one(output, made, [("route", made.name), ("asks", ", ".join(shown)), *_chooses(made)])
+
+
+@app.command()
+def compare(
+    name: Annotated[str, typer.Argument(metavar="ROUTE", help="Name that callers ask for.")],
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Compares the answers of a route with those of its shadows, the newest first. Of two values, the route's is first.
+
+    Example:  comitia model compare writer
+    """
+    with client() as mesh:
+        found = mesh.models.comparison(name)
+    show_rows(output, found, _COMPARED, map(_compared, found), empty="nothing was compared yet")
 
 
 @app.command()
@@ -195,19 +235,46 @@ def rollback(rollout_id: RolloutId, output: FormOption = Form.TABLE) -> None:
     show_one(output, found, _lines(found))
 
 
-def _reward(weights: str, dear: float) -> "RewardPolicy":
+def _reward(weights: str, dear: str) -> "RewardPolicy":
     from comitia.inference.v1.model_pb2 import RewardPolicy
+    from comitia_sdk.money import nano_usd
 
     try:
         quality, cost, latency = [int(one) for one in weights.split(",")] if weights else (0, 0, 0)
     except ValueError as cause:
         raise typer.BadParameter("are three numbers with commas between them", param_hint="--reward") from cause
+    try:
+        dear_nano_usd = nano_usd(dear) if dear else 0
+    except ValueError as cause:
+        raise typer.BadParameter(str(cause), param_hint="--dear") from cause
     return RewardPolicy(
         quality_permille=quality,
         cost_permille=cost,
         latency_permille=latency,
-        dear_nano_usd=round(dear * 1_000_000_000),
+        dear_nano_usd=dear_nano_usd,
     )
+
+
+def _policy(said: list[str]) -> "CallPolicy":
+    from comitia.inference.v1 import generation_pb2
+    from comitia_sdk.enums import number_of, short_names
+
+    kinds = {
+        "mid_stream": generation_pb2.MidStream,
+        "on_disconnect": generation_pb2.OnDisconnect,
+        "work_class": generation_pb2.WorkClass,
+        "cache": generation_pb2.CacheUse,
+    }
+    policy = generation_pb2.CallPolicy()
+    for one in said:
+        name, _, value = one.partition("=")
+        kind = kinds.get(name.replace("-", "_"))
+        if kind is None:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(kinds)}", param_hint="--policy")
+        if value.lower() not in short_names(kind):
+            raise typer.BadParameter(f"{name} is one of {', '.join(short_names(kind))}", param_hint="--policy")
+        setattr(policy, name.replace("-", "_"), number_of(kind, value, field=name))
+    return policy
 
 
 def _chooses(route: "ModelRoute") -> list[tuple[str, str]]:
@@ -220,11 +287,29 @@ def _chooses(route: "ModelRoute") -> list[tuple[str, str]]:
         lines.append(("within", f"{route.sla.ToMilliseconds() / 1000:g} s"))
     if route.min_tier:
         lines.append(("from tier", short_name(ModelTier, route.min_tier)))
+    if route.HasField("shadow"):
+        lines.append(("shadow", f"{route.shadow.deployment}, {route.shadow.permille / 10:g} %"))
     if route.HasField("reward"):
         reward = route.reward
         weights = f"quality {reward.quality_permille}, cost {reward.cost_permille}, latency {reward.latency_permille}"
-        lines.append(("goes by", f"{weights}; dear at {reward.dear_nano_usd / 1_000_000_000:g} USD"))
+        lines.append(("goes by", f"{weights}; dear at {dollars(reward.dear_nano_usd)}"))
     return lines
+
+
+def _compared(one: "ModelComparison") -> tuple[str, ...]:
+    """Says of each thing what the route did, then what the shadow did."""
+    route, beside = one.route_side, one.shadow_side
+    return (
+        one.shadow,
+        str(one.pairs),
+        f"{one.same_form_permille / 10:g} %",
+        f"{one.similarity * 100:.0f} %",
+        f"{route.failed}, {beside.failed}",
+        f"{route.latency_us / 1_000_000:.2f} s, {beside.latency_us / 1_000_000:.2f} s",
+        f"{dollars(route.cost_nano_usd)}, {dollars(beside.cost_nano_usd)}",
+        f"{route.characters}, {beside.characters}",
+        str(one.skipped),
+    )
 
 
 def _version(mesh: "Client", named: str) -> tuple[str, int]:

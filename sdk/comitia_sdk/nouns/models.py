@@ -118,16 +118,22 @@ class AsyncModels:
         sla_seconds: float = 0.0,
         min_tier: str = "",
         reward: model_pb2.RewardPolicy | None = None,
+        policy: generation_pb2.CallPolicy | None = None,
+        shadow: str = "",
+        shadow_permille: int = 0,
         etag: str = "",
     ) -> model_pb2.ModelRoute:
         """Makes a name to ask for, or replaces it.
 
         Args:
             members: names of models, asked in this order; or their weights by name, thousandths.
-            mode: `chain`, `weighted`, `bandit_thompson` or `bandit_linucb`; empty: as the members say.
+            mode: `chain`, `weighted`, `tiered`, `bandit_thompson` or `bandit_linucb`; empty: as the members say.
             sla_seconds: time in which an answer is to be whole, for the modes that choose by it; 0: any.
             min_tier: lowest tier that may answer: `bronze`, `silver` or `gold`; empty: any.
             reward: what a bandit goes by; None: as usual.
+            policy: what calls do that do not say it themselves; None: as usual.
+            shadow: model that is asked beside, to compare; empty: none.
+            shadow_permille: its share of the calls, thousandths.
             etag: of the route that was read, to replace no other.
         Raises: InvalidRequest, NotFound (a member), Conflict.
         """
@@ -140,6 +146,8 @@ class AsyncModels:
             members=[model_pb2.RouteMember(deployment=one, weight_permille=weight) for one, weight in weights.items()],
             min_tier=model_pb2.ModelTier.ValueType(tier),
             reward=reward,
+            policy=policy,
+            shadow=model_pb2.ShadowPolicy(deployment=shadow, permille=shadow_permille) if shadow else None,
             etag=etag,
         )
         if sla_seconds:
@@ -163,6 +171,11 @@ class AsyncModels:
         """Deletes a route; its models stay. Raises: NotFound, Conflict (a rollout is running)."""
         request = model_service_pb2.DeleteModelRouteRequest(name=name)
         await self._connection.call(self._models.DeleteModelRoute, request)
+
+    async def comparison(self, name: str) -> Sequence[model_pb2.ModelComparison]:
+        """Says how the answers of a route compare with those of its shadows, the newest first. Raises: NotFound."""
+        request = model_service_pb2.GetModelComparisonRequest(name=name)
+        return (await self._connection.call(self._models.GetModelComparison, request)).comparisons
 
     async def report_quality(self, hold_id: str, score: float) -> None:
         """Says how good an answer of a route with a bandit was, once, up to a day after it.

@@ -79,6 +79,19 @@ class AttemptNote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouteChoice:
+    """Why a deployment was asked: what a route chose, and how."""
+
+    route: str
+    #: How the route chooses, such as `tiered`.
+    mode: str
+    #: Of the deployment, such as `gold`.
+    tier: str
+    #: Whether it was likely to answer within the route's time; None: the route names none.
+    keeps_sla: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A model's answer with everything that the record needs."""
 
@@ -115,6 +128,8 @@ class Answer:
     continued_by: str = ""
     #: Time from the first byte sent to the first received, microseconds.
     first_byte_us: int = 0
+    #: Why the deployment that answered was asked; None: the call named it, or it stands in the chain of the settings.
+    choice: RouteChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,8 +153,11 @@ def check_route(route: Route) -> None:
         raise Invalid("route.sla", "is what the modes TIERED, BANDIT_THOMPSON and BANDIT_LINUCB choose by")
     if route.reward is not None:
         _check_reward(route.mode, route.reward)
-    if route.shadow is not None and not 1 <= route.shadow.permille <= 1000:
-        raise Invalid("route.shadow.permille", "must be 1 to 1000")
+    if route.shadow is not None:
+        if route.shadow.deployment in names:
+            raise Invalid("route.shadow.deployment", "is a member of the route already")
+        if not 1 <= route.shadow.permille <= 1000:
+            raise Invalid("route.shadow.permille", "must be 1 to 1000")
 
 
 def _check_reward(mode: RouteMode, reward: RewardPolicy) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.inference.domain.answer import RouteChoice
 from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.deployment import DeploymentVersion, Tier
 from services.inference.domain.rollout.rollout import Rollout
@@ -112,6 +113,8 @@ class Candidate:
     trial: Trial | None = None
     #: What a bandit learns from it; None: none chose.
     lesson: Lesson | None = None
+    #: Why it is asked; None: the call named it, or it stands in the chain of the settings.
+    choice: RouteChoice | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

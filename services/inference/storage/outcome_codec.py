@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from services.inference.domain.answer import Answer, AttemptNote, StopReason
+from services.inference.domain.answer import Answer, AttemptNote, RouteChoice, StopReason
 from services.inference.domain.call import Blocked, Outcome, Unjudged
 from services.meshkit.content import Confidentiality, Integrity, Label, Part, TextPart, ToolCallPart, Usage
 from services.meshkit.content.law import RuleOutcome
@@ -43,6 +43,13 @@ class _Attempt(msgspec.Struct, array_like=True):
     provider_us: int
 
 
+class _Choice(msgspec.Struct, array_like=True):
+    route: str
+    mode: str
+    tier: str
+    keeps_sla: bool | None
+
+
 class _Answer(msgspec.Struct, tag="answer_v1", omit_defaults=True):
     parts: list[_Part]
     stop_reason: str
@@ -65,6 +72,7 @@ class _Answer(msgspec.Struct, tag="answer_v1", omit_defaults=True):
     repairs: int = 0
     continued_by: str = ""
     first_byte_us: int = 0
+    choice: _Choice | None = None
 
 
 class _Blocked(msgspec.Struct, tag="blocked_v1"):
@@ -136,6 +144,7 @@ def _answer_to_row(answer: Answer) -> _Answer:
         repairs=answer.repairs,
         continued_by=answer.continued_by,
         first_byte_us=answer.first_byte_us,
+        choice=None if answer.choice is None else _choice_to_row(answer.choice),
     )
 
 
@@ -175,7 +184,16 @@ def _answer_from_row(row: _Answer) -> Answer:
         repairs=row.repairs,
         continued_by=row.continued_by,
         first_byte_us=row.first_byte_us,
+        choice=None if row.choice is None else _choice_from_row(row.choice),
     )
+
+
+def _choice_to_row(choice: RouteChoice) -> _Choice:
+    return _Choice(choice.route, choice.mode, choice.tier, choice.keeps_sla)
+
+
+def _choice_from_row(row: _Choice) -> RouteChoice:
+    return RouteChoice(route=row.route, mode=row.mode, tier=row.tier, keeps_sla=row.keeps_sla)
 
 
 def usage_to_list(usage: Usage) -> list[int]:

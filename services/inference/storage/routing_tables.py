@@ -1,4 +1,4 @@
-"""The tables of what bandits have learnt. `migrations/` makes them."""
+"""The tables of what routes have learnt. `migrations/` makes them."""
 
 from typing import Final
 
@@ -44,4 +44,28 @@ learnt_answer: Final = Table(
     Column("answer_time", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("tenant_id", "hold_id", name="pk_learnt_answer"),
     Index("ix_learnt_answer_answer_time", "answer_time"),
+)
+
+#: How the answers of routes compare with those of their shadows; sums, and no content.
+model_comparison: Final = Table(
+    "model_comparison",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("route", Text, nullable=False),
+    # Full name of the version.
+    Column("shadow", Text, nullable=False),
+    Column("pairs", BigInteger, nullable=False),
+    Column("same_form", BigInteger, nullable=False),
+    Column("similarity", Double, nullable=False),
+    Column("main_failed", BigInteger, nullable=False),
+    Column("shadow_failed", BigInteger, nullable=False),
+    Column("skipped", BigInteger, nullable=False),
+    Column("main_us", BigInteger, nullable=False),
+    Column("shadow_us", BigInteger, nullable=False),
+    Column("main_nano_usd", BigInteger, nullable=False),
+    Column("shadow_nano_usd", BigInteger, nullable=False),
+    Column("main_characters", BigInteger, nullable=False),
+    Column("shadow_characters", BigInteger, nullable=False),
+    Column("updated_time", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "route", "shadow", name="pk_model_comparison"),
 )

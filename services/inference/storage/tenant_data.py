@@ -15,6 +15,7 @@ TENANT_DATA: Final = (
     deleted("rollout_tally"),
     deleted("bandit_arm"),
     deleted("learnt_answer"),
+    deleted("model_comparison"),
     REQUEST_ID,
     AUDIT_ENTRY,
 )

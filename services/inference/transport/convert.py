@@ -5,7 +5,15 @@ from typing import Final
 
 from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
-from services.inference.domain.answer import Answer, Continued, Restarted, StopReason, StreamEvent, TextDelta
+from services.inference.domain.answer import (
+    Answer,
+    Continued,
+    Restarted,
+    RouteChoice,
+    StopReason,
+    StreamEvent,
+    TextDelta,
+)
 from services.inference.domain.deployment import DEFAULT
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import (
@@ -194,6 +202,15 @@ def generation_to_proto(answer: Answer) -> generation_pb2.Generation:
         repairs=answer.repairs,
         continued_by=answer.continued_by,
         first_byte_us=answer.first_byte_us,
+        choice=_choice(answer.choice),
+    )
+
+
+def _choice(choice: RouteChoice | None) -> generation_pb2.RouteChoice | None:
+    if choice is None:
+        return None
+    return generation_pb2.RouteChoice(
+        route=choice.route, mode=choice.mode, tier=choice.tier, keeps_sla=choice.keeps_sla
     )
 
 

@@ -127,14 +127,15 @@ class InferenceServicer(InferenceServiceServicer):
         whose, repeatable = received_context(
             request.context, caller, self._ids, request_id=request.request_id, method=method
         )
+        model = convert.model_of(request.model)
         return Asked(
             principal=caller.principal,
             context=whose,
-            model=convert.model_of(request.model),
+            model=model,
             prompt=convert.prompt_of(request),
             repeatable=repeatable,
             deadline=self._deadline(),
-            policy=policy_of(request.policy),
+            policy=policy_of(request.policy, usual=self._registry.policy(caller.principal.tenant, model)),
         )
 
     def _deadline(self) -> float:

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.inference.v1 import model_pb2
+from services.inference.domain.call_policy import USUAL
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task, Tier, VersionState
 from services.inference.domain.errors import ModelUnreadable
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
@@ -21,8 +22,11 @@ from services.inference.domain.rollout.rollout import (
     VersionName,
     checked_steps,
 )
-from services.inference.domain.route import Arm, HopLimits, Route, RouteMember, RouteMode
+from services.inference.domain.route import Arm, HopLimits, Route, RouteMember, RouteMode, Shadow
+from services.inference.domain.routing.comparison import Compared
 from services.inference.domain.routing.reward import RewardPolicy
+from services.inference.transport.call_policy import policy_of, policy_to_proto
+from services.inference.usecases.shadow import Pair
 from services.meshkit.core.errors import Invalid
 
 Value = TypeVar("Value")
@@ -56,6 +60,7 @@ _CAPABILITIES_OF: Final[Mapping[int, Capability]] = {number: capability for capa
 _MODES: Final = {
     RouteMode.WEIGHTED: model_pb2.ROUTE_MODE_WEIGHTED,
     RouteMode.CHAIN: model_pb2.ROUTE_MODE_CHAIN,
+    RouteMode.TIERED: model_pb2.ROUTE_MODE_TIERED,
     RouteMode.BANDIT_THOMPSON: model_pb2.ROUTE_MODE_BANDIT_THOMPSON,
     RouteMode.BANDIT_LINUCB: model_pb2.ROUTE_MODE_BANDIT_LINUCB,
 }
@@ -63,8 +68,6 @@ _MODES_OF: Final = {
     model_pb2.ROUTE_MODE_UNSPECIFIED: RouteMode.CHAIN,
     **{number: mode for mode, number in _MODES.items()},
 }
-#: Fields of a route that nothing goes by yet.
-_NOT_TAKEN: Final = ("policy", "shadow")
 _KINDS: Final = {
     RolloutKind.CANARY: model_pb2.ROLLOUT_KIND_CANARY,
     RolloutKind.WEIGHTED: model_pb2.ROLLOUT_KIND_WEIGHTED,
@@ -212,11 +215,10 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
     Args:
         usual: what holds where the route does not say how its members are asked.
     """
-    for field in _NOT_TAKEN:
-        if message.HasField(field):
-            raise Invalid(f"route.{field}", "is not taken yet")
     if message.mode not in _MODES_OF:
-        raise Invalid("route.mode", "must be WEIGHTED, CHAIN or a bandit; TIERED is not taken yet")
+        raise Invalid("route.mode", "is not one of the contract's values")
+    if message.policy.sticky_key:
+        raise Invalid("route.policy.sticky_key", "is for calls to say")
     if message.etag and not (message.etag.isdecimal() and len(message.etag) < 19):
         raise Invalid("route.etag", "must be what was read")
     route = Route(
@@ -226,7 +228,9 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
             RouteMember(deployment=one.deployment, weight_permille=one.weight_permille) for one in message.members
         ),
         hop=_hop(message.hop, usual),
+        policy=policy_of(message.policy, field="route.policy"),
         cache_seconds=_seconds(message.cache.exact_ttl),
+        shadow=_shadow(message.shadow) if message.HasField("shadow") else None,
         sla_seconds=_seconds(message.sla) if message.HasField("sla") else None,
         min_tier=_tier(message.min_tier, "route.min_tier"),
         reward=_reward(message.reward) if message.HasField("reward") else None,
@@ -249,7 +253,9 @@ def route_to_proto(route: Route) -> model_pb2.ModelRoute:
             between_bytes=_duration(route.hop.between_seconds),
             repairs=route.hop.repairs,
         ),
+        policy=policy_to_proto(route.policy) if route.policy != USUAL else None,
         cache=model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds)) if route.cache_seconds else None,
+        shadow=_shadow_to_proto(route.shadow) if route.shadow is not None else None,
         sla=None if route.sla_seconds is None else _duration(route.sla_seconds),
         min_tier=model_pb2.ModelTier.ValueType(route.min_tier.value),
         reward=None if route.reward is None else _reward_to_proto(route.reward),
@@ -305,6 +311,38 @@ def _evidence(seen: Seen, kind: Kind) -> model_pb2.RolloutEvidence:
         stable_events=seen.events(kind, Arm.STABLE),
         e_value=seen.value(kind),
     )
+
+
+def comparison_to_proto(pair: Pair, found: Compared) -> model_pb2.ModelComparison:
+    """Writes how a route and a shadow compare, each sum as the mean of its pairs."""
+    pairs = found.pairs or 1
+    return model_pb2.ModelComparison(
+        shadow=pair.shadow,
+        pairs=found.pairs,
+        same_form_permille=round(1000 * found.same_form / pairs),
+        similarity=found.similarity / pairs,
+        skipped=found.skipped,
+        route_side=model_pb2.ComparedSide(
+            failed=found.main_failed,
+            latency_us=round(found.main_us / pairs),
+            cost_nano_usd=round(found.main_nano_usd / pairs),
+            characters=round(found.main_characters / pairs),
+        ),
+        shadow_side=model_pb2.ComparedSide(
+            failed=found.shadow_failed,
+            latency_us=round(found.shadow_us / pairs),
+            cost_nano_usd=round(found.shadow_nano_usd / pairs),
+            characters=round(found.shadow_characters / pairs),
+        ),
+    )
+
+
+def _shadow(message: model_pb2.ShadowPolicy) -> Shadow:
+    return Shadow(deployment=message.deployment, permille=message.permille)
+
+
+def _shadow_to_proto(shadow: Shadow) -> model_pb2.ShadowPolicy:
+    return model_pb2.ShadowPolicy(deployment=shadow.deployment, permille=shadow.permille)
 
 
 def _reward(message: model_pb2.RewardPolicy) -> RewardPolicy:

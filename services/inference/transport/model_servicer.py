@@ -20,6 +20,7 @@ from services.inference.usecases.register_models import RegisterModels
 from services.inference.usecases.registry_ports import RegistryReader
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
+from services.inference.usecases.shadow import Shadows
 from services.meshkit.content.call import CallContext, CallId
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource, to_uuid
@@ -46,6 +47,7 @@ class ModelServicer(ModelServiceServicer):
         rollouts: RunRollouts,
         roll_back: RollBack,
         learn: LearnRoutes,
+        shadows: Shadows,
         registered: RegistryReader,
         registry: Registry,
         health: KnowsHealth,
@@ -61,6 +63,7 @@ class ModelServicer(ModelServiceServicer):
         self._rollouts = rollouts
         self._roll_back = roll_back
         self._learn = learn
+        self._shadows = shadows
         self._registered = registered
         self._registry = registry
         self._health = health
@@ -216,6 +219,16 @@ class ModelServicer(ModelServiceServicer):
             lambda: self._roll_back(principal.tenant, request.rollout_id, by=principal.subject),
             _rolled_back,
             answers=pb.RollBackModelRolloutResponse,
+        )
+
+    async def GetModelComparison(
+        self, request: pb.GetModelComparisonRequest, context: Context
+    ) -> pb.GetModelComparisonResponse:
+        tenant = caller_of(context).principal.tenant
+        route = await self._registered.route(tenant, request.name)
+        found = await self._shadows.compared(tenant, route.name)
+        return pb.GetModelComparisonResponse(
+            comparisons=[convert.comparison_to_proto(pair, one) for pair, one in found]
         )
 
     async def ReportModelQuality(

@@ -224,6 +224,7 @@ def _unjudged(concluded: Concluded, lost_attempts: int) -> Unjudged:
         lost_attempts=lost_attempts,
         continued_by=concluded.continued_by,
         first_byte_us=raw.first_byte_us,
+        choice=concluded.candidate.choice,
     )
     return Unjudged(draft=draft, target=raw.deployment.model)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
 from services.inference.domain.call import Claimed, RecordedCall
+from services.inference.domain.call_policy import CallPolicy
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import AdapterForm, Capability, DeploymentVersion, Task
 from services.inference.domain.money_bound import Overhead
@@ -254,6 +255,10 @@ class Registry(Protocol):
 
     def unreadable(self, tenant: TenantId) -> Sequence[str]:
         """Gives the names of the tenant's deployments and routes that cannot be read here."""
+        ...
+
+    def policy(self, tenant: TenantId, name: str) -> CallPolicy:
+        """Gives what calls by a name do that do not say it themselves: what its route says, else what is usual."""
         ...
 
     @property

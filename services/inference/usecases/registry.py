@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.deployment import DEFAULT, Deployments, DeploymentVersion
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
@@ -48,6 +49,11 @@ class MemoryRegistry:
     def unreadable(self, tenant: TenantId) -> Sequence[str]:
         """See `Registry.unreadable`."""
         return sorted(self.names(tenant).own.unreadable)
+
+    def policy(self, tenant: TenantId, name: str) -> CallPolicy:
+        """See `Registry.policy`."""
+        route = self.names(tenant).route(name or DEFAULT)
+        return USUAL if route is None else route.policy
 
     @property
     def age(self) -> float:

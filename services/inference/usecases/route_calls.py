@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 
+from services.inference.domain.answer import RouteChoice
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
 from services.inference.domain.errors import CallNotBounded, ModelNotFound, NoModelConfigured
 from services.inference.domain.money_bound import bounded_everywhere
@@ -14,6 +15,7 @@ from services.inference.domain.routing.weighted import weighted
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.paces import Paces
 from services.inference.usecases.ports import Resolved
 from services.inference.usecases.registry import MemoryRegistry
 from services.meshkit.core.identity import TenantId
@@ -29,10 +31,13 @@ class RouteCalls:
         hop: how long and how often one is asked in a call whose route does not say.
     """
 
-    def __init__(self, registry: MemoryRegistry, observe: ObserveRollouts, *, bandits: Bandits, hop: HopLimits) -> None:
+    def __init__(
+        self, registry: MemoryRegistry, observe: ObserveRollouts, *, bandits: Bandits, paces: Paces, hop: HopLimits
+    ) -> None:
         self._registry = registry
         self._observe = observe
         self._bandits = bandits
+        self._paces = paces
         self._hop = hop
 
     def plan(self, asked: Asked, *, regions: tuple[str, ...]) -> Plan:
@@ -56,6 +61,7 @@ class RouteCalls:
         """See `Router.told`."""
         if candidate.trial is not None:
             self._observe.note(candidate.trial, outcome)
+        self._paces.note(candidate.version, outcome)
         if candidate.lesson is not None:
             self._bandits.note(candidate.lesson, outcome)
 
@@ -64,13 +70,21 @@ class RouteCalls:
         candidates = [Candidate(version=one, hop=route.hop) for one in self._ordered(asked, resolved, route, unit)]
         if resolved.rollout is not None:
             candidates = self._split(tenant, resolved.rollout, candidates, unit)
-        if not route.mode.learns:
-            return candidates
-        project = asked.context.project
-        return [
-            replace(one, lesson=self._bandits.lesson(tenant, route, one.version, asked.prompt, project))
-            for one in candidates
-        ]
+        return [self._explained(asked, route, one) for one in candidates]
+
+    def _explained(self, asked: Asked, route: Route, candidate: Candidate) -> Candidate:
+        """Says why a candidate is asked, and what a bandit learns from it."""
+        version, sla = candidate.version, route.sla_seconds
+        lesson = None
+        if route.mode.learns:
+            lesson = self._bandits.lesson(asked.principal.tenant, route, version, asked.prompt, asked.context.project)
+        choice = RouteChoice(
+            route=route.name,
+            mode=route.mode.value,
+            tier=version.tier.name.lower(),
+            keeps_sla=None if sla is None else self._paces.keeps(version, sla_seconds=sla),
+        )
+        return replace(candidate, lesson=lesson, choice=choice)
 
     def _ordered(self, asked: Asked, resolved: Resolved, route: Route, unit: bytes) -> Sequence[DeploymentVersion]:
         by_name = {
@@ -78,6 +92,8 @@ class RouteCalls:
         }
         members = weighted(route.name, route.members, unit) if route.mode is RouteMode.WEIGHTED else route.members
         ordered = [by_name[member.deployment] for member in members if member.deployment in by_name]
+        if route.mode is RouteMode.TIERED:
+            return self._paces.ordered(ordered, sla_seconds=route.sla_seconds)
         if not route.mode.learns:
             return ordered
         # A call is planned more than once, and asks those that it drew first.

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from services.inference.domain.deployment import Deployments, Task
+from services.inference.domain.deployment import Deployments, Task, Tier, VersionState
 from services.inference.domain.errors import (
     ModelIncompatible,
     ModelNotFound,
@@ -14,6 +14,7 @@ from services.inference.domain.registered import MOST_ROUTES, check_route
 from services.inference.domain.route import Route
 from services.inference.usecases.registry_ports import BeginRegistryWork, RegistryWork
 from services.meshkit.core.audit import note
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 
 
@@ -43,8 +44,13 @@ class SetRoutes:
                 raise TooManyRegistered("route", MOST_ROUTES)
             await _check_no_rollout(work, route.name)
             named = [member.deployment for member in route.members]
-            for name in (*named, *([route.shadow.deployment] if route.shadow else ())):
-                await self._check_member(work, name)
+            best = Tier.UNKNOWN
+            for name in named:
+                best = max(best, await self._check_member(work, name))
+            if route.min_tier > best:
+                raise Invalid("route.min_tier", f"is above the tier of every member; the best is {best.name}")
+            if route.shadow is not None:
+                await self._check_member(work, route.shadow.deployment)
             made = replace(route, revision=(standing.revision if standing else 0) + 1)
             await work.put_route(made)
             await work.commit(made)
@@ -61,7 +67,8 @@ class SetRoutes:
             await work.delete_route(name)
             await work.commit(None)
 
-    async def _check_member(self, work: RegistryWork, name: str) -> None:
+    async def _check_member(self, work: RegistryWork, name: str) -> Tier:
+        """Gives the best tier of a member's versions that are not retired. Raises: ModelNotFound, ModelIncompatible."""
         own = await work.named(name)
         installed = next((one for one in self._installed.all if one.name == name), None)
         if own is None and installed is None:
@@ -69,6 +76,10 @@ class SetRoutes:
         task = own.task if own is not None else installed.task if installed is not None else None
         if task is not Task.GENERATE:
             raise ModelIncompatible(name, differs=("it makes vectors",))
+        if own is not None:
+            asked = (one.version for one in own.versions)
+            return max((one.tier for one in asked if one.state is not VersionState.RETIRED), default=Tier.UNKNOWN)
+        return installed.tier if installed is not None else Tier.UNKNOWN
 
 
 async def _check_no_rollout(work: RegistryWork, route: str) -> None:

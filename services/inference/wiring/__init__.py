@@ -16,6 +16,7 @@ from services.inference.clients.price_list import CostPriceList
 from services.inference.providers.http import provider_http
 from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
+from services.inference.storage.comparison_records import SqlComparisonRecords
 from services.inference.storage.kept_vectors import SqlKeptVectors
 from services.inference.storage.lesson_records import SqlLessonRecords
 from services.inference.storage.registry_feed import SqlRegistryFeed
@@ -115,6 +116,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             claims=claims,
             in_flight=in_flight,
             answers=SqlKeptVectors(app, keys=sealed.keys),
+            comparisons=SqlComparisonRecords(app),
             tenants=guard.feed,
             clock=clock,
             ids=ids,
@@ -126,6 +128,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             prices=prices,
             model_call=asking.model_call,
             health=asking.health,
+            shadows=asking.shadows,
             replica=replica,
             clock=clock,
             ids=ids,

@@ -21,6 +21,7 @@ from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, HoldsAhead, KnowsHealth, MakesCalls, PriceList
+from services.inference.usecases.shadow import ComparisonRecords, ShadowedCalls, Shadows
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders
 from services.inference.wiring.registry import Known
@@ -43,6 +44,7 @@ class Core:
     health: KnowsHealth
     asking: Asking
     embed: EmbedOnce
+    shadows: Shadows
     background: tuple[Background, ...]
 
 
@@ -59,6 +61,7 @@ def core(
     claims: Claims,
     in_flight: CallsInFlight,
     answers: KeptVectors,
+    comparisons: ComparisonRecords,
     tenants: KnowsTenants,
     clock: Clock,
     ids: IdSource,
@@ -100,11 +103,16 @@ def core(
         )
 
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    model_call = SeatedCalls(calling(holds, calls, claims, notes), scheduler=seats)
     door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
     door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
-    at_the_doors = calling(door_holds, unrecorded, claims, door_notes, holds_ahead=door_holds)
-    door_call = DoorCall(SeatedCalls(at_the_doors, scheduler=seats))
+    shadows = Shadows(known.registry, comparisons, clock=clock, ids=ids)
+    model_call = ShadowedCalls(
+        SeatedCalls(calling(holds, calls, claims, notes), scheduler=seats),
+        copies=SeatedCalls(calling(holds, unrecorded, claims, door_notes), scheduler=seats),
+        shadows=shadows,
+    )
+    at_doors = SeatedCalls(calling(door_holds, unrecorded, claims, door_notes, holds_ahead=door_holds), scheduler=seats)
+    door_call = DoorCall(ShadowedCalls(at_doors, copies=at_doors, shadows=shadows))
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(
@@ -132,6 +140,7 @@ def core(
     asking = Asking(
         keyed=Calls(answer=generate, stream=stream_generate),
         unkeyed=Calls(answer=door_call.answer, stream=door_call.stream),
+        registry=known.registry,
         clock=clock,
         ids=ids,
     )
@@ -141,5 +150,6 @@ def core(
         health=gates,
         asking=asking,
         embed=embed_once,
-        background=(notes, door_notes, door_holds),
+        shadows=shadows,
+        background=(notes, door_notes, door_holds, shadows),
     )

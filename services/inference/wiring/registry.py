@@ -24,6 +24,7 @@ from services.inference.usecases.kept_registry import KeptRegistry
 from services.inference.usecases.learn import LearnRoutes
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.paces import Paces
 from services.inference.usecases.ports import KnowsHealth, MakesCalls, PriceList
 from services.inference.usecases.register_models import RegisterModels
 from services.inference.usecases.registry import MemoryRegistry
@@ -32,6 +33,7 @@ from services.inference.usecases.registry_ports import BeginRegistryWork, Regist
 from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
+from services.inference.usecases.shadow import Shadows
 from services.inference.wiring.providers import providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
@@ -100,7 +102,7 @@ def known_models(
     return Known(
         adapters=adapters,
         registry=registry,
-        router=RouteCalls(registry, observe, bandits=bandits, hop=usual_hop(settings)),
+        router=RouteCalls(registry, observe, bandits=bandits, paces=Paces(clock=clock), hop=usual_hop(settings)),
         models=OpenedModels(
             providers(settings, http, adapters), adapters=adapters, http=to_registered, secrets=news.key
         ),
@@ -131,6 +133,7 @@ def model_servicer(
     prices: PriceList,
     model_call: MakesCalls,
     health: KnowsHealth,
+    shadows: Shadows,
     replica: str,
     clock: Clock,
     ids: IdSource,
@@ -148,6 +151,7 @@ def model_servicer(
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
         learn=known.learn,
+        shadows=shadows,
         registered=repository,
         registry=known.registry,
         health=health,

@@ -649,3 +649,42 @@ def test_a_key_is_rotated_and_an_account_disabled(comitia: Comitia) -> None:
 def test_a_time_span_that_is_none_is_refused_with_an_example(comitia: Comitia) -> None:
     refused = comitia("key", "create", "ci", "--expires", "soon", code=2)
     assert "30d" in refused.err
+
+
+def test_a_route_is_set_with_all_that_it_goes_by(comitia: Comitia) -> None:
+    tiers = ("--mode", "tiered", "--min-tier", "silver", "--sla", "2.5", "--shadow", "acme/next=50")
+    shown = json.loads(comitia("model", "route", "w", "acme/a", "acme/b", *tiers, "-o", "json").out)
+    assert (shown["mode"], shown["min_tier"], shown["sla"]) == ("ROUTE_MODE_TIERED", "MODEL_TIER_SILVER", "2.500s")
+    assert shown["shadow"] == {"deployment": "acme/next", "permille": 50}
+    bandit = ("--mode", "bandit-linucb", "--reward", "600,300,100", "--dear", "0.05")
+    table = comitia("model", "route", "w", "acme/a", "acme/b", *bandit).out
+    assert "quality 600, cost 300, latency 100; dear at $0.05" in table
+    policy = ("--policy", "work_class=batch", "--policy", "cache=no")
+    shown = json.loads(comitia("model", "route", "w", "acme/a", *policy, "-o", "json").out)
+    assert (shown["policy"]["work_class"], shown["policy"]["cache"]) == ("WORK_CLASS_BATCH", "CACHE_USE_NO")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--shadow", "acme/next"), "a model and its share"),
+        (("--reward", "1,2"), "three numbers"),
+        (("--dear", "-1"), "no amount"),
+        (("--policy", "speed=high"), "none of"),
+        (("--policy", "cache=always"), "one of"),
+        (("--mode", "fastest"), "mode"),
+    ],
+)
+def test_a_route_that_cannot_be_is_refused_with_what_would_fit(
+    comitia: Comitia, options: tuple[str, ...], why: str
+) -> None:
+    found = comitia("model", "route", "w", "acme/a", *options, code=2)
+    assert why in " ".join(found.err.replace("│", " ").split())
+
+
+def test_a_comparison_and_a_quality_are_told(comitia: Comitia) -> None:
+    table = comitia("model", "compare", "w").out
+    assert "acme/next@2" in table
+    assert "97.5 %" in table
+    assert "0.80 s, 0.40 s" in table
+    assert comitia("model", "quality", "hold_1", "0.9").out == ""

@@ -1,4 +1,4 @@
-"""Routes that learn, from the wire to Postgres: what bandits keep, share and are told."""
+"""Routes that choose by what they have seen, from the wire to Postgres: what they keep, share and are told."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,13 +10,14 @@ import pytest_asyncio
 from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import text
 
-from comitia.inference.v1 import model_pb2, model_service_pb2
+from comitia.inference.v1 import generation_pb2, model_pb2, model_service_pb2
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.scope import maintenance_scope
 from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings
+from tests.support.providers.fake import KEY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -157,3 +158,91 @@ async def test_a_route_that_says_what_nobody_goes_by_is_refused(
     mesh: InferenceMesh, changes: dict[str, Any], field: str
 ) -> None:
     assert await mesh.refused("SetModelRoute", a_bandit(**changes)) == f"invalid/INVALID_FIELD/{field}"
+
+
+async def test_a_tiered_route_asks_a_tier_within_a_time_and_says_what_it_chose(
+    start: StartInference, surroundings: Surroundings
+) -> None:
+    async with start(private_endpoints=True) as running:
+        mesh = running.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+        for name, tier in (("acme/silver", model_pb2.MODEL_TIER_SILVER), ("acme/gold", model_pb2.MODEL_TIER_GOLD)):
+            version = model_pb2.ModelVersion(
+                adapter="openai", model="gpt-4o-mini", base_url=surroundings.provider.openai_base_url, tier=tier
+            )
+            request = model_service_pb2.CreateModelDeploymentRequest(name=name, version=version, api_key=KEY)
+            made = (await mesh.call("CreateModelDeployment", request)).deployment
+            check = model_service_pb2.CheckModelVersionRequest(deployment_id=made.deployment_id, version=1)
+            await mesh.call("CheckModelVersion", check)
+        wanted = a_bandit(
+            model_pb2.ROUTE_MODE_TIERED,
+            members=("acme/silver", "acme/gold", "stub"),
+            min_tier=model_pb2.MODEL_TIER_GOLD,
+            sla=Duration(seconds=30),
+        )
+        route = (await mesh.call("SetModelRoute", wanted)).route
+        assert (route.mode, route.min_tier) == (model_pb2.ROUTE_MODE_TIERED, model_pb2.MODEL_TIER_GOLD)
+        answer = await mesh.generate(model="writer")
+        assert answer.deployment == "acme/gold"
+        assert (answer.choice.route, answer.choice.mode, answer.choice.tier) == ("writer", "tiered", "gold")
+        assert answer.choice.keeps_sla
+        named = await mesh.generate(model="acme/gold")
+        assert not named.HasField("choice")
+
+
+async def test_a_tier_that_no_member_has_is_refused(mesh: InferenceMesh) -> None:
+    wanted = a_bandit(model_pb2.ROUTE_MODE_TIERED, min_tier=model_pb2.MODEL_TIER_BRONZE)
+    assert await mesh.refused("SetModelRoute", wanted) == "invalid/INVALID_FIELD/route.min_tier"
+
+
+async def test_what_a_call_does_not_say_is_as_its_route_says(mesh: InferenceMesh) -> None:
+    policy = generation_pb2.CallPolicy(cache=generation_pb2.CACHE_USE_NO)
+    cache = model_pb2.CachePolicy(exact_ttl=Duration(seconds=60))
+    wanted = a_bandit(model_pb2.ROUTE_MODE_CHAIN, members=(OPENAI,), policy=policy, cache=cache)
+    route = (await mesh.call("SetModelRoute", wanted)).route
+    assert route.policy.cache == generation_pb2.CACHE_USE_NO
+    assert [(await mesh.generate(model="writer")).cached for _ in range(2)] == [False, False]
+    said = generation_pb2.CallPolicy(cache=generation_pb2.CACHE_USE_DEFAULT)
+    assert [(await mesh.generate(model="writer", policy=said)).cached for _ in range(2)] == [False, True]
+    wanted.route.policy.sticky_key = "anna"
+    assert await mesh.refused("SetModelRoute", wanted) == "invalid/INVALID_FIELD/route.policy.sticky_key"
+
+
+async def test_a_shadow_is_asked_after_the_answer_and_what_it_did_can_be_read(
+    mesh: InferenceMesh, surroundings: Surroundings
+) -> None:
+    shadow = model_pb2.ShadowPolicy(deployment="stub", permille=1000)
+    wanted = a_bandit(model_pb2.ROUTE_MODE_CHAIN, members=(OPENAI,), shadow=shadow)
+    assert (await mesh.call("SetModelRoute", wanted)).route.shadow == shadow
+    about = model_service_pb2.GetModelComparisonRequest(name="writer")
+    assert not (await mesh.call("GetModelComparison", about)).comparisons
+    answers = [await mesh.generate(model="writer") for _ in range(3)]
+    assert {one.deployment for one in answers} == {OPENAI}
+    async with asyncio.timeout(10):
+        while True:
+            found = (await mesh.call("GetModelComparison", about)).comparisons
+            if found and found[0].pairs == 3:
+                break
+            await asyncio.sleep(0.02)
+    (seen,) = found
+    assert (seen.shadow, seen.skipped, seen.route_side.failed, seen.shadow_side.failed) == ("stub", 0, 0, 0)
+    assert seen.route_side.cost_nano_usd == pytest.approx(sum(one.cost_nano_usd for one in answers) / 3, abs=1)
+    assert seen.shadow_side.characters > 0
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    assert await other.refused("GetModelComparison", about) == "not_found/MODEL_NOT_FOUND"
+    # Nothing of a copy is on record but its money.
+    assert {row.run_id[:6] for row in await mesh.rows()} == {"direct"}
+
+
+@pytest.mark.parametrize(
+    ("shadow", "refused"),
+    [
+        (model_pb2.ShadowPolicy(deployment=OPENAI, permille=1), "invalid/INVALID_FIELD/route.shadow.deployment"),
+        (model_pb2.ShadowPolicy(deployment="stub"), "invalid/INVALID_FIELD/route.shadow.permille"),
+        (model_pb2.ShadowPolicy(deployment="nobody", permille=1), "not_found/MODEL_NOT_FOUND"),
+    ],
+)
+async def test_a_shadow_that_is_none_is_refused(
+    mesh: InferenceMesh, shadow: model_pb2.ShadowPolicy, refused: str
+) -> None:
+    wanted = a_bandit(model_pb2.ROUTE_MODE_CHAIN, members=(OPENAI,), shadow=shadow)
+    assert await mesh.refused("SetModelRoute", wanted) == refused

@@ -26,11 +26,14 @@ from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.paces import Paces
 from services.inference.usecases.registry import MemoryRegistry
 from services.inference.usecases.route_calls import RouteCalls
+from services.inference.usecases.shadow import ShadowedCalls, Shadows
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.testing.fake_clock import FakeClock
+from services.meshkit.testing.seeded_ids import SeededIds
 from tests.support.inference import (
     ANTHROPIC,
     LOCAL,
@@ -40,6 +43,7 @@ from tests.support.inference import (
     FakeLaw,
     FakePrices,
     MemoryCallStore,
+    MemoryComparisons,
     ScriptedModels,
     ScriptedProvider,
     an_asked,
@@ -64,7 +68,10 @@ class Room:
     registry: MemoryRegistry
     observe: ObserveRollouts
     bandits: Bandits
+    paces: Paces
     router: RouteCalls
+    shadows: Shadows
+    comparisons: MemoryComparisons
     generate: Generate
     stream_generate: StreamGenerate
 
@@ -106,8 +113,8 @@ def make_room(
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     known, dice = known or KnownTenants(), Random(7)
     registry, observe = MemoryRegistry(Deployments(deployments), clock=clock), ObserveRollouts()
-    bandits = Bandits(dice=Random(11))
-    router = RouteCalls(registry, observe, bandits=bandits, hop=HopLimits(tries=tries))
+    bandits, paces = Bandits(dice=Random(11)), Paces(clock=clock)
+    router = RouteCalls(registry, observe, bandits=bandits, paces=paces, hop=HopLimits(tries=tries))
     chain = Chain(
         registry=registry,
         models=ScriptedModels(providers),
@@ -132,6 +139,9 @@ def make_room(
     in_flight = CallsInFlight(most=most)
     queue = FairQueue(seats=seats, most_waiting=waiting, most_waiting_each=waiting)
     calls_with_seats = SeatedCalls(core, scheduler=FairScheduler(queue, wait_seconds=2.0, clock=clock))
+    comparisons = MemoryComparisons()
+    shadows = Shadows(registry, comparisons, clock=clock, ids=SeededIds(5))
+    made = ShadowedCalls(calls_with_seats, copies=calls_with_seats, shadows=shadows)
     return Room(
         clock=clock,
         law=law,
@@ -145,9 +155,12 @@ def make_room(
         registry=registry,
         observe=observe,
         bandits=bandits,
+        paces=paces,
         router=router,
-        generate=Generate(model_call=calls_with_seats, in_flight=in_flight),
-        stream_generate=StreamGenerate(model_call=calls_with_seats, in_flight=in_flight),
+        shadows=shadows,
+        comparisons=comparisons,
+        generate=Generate(model_call=made, in_flight=in_flight),
+        stream_generate=StreamGenerate(model_call=made, in_flight=in_flight),
     )
 
 

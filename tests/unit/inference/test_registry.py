@@ -24,6 +24,7 @@ from services.inference.usecases import judge_rollouts
 from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.observe_rollouts import ObserveRollouts
+from services.inference.usecases.paces import Paces
 from services.inference.usecases.registry import MemoryRegistry
 from services.inference.usecases.registry_news import RegistryNews
 from services.inference.usecases.registry_ports import Keys, RegistryState
@@ -66,9 +67,9 @@ def a_registry(holdings: Holdings, tenant: TenantId = TENANT) -> MemoryRegistry:
 
 
 def planned(registry: MemoryRegistry, model: str, *, run: str = "run_1") -> list[str]:
-    plan = RouteCalls(registry, ObserveRollouts(), bandits=Bandits(dice=Random(3)), hop=HopLimits()).plan(
-        an_asked(model=model, context=a_run(run)), regions=("", "")
-    )
+    plan = RouteCalls(
+        registry, ObserveRollouts(), bandits=Bandits(dice=Random(3)), paces=Paces(clock=FakeClock()), hop=HopLimits()
+    ).plan(an_asked(model=model, context=a_run(run)), regions=("", ""))
     return [f"{one.version.name}@{one.version.version}" for one in plan.candidates]
 
 
@@ -227,7 +228,9 @@ async def test_a_judge_whose_database_is_away_takes_back_by_what_it_saw_itself_a
     registry = a_registry(held(a_version("new"), routes=[a_route("w", OPENAI.name)], rollouts=[rollout]))
     rollouts: Any = Rollouts(records, rollout)
     judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
-    router = RouteCalls(registry, observe, bandits=Bandits(dice=Random(3)), hop=HopLimits())
+    router = RouteCalls(
+        registry, observe, bandits=Bandits(dice=Random(3)), paces=Paces(clock=FakeClock()), hop=HopLimits()
+    )
     records.away = True
     for number in CALLS:
         plan = router.plan(an_asked(model="w", context=a_run(f"run_{number}")), regions=("", ""))

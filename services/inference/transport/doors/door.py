@@ -12,6 +12,7 @@ from services.inference.domain.call_policy import CallPolicy, MidStream
 from services.inference.domain.prompt import Prompt
 from services.inference.transport.doors.errors import Dialect
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.ports import Registry
 from services.meshkit.content import CallContext, CallId
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
@@ -24,8 +25,6 @@ _MOST_KEY: Final = 255
 #: Run ids of calls without such a key, and with one.
 DIRECT: Final = "direct"
 _KEYED: Final = "idem"
-#: At a door nobody can be told that what was shown is void.
-_POLICY: Final = CallPolicy(mid_stream=MidStream.CONTINUE)
 
 
 class Writes(Protocol):
@@ -101,6 +100,8 @@ class Asking:
     #: For calls that a repeat finds again, and for those that none does.
     keyed: Calls
     unkeyed: Calls
+    #: Knows what calls do that do not say it themselves; at a door none does.
+    registry: Registry
     clock: Clock
     ids: IdSource
 
@@ -128,8 +129,14 @@ class Asking:
             prompt=prompt,
             repeatable=key is not None,
             deadline=visit.deadline,
-            policy=replace(_POLICY, sticky_key=f"{principal.subject}\x00{user}") if user else _POLICY,
+            policy=self._policy(principal, model, sticky_key=f"{principal.subject}\x00{user}" if user else ""),
         )
+
+    def _policy(self, principal: Principal, model: str, *, sticky_key: str) -> CallPolicy:
+        usual = self.registry.policy(principal.tenant, model)
+        # At a door nobody can be told that what was shown is void.
+        restarts = usual.mid_stream is MidStream.RESTART
+        return replace(usual, mid_stream=MidStream.CONTINUE if restarts else usual.mid_stream, sticky_key=sticky_key)
 
     def calls(self, asked: Asked) -> Calls:
         """Gives who makes the call."""

@@ -565,6 +565,7 @@ class Generation(_message.Message):
     REPAIRS_FIELD_NUMBER: _builtins.int
     CONTINUED_BY_FIELD_NUMBER: _builtins.int
     FIRST_BYTE_US_FIELD_NUMBER: _builtins.int
+    CHOICE_FIELD_NUMBER: _builtins.int
     stop_reason: Global___StopReason.ValueType
     """Why the model stopped."""
     provider: _builtins.str
@@ -623,6 +624,10 @@ class Generation(_message.Message):
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Every deployment that was asked, in order; the one that answered last."""
 
+    @_builtins.property
+    def choice(self) -> Global___RouteChoice:
+        """Why the deployment that answered was asked. Absent: the call named it, or it stands in the chain of the settings."""
+
     def __init__(
         self,
         *,
@@ -648,14 +653,51 @@ class Generation(_message.Message):
         repairs: _builtins.int = ...,
         continued_by: _builtins.str = ...,
         first_byte_us: _builtins.int = ...,
+        choice: Global___RouteChoice | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "bundle_digest", b"bundle_digest", "cached", b"cached", "continued_by", b"continued_by", "cost_nano_usd", b"cost_nano_usd", "deployment", b"deployment", "deployment_version", b"deployment_version", "failed_attempts", b"failed_attempts", "first_byte_us", b"first_byte_us", "hold_id", b"hold_id", "lost_attempts", b"lost_attempts", "model", b"model", "parts", b"parts", "provider", b"provider", "provider_us", b"provider_us", "repairs", b"repairs", "replayed", b"replayed", "rules", b"rules", "stop_reason", b"stop_reason", "stub", b"stub", "usage", b"usage", "verdict_ids", b"verdict_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "bundle_digest", b"bundle_digest", "cached", b"cached", "choice", b"choice", "continued_by", b"continued_by", "cost_nano_usd", b"cost_nano_usd", "deployment", b"deployment", "deployment_version", b"deployment_version", "failed_attempts", b"failed_attempts", "first_byte_us", b"first_byte_us", "hold_id", b"hold_id", "lost_attempts", b"lost_attempts", "model", b"model", "parts", b"parts", "provider", b"provider", "provider_us", b"provider_us", "repairs", b"repairs", "replayed", b"replayed", "rules", b"rules", "stop_reason", b"stop_reason", "stub", b"stub", "usage", b"usage", "verdict_ids", b"verdict_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class RouteChoice(_message.Message):
+    """What a route chose, and how."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUTE_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    KEEPS_SLA_FIELD_NUMBER: _builtins.int
+    route: _builtins.str
+    """Name of the route."""
+    mode: _builtins.str
+    """How it chooses: `chain`, `weighted`, `tiered`, `bandit_thompson` or `bandit_linucb`."""
+    tier: _builtins.str
+    """Tier of the deployment: `unknown`, `bronze`, `silver` or `gold`."""
+    keeps_sla: _builtins.bool
+    """True when 19 of 20 of its last answers on this replica kept the route's time. Absent: the route names none."""
+    def __init__(
+        self,
+        *,
+        route: _builtins.str = ...,
+        mode: _builtins.str = ...,
+        tier: _builtins.str = ...,
+        keeps_sla: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keeps_sla", b"_keeps_sla", "keeps_sla", b"keeps_sla"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keeps_sla", b"_keeps_sla", "keeps_sla", b"keeps_sla", "mode", b"mode", "route", b"route", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keeps_sla: _TypeAlias = _typing.Literal["keeps_sla"]  # noqa: Y015
+    _WhichOneofArgType__keeps_sla: _TypeAlias = _typing.Literal["_keeps_sla", b"_keeps_sla"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keeps_sla) -> _WhichOneofReturnType__keeps_sla | None: ...
+
+Global___RouteChoice: _TypeAlias = RouteChoice  # noqa: Y015
 
 @_typing.final
 class Embedding(_message.Message):

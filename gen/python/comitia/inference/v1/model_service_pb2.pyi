@@ -765,6 +765,48 @@ class RollBackModelRolloutResponse(_message.Message):
 Global___RollBackModelRolloutResponse: _TypeAlias = RollBackModelRolloutResponse  # noqa: Y015
 
 @_typing.final
+class GetModelComparisonRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name of the route."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelComparisonRequest: _TypeAlias = GetModelComparisonRequest  # noqa: Y015
+
+@_typing.final
+class GetModelComparisonResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPARISONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def comparisons(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.ModelComparison]:
+        """One for each version that was a shadow of it."""
+
+    def __init__(
+        self,
+        *,
+        comparisons: _abc.Iterable[_model_pb2.ModelComparison] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comparisons", b"comparisons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetModelComparisonResponse: _TypeAlias = GetModelComparisonResponse  # noqa: Y015
+
+@_typing.final
 class ReportModelQualityRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

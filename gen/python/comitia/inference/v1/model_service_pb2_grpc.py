@@ -115,6 +115,11 @@ class ModelServiceStub:
                 request_serializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.RollBackModelRolloutRequest.SerializeToString,
                 response_deserializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.RollBackModelRolloutResponse.FromString,
                 _registered_method=True)
+        self.GetModelComparison = channel.unary_unary(
+                '/comitia.inference.v1.ModelService/GetModelComparison',
+                request_serializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.GetModelComparisonRequest.SerializeToString,
+                response_deserializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.GetModelComparisonResponse.FromString,
+                _registered_method=True)
         self.ReportModelQuality = channel.unary_unary(
                 '/comitia.inference.v1.ModelService/ReportModelQuality',
                 request_serializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.ReportModelQualityRequest.SerializeToString,
@@ -270,6 +275,15 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetModelComparison(self, request, context):
+        """Says how the answers of a route compare with those of its shadows, the newest first.
+
+        Errors: NOT_FOUND/MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportModelQuality(self, request, context):
         """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
 
@@ -362,6 +376,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.RollBackModelRollout,
                     request_deserializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.RollBackModelRolloutRequest.FromString,
                     response_serializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.RollBackModelRolloutResponse.SerializeToString,
+            ),
+            'GetModelComparison': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelComparison,
+                    request_deserializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.GetModelComparisonRequest.FromString,
+                    response_serializer=comitia_dot_inference_dot_v1_dot_model__service__pb2.GetModelComparisonResponse.SerializeToString,
             ),
             'ReportModelQuality': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportModelQuality,
@@ -802,6 +821,33 @@ class ModelService:
             '/comitia.inference.v1.ModelService/RollBackModelRollout',
             comitia_dot_inference_dot_v1_dot_model__service__pb2.RollBackModelRolloutRequest.SerializeToString,
             comitia_dot_inference_dot_v1_dot_model__service__pb2.RollBackModelRolloutResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelComparison(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.inference.v1.ModelService/GetModelComparison',
+            comitia_dot_inference_dot_v1_dot_model__service__pb2.GetModelComparisonRequest.SerializeToString,
+            comitia_dot_inference_dot_v1_dot_model__service__pb2.GetModelComparisonResponse.FromString,
             options,
             channel_credentials,
             insecure,

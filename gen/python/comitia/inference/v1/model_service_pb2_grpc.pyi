@@ -110,6 +110,11 @@ class ModelServiceStub:
 
     Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
+    GetModelComparison: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelComparisonRequest, _model_service_pb2.GetModelComparisonResponse]
+    """Says how the answers of a route compare with those of its shadows, the newest first.
+
+    Errors: NOT_FOUND/MODEL_NOT_FOUND.
+    """
     ReportModelQuality: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]
     """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
 
@@ -198,6 +203,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
     Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
+    """
+    GetModelComparison: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelComparisonRequest, _model_service_pb2.GetModelComparisonResponse]  # type: ignore[assignment]
+    """Says how the answers of a route compare with those of its shadows, the newest first.
+
+    Errors: NOT_FOUND/MODEL_NOT_FOUND.
     """
     ReportModelQuality: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]  # type: ignore[assignment]
     """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
@@ -380,6 +390,17 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
         Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
+        """
+
+    @_abc_1.abstractmethod
+    def GetModelComparison(
+        self,
+        request: _model_service_pb2.GetModelComparisonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.GetModelComparisonResponse, _abc.Awaitable[_model_service_pb2.GetModelComparisonResponse]]:
+        """Says how the answers of a route compare with those of its shadows, the newest first.
+
+        Errors: NOT_FOUND/MODEL_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,7 @@
 from alembic.operations import Operations
 
 revision = "0012"
-down_revision = "0010"
+down_revision = "0011"
 
 
 def upgrade(op: Operations) -> None:
