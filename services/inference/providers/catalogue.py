@@ -14,13 +14,14 @@ from typing import Final
 from services.inference.domain.deployment import Adapter, AdapterForm, Capability
 from services.inference.domain.errors import AdapterUnusable
 from services.inference.domain.money_bound import overhead_of
-from services.inference.providers.anthropic.messages import AnthropicProvider
+from services.inference.providers.anthropic.messages import AnthropicProvider, anthropic_headers
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
 from services.inference.providers.openai.responses import ResponsesProvider
+from services.inference.providers.probe import ModelsList
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
-from services.inference.usecases.ports import AdapterClaims, ModelProvider
+from services.inference.usecases.ports import AdapterClaims, ModelProvider, ProbedProvider
 from services.meshkit.core.errors import Invalid
 
 #: Entry points of this group are adapters of other packages.
@@ -36,6 +37,8 @@ class AdapterSpec:
     usual_address: str = ""
     capabilities: frozenset[Capability]
     open: Callable[[ProviderHttp, Endpoint], ModelProvider]
+    #: Opens what looks at a deployment without a prompt; None: it is asked only, never looked at.
+    probe: Callable[[ProviderHttp, Endpoint], ProbedProvider] | None = None
 
 
 def _chat(manners: Manners, *capabilities: Capability, usual_address: str = "") -> AdapterSpec:
@@ -43,6 +46,7 @@ def _chat(manners: Manners, *capabilities: Capability, usual_address: str = "") 
         usual_address=usual_address,
         capabilities=frozenset({Capability.TOOLS, *capabilities}),
         open=partial(ChatProvider, manners=manners),
+        probe=ModelsList,
     )
 
 
@@ -54,6 +58,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         usual_address=_OPENAI,
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=ResponsesProvider,
+        probe=ModelsList,
     ),
     # Azure reads PDFs by its Responses API only.
     Adapter.AZURE: _chat(replace(OPENAI, pdfs=False), Capability.JSON_SCHEMA, Capability.IMAGES),
@@ -61,6 +66,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         usual_address="https://api.anthropic.com",
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=AnthropicProvider,
+        probe=partial(ModelsList, path="/v1/models", headers=anthropic_headers),
     ),
     Adapter.VLLM: _chat(VLLM, Capability.JSON_SCHEMA),
     Adapter.TGI: _chat(TGI, Capability.JSON_SCHEMA),

@@ -20,6 +20,7 @@ from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, KnowsHealth, MakesCalls, PriceList
+from services.inference.usecases.probe_health import ProbeHealth
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders
 from services.inference.wiring.registry import Known
@@ -63,7 +64,7 @@ def core(
 ) -> Core:
     """Puts it together."""
     dice, router = SystemRandom(), known.router
-    gates = DeploymentGates(failures=settings.breaker_failures, dice=dice)
+    gates = DeploymentGates(failures=settings.breaker_failures, dice=dice, probe_seconds=settings.probe_seconds)
     cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
 
     def calling(holds: HoldClient, calls: CallStore, notes: SettledNotes) -> ModelCall:
@@ -131,5 +132,10 @@ def core(
         health=gates,
         asking=asking,
         embed=embed_once,
-        background=(notes, door_notes, door_holds),
+        background=(
+            notes,
+            door_notes,
+            door_holds,
+            ProbeHealth(gates, known.models, stands=known.registry.stands, clock=clock),
+        ),
     )

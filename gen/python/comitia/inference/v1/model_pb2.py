@@ -27,51 +27,51 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n comitia/inference/v1/model.proto\x12\x14\x63omitia.inference.v1\x1a%comitia/inference/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x02\n\x0fModelDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12-\n\x04task\x18\x04 \x01(\x0e\x32\x1f.comitia.inference.v1.ModelTask\x12\x18\n\x10in_default_chain\x18\x05 \x01(\x08\x12\x0e\n\x06priced\x18\x06 \x01(\x08\x12\x0e\n\x06region\x18\x07 \x01(\t\x12\x15\n\rdeployment_id\x18\x08 \x01(\t\x12\x34\n\x08versions\x18\t \x03(\x0b\x32\".comitia.inference.v1.ModelVersion\x12/\n\x0bretire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x04\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.comitia.inference.v1.ModelVersionState\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12/\n\x04\x66orm\x18\x04 \x01(\x0e\x32!.comitia.inference.v1.AdapterForm\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x07 \x01(\t\x12\x0e\n\x06region\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\x05\x12\x19\n\x11max_output_tokens\x18\n \x01(\x05\x12;\n\x0c\x63\x61pabilities\x18\x0b \x03(\x0e\x32%.comitia.inference.v1.ModelCapability\x12-\n\x04tier\x18\x0c \x01(\x0e\x32\x1f.comitia.inference.v1.ModelTier\x12\x17\n\x0fmax_concurrency\x18\r \x01(\x05\x12\x1b\n\x13requests_per_minute\x18\x0e \x01(\x05\x12\x19\n\x11tokens_per_minute\x18\x0f \x01(\x03\x12\x14\n\x0cimage_tokens\x18\x10 \x01(\x05\x12\x16\n\x0e\x63heck_failures\x18\x11 \x03(\t\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe5\x01\n\x0bModelHealth\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\x33\n\x07\x62reaker\x18\x04 \x01(\x0e\x32\".comitia.inference.v1.BreakerState\x12\x14\n\x0clast_failure\x18\x05 \x01(\t\x12\x35\n\x11last_failure_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06p50_us\x18\x07 \x01(\x03\x12\x0e\n\x06p95_us\x18\x08 \x01(\x03\"\xac\x03\n\nModelRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04mode\x18\x02 \x01(\x0e\x32\x1f.comitia.inference.v1.RouteMode\x12\x32\n\x07members\x18\x03 \x03(\x0b\x32!.comitia.inference.v1.RouteMember\x12,\n\x03hop\x18\x04 \x01(\x0b\x32\x1f.comitia.inference.v1.HopPolicy\x12\x30\n\x06policy\x18\x05 \x01(\x0b\x32 .comitia.inference.v1.CallPolicy\x12\x30\n\x05\x63\x61\x63he\x18\x06 \x01(\x0b\x32!.comitia.inference.v1.CachePolicy\x12\x32\n\x06shadow\x18\x07 \x01(\x0b\x32\".comitia.inference.v1.ShadowPolicy\x12&\n\x03sla\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x08min_tier\x18\t \x01(\x0e\x32\x1f.comitia.inference.v1.ModelTier\x12\x0c\n\x04\x65tag\x18\n \x01(\t\":\n\x0bRouteMember\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x17\n\x0fweight_permille\x18\x02 \x01(\x05\"\x9d\x01\n\tHopPolicy\x12\r\n\x05tries\x18\x01 \x01(\x05\x12-\n\nfirst_byte\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rbetween_bytes\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x07repairs\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\n\n\x08_repairs\";\n\x0b\x43\x61\x63hePolicy\x12,\n\texact_ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"4\n\x0cShadowPolicy\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x10\n\x08permille\x18\x02 \x01(\x05\"\x9e\x04\n\x0cModelRollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x35\n\x06stable\x18\x03 \x01(\x0b\x32%.comitia.inference.v1.ModelVersionRef\x12\x35\n\x06\x63\x61nary\x18\x04 \x01(\x0b\x32%.comitia.inference.v1.ModelVersionRef\x12/\n\x04kind\x18\x05 \x01(\x0e\x32!.comitia.inference.v1.RolloutKind\x12\x16\n\x0esteps_permille\x18\x06 \x03(\x05\x12+\n\x08step_min\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x05state\x18\x08 \x01(\x0e\x32\".comitia.inference.v1.RolloutState\x12\x16\n\x0eshare_permille\x18\t \x01(\x05\x12\x37\n\x08\x65vidence\x18\n \x03(\x0b\x32%.comitia.inference.v1.RolloutEvidence\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x12\n\ndecided_by\x18\x0c \x01(\t\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x0fModelVersionRef\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"`\n\x0fRolloutEvidence\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x15\n\rcanary_events\x18\x02 \x01(\x03\x12\x15\n\rstable_events\x18\x03 \x01(\x03\x12\x0f\n\x07\x65_value\x18\x04 \x01(\x01*\xbb\x01\n\x11ModelVersionState\x12#\n\x1fMODEL_VERSION_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cMODEL_VERSION_STATE_CHECKING\x10\x01\x12\x1d\n\x19MODEL_VERSION_STATE_READY\x10\x02\x12\x1f\n\x1bMODEL_VERSION_STATE_REFUSED\x10\x03\x12\x1f\n\x1bMODEL_VERSION_STATE_RETIRED\x10\x04*X\n\x0b\x41\x64\x61pterForm\x12\x1c\n\x18\x41\x44\x41PTER_FORM_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x41PTER_FORM_WIRE\x10\x01\x12\x14\n\x10\x41\x44\x41PTER_FORM_SDK\x10\x02*\xae\x01\n\x0fModelCapability\x12 \n\x1cMODEL_CAPABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_CAPABILITY_TOOLS\x10\x01\x12 \n\x1cMODEL_CAPABILITY_JSON_SCHEMA\x10\x02\x12\x1b\n\x17MODEL_CAPABILITY_IMAGES\x10\x03\x12\x1e\n\x1aMODEL_CAPABILITY_DOCUMENTS\x10\x04*j\n\tModelTier\x12\x1a\n\x16MODEL_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_TIER_BRONZE\x10\x01\x12\x15\n\x11MODEL_TIER_SILVER\x10\x02\x12\x13\n\x0fMODEL_TIER_GOLD\x10\x03*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x02\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x03*\xab\x01\n\tRouteMode\x12\x1a\n\x16ROUTE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUTE_MODE_WEIGHTED\x10\x01\x12\x14\n\x10ROUTE_MODE_CHAIN\x10\x02\x12\x15\n\x11ROUTE_MODE_TIERED\x10\x03\x12\x1e\n\x1aROUTE_MODE_BANDIT_THOMPSON\x10\x04\x12\x1c\n\x18ROUTE_MODE_BANDIT_LINUCB\x10\x05*|\n\x0bRolloutKind\x12\x1c\n\x18ROLLOUT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13ROLLOUT_KIND_CANARY\x10\x01\x12\x19\n\x15ROLLOUT_KIND_WEIGHTED\x10\x02\x12\x1b\n\x17ROLLOUT_KIND_BLUE_GREEN\x10\x03*\x83\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x01\x12\x1a\n\x16ROLLOUT_STATE_PROMOTED\x10\x02\x12\x1d\n\x19ROLLOUT_STATE_ROLLED_BACK\x10\x03*V\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_EMBED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n comitia/inference/v1/model.proto\x12\x14\x63omitia.inference.v1\x1a%comitia/inference/v1/generation.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x02\n\x0fModelDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12-\n\x04task\x18\x04 \x01(\x0e\x32\x1f.comitia.inference.v1.ModelTask\x12\x18\n\x10in_default_chain\x18\x05 \x01(\x08\x12\x0e\n\x06priced\x18\x06 \x01(\x08\x12\x0e\n\x06region\x18\x07 \x01(\t\x12\x15\n\rdeployment_id\x18\x08 \x01(\t\x12\x34\n\x08versions\x18\t \x03(\x0b\x32\".comitia.inference.v1.ModelVersion\x12/\n\x0bretire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x04\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x05\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.comitia.inference.v1.ModelVersionState\x12\x0f\n\x07\x61\x64\x61pter\x18\x03 \x01(\t\x12/\n\x04\x66orm\x18\x04 \x01(\x0e\x32!.comitia.inference.v1.AdapterForm\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x07 \x01(\t\x12\x0e\n\x06region\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontext_tokens\x18\t \x01(\x05\x12\x19\n\x11max_output_tokens\x18\n \x01(\x05\x12;\n\x0c\x63\x61pabilities\x18\x0b \x03(\x0e\x32%.comitia.inference.v1.ModelCapability\x12-\n\x04tier\x18\x0c \x01(\x0e\x32\x1f.comitia.inference.v1.ModelTier\x12\x17\n\x0fmax_concurrency\x18\r \x01(\x05\x12\x1b\n\x13requests_per_minute\x18\x0e \x01(\x05\x12\x19\n\x11tokens_per_minute\x18\x0f \x01(\x03\x12\x14\n\x0cimage_tokens\x18\x10 \x01(\x05\x12\x16\n\x0e\x63heck_failures\x18\x11 \x03(\t\x12/\n\x0b\x63reate_time\x18\x12 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbe\x02\n\x0bModelHealth\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0f\n\x07replica\x18\x03 \x01(\t\x12\x33\n\x07\x62reaker\x18\x04 \x01(\x0e\x32\".comitia.inference.v1.BreakerState\x12\x14\n\x0clast_failure\x18\x05 \x01(\t\x12\x35\n\x11last_failure_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06p50_us\x18\x07 \x01(\x03\x12\x0e\n\x06p95_us\x18\x08 \x01(\x03\x12.\n\nprobe_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rprobe_failure\x18\n \x01(\t\x12\x10\n\x08probe_us\x18\x0b \x01(\x03\"\xac\x03\n\nModelRoute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\x04mode\x18\x02 \x01(\x0e\x32\x1f.comitia.inference.v1.RouteMode\x12\x32\n\x07members\x18\x03 \x03(\x0b\x32!.comitia.inference.v1.RouteMember\x12,\n\x03hop\x18\x04 \x01(\x0b\x32\x1f.comitia.inference.v1.HopPolicy\x12\x30\n\x06policy\x18\x05 \x01(\x0b\x32 .comitia.inference.v1.CallPolicy\x12\x30\n\x05\x63\x61\x63he\x18\x06 \x01(\x0b\x32!.comitia.inference.v1.CachePolicy\x12\x32\n\x06shadow\x18\x07 \x01(\x0b\x32\".comitia.inference.v1.ShadowPolicy\x12&\n\x03sla\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x08min_tier\x18\t \x01(\x0e\x32\x1f.comitia.inference.v1.ModelTier\x12\x0c\n\x04\x65tag\x18\n \x01(\t\":\n\x0bRouteMember\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x17\n\x0fweight_permille\x18\x02 \x01(\x05\"\x9d\x01\n\tHopPolicy\x12\r\n\x05tries\x18\x01 \x01(\x05\x12-\n\nfirst_byte\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\rbetween_bytes\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x07repairs\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\n\n\x08_repairs\";\n\x0b\x43\x61\x63hePolicy\x12,\n\texact_ttl\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"4\n\x0cShadowPolicy\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x10\n\x08permille\x18\x02 \x01(\x05\"\x9e\x04\n\x0cModelRollout\x12\x12\n\nrollout_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x35\n\x06stable\x18\x03 \x01(\x0b\x32%.comitia.inference.v1.ModelVersionRef\x12\x35\n\x06\x63\x61nary\x18\x04 \x01(\x0b\x32%.comitia.inference.v1.ModelVersionRef\x12/\n\x04kind\x18\x05 \x01(\x0e\x32!.comitia.inference.v1.RolloutKind\x12\x16\n\x0esteps_permille\x18\x06 \x03(\x05\x12+\n\x08step_min\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x05state\x18\x08 \x01(\x0e\x32\".comitia.inference.v1.RolloutState\x12\x16\n\x0eshare_permille\x18\t \x01(\x05\x12\x37\n\x08\x65vidence\x18\n \x03(\x0b\x32%.comitia.inference.v1.RolloutEvidence\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x12\n\ndecided_by\x18\x0c \x01(\t\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x64\x65\x63ide_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"6\n\x0fModelVersionRef\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\"`\n\x0fRolloutEvidence\x12\x0e\n\x06metric\x18\x01 \x01(\t\x12\x15\n\rcanary_events\x18\x02 \x01(\x03\x12\x15\n\rstable_events\x18\x03 \x01(\x03\x12\x0f\n\x07\x65_value\x18\x04 \x01(\x01*\xbb\x01\n\x11ModelVersionState\x12#\n\x1fMODEL_VERSION_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cMODEL_VERSION_STATE_CHECKING\x10\x01\x12\x1d\n\x19MODEL_VERSION_STATE_READY\x10\x02\x12\x1f\n\x1bMODEL_VERSION_STATE_REFUSED\x10\x03\x12\x1f\n\x1bMODEL_VERSION_STATE_RETIRED\x10\x04*X\n\x0b\x41\x64\x61pterForm\x12\x1c\n\x18\x41\x44\x41PTER_FORM_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x44\x41PTER_FORM_WIRE\x10\x01\x12\x14\n\x10\x41\x44\x41PTER_FORM_SDK\x10\x02*\xae\x01\n\x0fModelCapability\x12 \n\x1cMODEL_CAPABILITY_UNSPECIFIED\x10\x00\x12\x1a\n\x16MODEL_CAPABILITY_TOOLS\x10\x01\x12 \n\x1cMODEL_CAPABILITY_JSON_SCHEMA\x10\x02\x12\x1b\n\x17MODEL_CAPABILITY_IMAGES\x10\x03\x12\x1e\n\x1aMODEL_CAPABILITY_DOCUMENTS\x10\x04*j\n\tModelTier\x12\x1a\n\x16MODEL_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_TIER_BRONZE\x10\x01\x12\x15\n\x11MODEL_TIER_SILVER\x10\x02\x12\x13\n\x0fMODEL_TIER_GOLD\x10\x03*|\n\x0c\x42reakerState\x12\x1d\n\x19\x42REAKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x42REAKER_STATE_CLOSED\x10\x01\x12\x1b\n\x17\x42REAKER_STATE_HALF_OPEN\x10\x02\x12\x16\n\x12\x42REAKER_STATE_OPEN\x10\x03*\xab\x01\n\tRouteMode\x12\x1a\n\x16ROUTE_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13ROUTE_MODE_WEIGHTED\x10\x01\x12\x14\n\x10ROUTE_MODE_CHAIN\x10\x02\x12\x15\n\x11ROUTE_MODE_TIERED\x10\x03\x12\x1e\n\x1aROUTE_MODE_BANDIT_THOMPSON\x10\x04\x12\x1c\n\x18ROUTE_MODE_BANDIT_LINUCB\x10\x05*|\n\x0bRolloutKind\x12\x1c\n\x18ROLLOUT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13ROLLOUT_KIND_CANARY\x10\x01\x12\x19\n\x15ROLLOUT_KIND_WEIGHTED\x10\x02\x12\x1b\n\x17ROLLOUT_KIND_BLUE_GREEN\x10\x03*\x83\x01\n\x0cRolloutState\x12\x1d\n\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15ROLLOUT_STATE_RUNNING\x10\x01\x12\x1a\n\x16ROLLOUT_STATE_PROMOTED\x10\x02\x12\x1d\n\x19ROLLOUT_STATE_ROLLED_BACK\x10\x03*V\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_EMBED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.inference.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELVERSIONSTATE']._serialized_start=2715
-  _globals['_MODELVERSIONSTATE']._serialized_end=2902
-  _globals['_ADAPTERFORM']._serialized_start=2904
-  _globals['_ADAPTERFORM']._serialized_end=2992
-  _globals['_MODELCAPABILITY']._serialized_start=2995
-  _globals['_MODELCAPABILITY']._serialized_end=3169
-  _globals['_MODELTIER']._serialized_start=3171
-  _globals['_MODELTIER']._serialized_end=3277
-  _globals['_BREAKERSTATE']._serialized_start=3279
-  _globals['_BREAKERSTATE']._serialized_end=3403
-  _globals['_ROUTEMODE']._serialized_start=3406
-  _globals['_ROUTEMODE']._serialized_end=3577
-  _globals['_ROLLOUTKIND']._serialized_start=3579
-  _globals['_ROLLOUTKIND']._serialized_end=3703
-  _globals['_ROLLOUTSTATE']._serialized_start=3706
-  _globals['_ROLLOUTSTATE']._serialized_end=3837
-  _globals['_MODELTASK']._serialized_start=3839
-  _globals['_MODELTASK']._serialized_end=3925
+  _globals['_MODELVERSIONSTATE']._serialized_start=2804
+  _globals['_MODELVERSIONSTATE']._serialized_end=2991
+  _globals['_ADAPTERFORM']._serialized_start=2993
+  _globals['_ADAPTERFORM']._serialized_end=3081
+  _globals['_MODELCAPABILITY']._serialized_start=3084
+  _globals['_MODELCAPABILITY']._serialized_end=3258
+  _globals['_MODELTIER']._serialized_start=3260
+  _globals['_MODELTIER']._serialized_end=3366
+  _globals['_BREAKERSTATE']._serialized_start=3368
+  _globals['_BREAKERSTATE']._serialized_end=3492
+  _globals['_ROUTEMODE']._serialized_start=3495
+  _globals['_ROUTEMODE']._serialized_end=3666
+  _globals['_ROLLOUTKIND']._serialized_start=3668
+  _globals['_ROLLOUTKIND']._serialized_end=3792
+  _globals['_ROLLOUTSTATE']._serialized_start=3795
+  _globals['_ROLLOUTSTATE']._serialized_end=3926
+  _globals['_MODELTASK']._serialized_start=3928
+  _globals['_MODELTASK']._serialized_end=4014
   _globals['_MODELDEPLOYMENT']._serialized_start=163
   _globals['_MODELDEPLOYMENT']._serialized_end=457
   _globals['_MODELVERSION']._serialized_start=460
   _globals['_MODELVERSION']._serialized_end=1015
   _globals['_MODELHEALTH']._serialized_start=1018
-  _globals['_MODELHEALTH']._serialized_end=1247
-  _globals['_MODELROUTE']._serialized_start=1250
-  _globals['_MODELROUTE']._serialized_end=1678
-  _globals['_ROUTEMEMBER']._serialized_start=1680
-  _globals['_ROUTEMEMBER']._serialized_end=1738
-  _globals['_HOPPOLICY']._serialized_start=1741
-  _globals['_HOPPOLICY']._serialized_end=1898
-  _globals['_CACHEPOLICY']._serialized_start=1900
-  _globals['_CACHEPOLICY']._serialized_end=1959
-  _globals['_SHADOWPOLICY']._serialized_start=1961
-  _globals['_SHADOWPOLICY']._serialized_end=2013
-  _globals['_MODELROLLOUT']._serialized_start=2016
-  _globals['_MODELROLLOUT']._serialized_end=2558
-  _globals['_MODELVERSIONREF']._serialized_start=2560
-  _globals['_MODELVERSIONREF']._serialized_end=2614
-  _globals['_ROLLOUTEVIDENCE']._serialized_start=2616
-  _globals['_ROLLOUTEVIDENCE']._serialized_end=2712
+  _globals['_MODELHEALTH']._serialized_end=1336
+  _globals['_MODELROUTE']._serialized_start=1339
+  _globals['_MODELROUTE']._serialized_end=1767
+  _globals['_ROUTEMEMBER']._serialized_start=1769
+  _globals['_ROUTEMEMBER']._serialized_end=1827
+  _globals['_HOPPOLICY']._serialized_start=1830
+  _globals['_HOPPOLICY']._serialized_end=1987
+  _globals['_CACHEPOLICY']._serialized_start=1989
+  _globals['_CACHEPOLICY']._serialized_end=2048
+  _globals['_SHADOWPOLICY']._serialized_start=2050
+  _globals['_SHADOWPOLICY']._serialized_end=2102
+  _globals['_MODELROLLOUT']._serialized_start=2105
+  _globals['_MODELROLLOUT']._serialized_end=2647
+  _globals['_MODELVERSIONREF']._serialized_start=2649
+  _globals['_MODELVERSIONREF']._serialized_end=2703
+  _globals['_ROLLOUTEVIDENCE']._serialized_start=2705
+  _globals['_ROLLOUTEVIDENCE']._serialized_end=2801
 # @@protoc_insertion_point(module_scope)
