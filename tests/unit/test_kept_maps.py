@@ -22,6 +22,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
         {
             "inference/domain/rollout/judgement.py:Seen",
             "inference/domain/rollout/watch.py:Watch",
+            "inference/domain/rollout/watch.py:_in_step()",
             "inference/usecases/admit.py:FairScheduler",
             "cost/domain/changes.py:ChangesDraft",
             "cost/domain/hold_lines.py:Place",
@@ -203,6 +204,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/guard/lessee.py:Lessee",
             "meshkit/guard/rate.py:RateGate",
             "meshkit/sql/spare_pool.py:SparePool",
+            "orchestrator/clients/acknowledgements.py:Acknowledgements",
             "orchestrator/clients/model_prices.py:MeshModelPrices",
             "orchestrator/clients/worker_loans.py:WorkerLoans",
             "orchestrator/engine/shards.py:ShardKeeper",

@@ -202,12 +202,15 @@ def _picture(picture: ImagePart, deployment: DeploymentVersion, overhead: Overhe
 
 
 def _tiles(size: Size) -> int:
-    """Counts the tiles of 512 pixels, in whole numbers that are rounded up at each step."""
+    """Counts the tiles of 512 pixels, in whole numbers that are rounded up once.
+
+    A side that is rounded up before the other is scaled by it would make that one too short.
+    """
     long, short = max(size.width, size.height), min(size.width, size.height)
-    if long > _FIT:
-        long, short = _FIT, -(-short * _FIT // long)
-    if short > _SHORT_SIDE:
+    if short * _FIT > _SHORT_SIDE * max(long, _FIT):
         long, short = -(-long * _SHORT_SIDE // short), _SHORT_SIDE
+    elif long > _FIT:
+        long, short = _FIT, -(-short * _FIT // long)
     return -(-long // _TILE_SIDE) * -(-short // _TILE_SIDE)
 
 

@@ -14,11 +14,12 @@ from typing import Final
 from services.inference.domain.deployment import Adapter, AdapterForm, Capability
 from services.inference.domain.errors import AdapterUnusable
 from services.inference.domain.money_bound import overhead_of
-from services.inference.providers.anthropic.messages import AnthropicProvider
+from services.inference.providers.anthropic.messages import AnthropicProvider, anthropic_headers
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import AZURE, OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
 from services.inference.providers.openai.responses import ResponsesProvider
+from services.inference.providers.probe import ModelsList
 from services.inference.providers.sdk_form import (
     Load,
     LoadedLate,
@@ -28,7 +29,7 @@ from services.inference.providers.sdk_form import (
     responses_client,
 )
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
-from services.inference.usecases.ports import AdapterClaims, ModelProvider
+from services.inference.usecases.ports import AdapterClaims, ModelProvider, ProbedProvider
 from services.meshkit.core.errors import Invalid
 
 #: Entry points of this group are adapters of other packages.
@@ -58,6 +59,9 @@ class AdapterSpec:
             return self.open_sdk(http, endpoint)
         return self.open(http, endpoint)
 
+    #: Opens what looks at a deployment without a prompt; None: it is asked only, never looked at.
+    probe: Callable[[ProviderHttp, Endpoint], ProbedProvider] | None = None
+
 
 def _chat(
     manners: Manners, *capabilities: Capability, usual_address: str = "", client: Load | None = None
@@ -67,6 +71,7 @@ def _chat(
         capabilities=frozenset({Capability.TOOLS, *capabilities}),
         open=partial(ChatProvider, manners=manners),
         open_sdk=client and partial(LoadedLate, load=client),
+        probe=ModelsList,
     )
 
 
@@ -79,6 +84,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=ResponsesProvider,
         open_sdk=partial(LoadedLate, load=responses_client),
+        probe=ModelsList,
     ),
     Adapter.AZURE: _chat(AZURE, Capability.JSON_SCHEMA, Capability.IMAGES, client=azure_client),
     Adapter.ANTHROPIC: AdapterSpec(
@@ -86,6 +92,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=AnthropicProvider,
         open_sdk=partial(LoadedLate, load=messages_client),
+        probe=partial(ModelsList, path="/v1/models", headers=anthropic_headers),
     ),
     Adapter.VLLM: _chat(VLLM, Capability.JSON_SCHEMA),
     Adapter.TGI: _chat(TGI, Capability.JSON_SCHEMA),

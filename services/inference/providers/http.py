@@ -1,7 +1,7 @@
 """The one place where sockets to providers open."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from io import BytesIO
 from math import inf
@@ -126,6 +126,30 @@ class ProviderHttp:
                     if len(read) > MAX_BODY_BYTES:
                         raise failures.garbage(deployment)
                 return bytes(read)
+        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
+            raise _not_connected(deployment, url, cause) from cause
+        except TimeoutError as cause:
+            raise failures.timed_out(deployment) from cause
+        except (aiohttp.ClientError, ConnectionError) as cause:
+            raise failures.cut_off(deployment) from cause
+
+    async def look(
+        self, deployment: str, url: str, headers: Mapping[str, str], *, seconds: float, fine: Collection[int]
+    ) -> None:
+        """Gets an address and reads no more than how that went. Nobody is asked anything, so no hold pays for it.
+
+        Args:
+            fine: statuses that are no failure.
+        Raises: ProviderFailure.
+        """
+        ours = {**headers, "user-agent": "comitia-inference"}
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.get(url, headers=ours, allow_redirects=False) as response,
+            ):
+                if response.status not in fine:
+                    await self._raise_for_status(deployment, url, response)
         except (aiohttp.ClientConnectorError, AddressRefused) as cause:
             raise _not_connected(deployment, url, cause) from cause
         except TimeoutError as cause:

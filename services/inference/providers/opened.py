@@ -8,7 +8,7 @@ from services.inference.domain.errors import AdapterUnusable
 from services.inference.providers.catalogue import AdapterSpec
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import Endpoint
-from services.inference.usecases.ports import ModelProvider
+from services.inference.usecases.ports import ModelProvider, ProbedProvider
 from services.meshkit.core.secret import Secret
 
 #: Versions that a replica keeps open; the one opened the longest ago is closed.
@@ -20,6 +20,7 @@ class OpenedModels:
 
     Args:
         settled: providers of the settings, by adapter.
+        looked_at: what looks at those of the settings, by adapter.
         adapters: what registered versions may name.
         http: what registered versions are asked by.
         secrets: gives the key of a registered version.
@@ -29,11 +30,13 @@ class OpenedModels:
         self,
         settled: Mapping[str, ModelProvider],
         *,
+        looked_at: Mapping[str, ProbedProvider],
         adapters: Mapping[str, AdapterSpec],
         http: ProviderHttp,
         secrets: Callable[[DeploymentVersion], Secret],
     ) -> None:
         self._settled = settled
+        self._looked_at = looked_at
         self._adapters = adapters
         self._http = http
         self._secrets = secrets
@@ -52,9 +55,23 @@ class OpenedModels:
                 del self._open[next(iter(self._open))]
         return found[1]
 
+    def prober(self, version: DeploymentVersion) -> ProbedProvider | None:
+        """See `OpensProbes.prober`."""
+        if not version.version:
+            return self._looked_at.get(version.adapter)
+        spec = self._spec(version)
+        return None if spec.probe is None else spec.probe(self._http, _endpoint(spec, version, self._secrets(version)))
+
     def _made(self, version: DeploymentVersion, key: Secret) -> ModelProvider:
+        spec = self._spec(version)
+        return spec.opened(version.form, self._http, _endpoint(spec, version, key))
+
+    def _spec(self, version: DeploymentVersion) -> AdapterSpec:
         spec = self._adapters.get(version.adapter)
         if spec is None:
             raise AdapterUnusable(version.adapter, "no package that is installed brings it any more")
-        base_url = version.base_url.rstrip("/") or spec.usual_address
-        return spec.opened(version.form, self._http, Endpoint(base_url=base_url, key=key))
+        return spec
+
+
+def _endpoint(spec: AdapterSpec, version: DeploymentVersion, key: Secret) -> Endpoint:
+    return Endpoint(base_url=version.base_url.rstrip("/") or spec.usual_address, key=key)

@@ -32,3 +32,9 @@ class ReliabilitySettings(ServiceSettings):
         le=1000,
         description="Failures in a row, or half of twice as many calls in 10 s, that have a deployment left alone.",
     )
+    probe_seconds: float = Field(
+        default=10.0,
+        ge=0,
+        le=3600,
+        description="Pause between two looks, without a prompt, at a model that is left alone or idle; 0: no looks.",
+    )

@@ -156,6 +156,7 @@ def version_to_proto(registered: RegisteredVersion) -> model_pb2.ModelVersion:
 def health_to_proto(health: Health, *, replica: str, now: datetime) -> model_pb2.ModelHealth:
     """Writes how a replica finds a version."""
     failed = now - timedelta(seconds=health.failed_seconds_ago) if health.last_failure else None
+    probed = None if health.probed_seconds_ago is None else now - timedelta(seconds=health.probed_seconds_ago)
     return model_pb2.ModelHealth(
         deployment=health.version.name,
         version=health.version.version,
@@ -165,6 +166,9 @@ def health_to_proto(health: Health, *, replica: str, now: datetime) -> model_pb2
         last_failure_time=_time(failed),
         p50_us=health.p50_us,
         p95_us=health.p95_us,
+        probe_time=_time(probed),
+        probe_failure=health.probe_failure,
+        probe_us=health.probe_us,
     )
 
 

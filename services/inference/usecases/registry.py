@@ -21,6 +21,8 @@ class MemoryRegistry:
         self._installed = installed
         self._clock = clock
         self._names: dict[TenantId, Names] = {}
+        #: Id of the deployment and number of each version that is registered.
+        self._standing = set[tuple[str, int]]()
         self._of_nobody = Names(_NOTHING, installed)
         #: Rollouts that this replica took back while the database was away; what they say comes before what it said.
         self._taken_back: dict[str, Rollout] = {}
@@ -78,6 +80,10 @@ class MemoryRegistry:
             if (rollout := self.rollout(tenant, route)) is not None and rollout.state is RolloutState.RUNNING
         ]
 
+    def stands(self, version: DeploymentVersion) -> bool:
+        """Says whether a version is one of the settings, or registered still."""
+        return not version.version or (version.deployment_id, version.version) in self._standing
+
     @property
     def holdings(self) -> Mapping[TenantId, Holdings]:
         """What each tenant has registered."""
@@ -91,6 +97,12 @@ class MemoryRegistry:
         self._names = names
         known = {one.id for each in names.values() for one in each.own.rollouts.values()}
         self._taken_back = {key: one for key, one in self._taken_back.items() if key in known}
+        self._standing = {
+            (version.deployment_id, version.version)
+            for each in names.values()
+            for versions in each.own.deployments.values()
+            for version in versions
+        }
         metrics.MODELS_UNREADABLE.set(sum(len(each.own.unreadable) for each in names.values()))
 
     def heard(self) -> None:

@@ -21,6 +21,7 @@ from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, HoldsAhead, KnowsHealth, MakesCalls, PriceList
+from services.inference.usecases.probe_health import ProbeHealth
 from services.inference.usecases.shadow import ComparisonRecords, ShadowedCalls, Shadows
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.wiring.providers import embedders
@@ -68,7 +69,7 @@ def core(
 ) -> Core:
     """Puts it together."""
     dice, router = SystemRandom(), known.router
-    gates = DeploymentGates(failures=settings.breaker_failures, dice=dice)
+    gates = DeploymentGates(failures=settings.breaker_failures, dice=dice, probe_seconds=settings.probe_seconds)
     cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
 
     def calling(
@@ -151,5 +152,11 @@ def core(
         asking=asking,
         embed=embed_once,
         shadows=shadows,
-        background=(notes, door_notes, door_holds, shadows),
+        background=(
+            notes,
+            door_notes,
+            door_holds,
+            shadows,
+            ProbeHealth(gates, known.models, stands=known.registry.stands, clock=clock),
+        ),
     )

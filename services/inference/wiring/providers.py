@@ -10,7 +10,7 @@ from services.inference.providers.openai.chat import Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
-from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
+from services.inference.usecases.ports import EmbeddingProvider, ModelProvider, ProbedProvider
 from services.meshkit.core.secret import NO_SECRET, Secret
 
 
@@ -21,11 +21,7 @@ def providers(
 
     Raises: AdapterUnusable: one that is named is not installed.
     """
-    endpoints = _endpoints(settings)
-    if settings.anthropic_api_key is not None:
-        endpoints[Adapter.ANTHROPIC] = Endpoint(
-            base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
-        )
+    endpoints = _all_endpoints(settings)
     forms = {settings.openai_adapter: settings.openai_form, Adapter.ANTHROPIC: settings.anthropic_form}
     made = {
         adapter: _named(adapter, adapters).opened(AdapterForm(forms.get(adapter, "wire")), http, endpoint)
@@ -34,6 +30,18 @@ def providers(
     if settings.stub_enabled:
         made[Adapter.STUB] = StubProvider()
     return made
+
+
+def probers(
+    settings: InferenceSettings, http: ProviderHttp, adapters: Mapping[str, AdapterSpec]
+) -> dict[str, ProbedProvider]:
+    """Makes what looks at those of them that can be looked at without a prompt."""
+    opens = {adapter: _named(adapter, adapters).probe for adapter in _all_endpoints(settings)}
+    return {
+        adapter: opened(http, endpoint)
+        for adapter, endpoint in _all_endpoints(settings).items()
+        if (opened := opens[adapter]) is not None
+    }
 
 
 def _named(adapter: str, adapters: Mapping[str, AdapterSpec]) -> AdapterSpec:
@@ -45,6 +53,15 @@ def _named(adapter: str, adapters: Mapping[str, AdapterSpec]) -> AdapterSpec:
 def embedders(settings: InferenceSettings, http: ProviderHttp) -> dict[str, EmbeddingProvider]:
     """Makes the adapters of what is configured to embed."""
     return {adapter: OpenAiEmbeddings(http, endpoint) for adapter, endpoint in _endpoints(settings).items()}
+
+
+def _all_endpoints(settings: InferenceSettings) -> dict[str, Endpoint]:
+    endpoints = _endpoints(settings)
+    if settings.anthropic_api_key is not None:
+        endpoints[Adapter.ANTHROPIC] = Endpoint(
+            base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
+        )
+    return endpoints
 
 
 def _endpoints(settings: InferenceSettings) -> dict[str, Endpoint]:

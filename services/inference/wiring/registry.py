@@ -34,7 +34,7 @@ from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
 from services.inference.usecases.shadow import Shadows
-from services.inference.wiring.providers import providers
+from services.inference.wiring.providers import probers, providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
@@ -104,7 +104,11 @@ def known_models(
         registry=registry,
         router=RouteCalls(registry, observe, bandits=bandits, paces=Paces(clock=clock), hop=usual_hop(settings)),
         models=OpenedModels(
-            providers(settings, http, adapters), adapters=adapters, http=to_registered, secrets=news.key
+            providers(settings, http, adapters),
+            looked_at=probers(settings, http, adapters),
+            adapters=adapters,
+            http=to_registered,
+            secrets=news.key,
         ),
         repository=repository,
         begin=begin,

@@ -554,6 +554,39 @@ async def test_a_replica_tells_how_it_finds_models_and_only_to_whom_they_belong(
     assert {one.deployment for one in listed} - {one.deployment for one in theirs} == {"acme/writer"}
 
 
+async def test_a_model_that_is_left_alone_is_looked_at_without_a_prompt_and_costs_nothing(
+    mesh: InferenceMesh, start: StartInference, second: FakeProvider
+) -> None:
+    await a_deployment(mesh, "acme/writer", second)
+    async with start(private_endpoints=True, probe_seconds=0.1) as started:
+        replica = started.speaking_as(mesh.principal)
+        await eventually(lambda: _known(replica, "acme/writer"))
+        spent = len(await mesh.charges())
+        for _ in range(5):
+            second.next(Behaviour(status=500))
+            assert await replica.refused("Generate", a_request(model="acme/writer")) == (
+                "unavailable/PROVIDER_UNAVAILABLE"
+            )
+
+        async def health() -> Any:
+            listed = (await replica.call("ListModelHealth", model_service_pb2.ListModelHealthRequest())).health
+            return next(one for one in listed if one.deployment == "acme/writer")
+
+        async def looked_at() -> bool:
+            return (await health()).HasField("probe_time")
+
+        await eventually(looked_at)
+        found = await health()
+        assert (found.breaker, found.probe_failure) == (model_pb2.BREAKER_STATE_HALF_OPEN, "")
+        assert found.probe_us > 0
+        assert {look["authorization"] for look in second.looks} == {f"Bearer {KEY}"}
+        asked = len(second.meter.calls)
+        assert (await replica.generate(model="acme/writer")).provider == "openai"
+        assert (await health()).breaker == model_pb2.BREAKER_STATE_CLOSED
+    assert len(second.meter.calls) == asked + 1
+    assert len(await mesh.charges()) == spent + 1
+
+
 async def test_a_new_version_takes_over_under_load_without_a_failed_call(
     mesh: InferenceMesh, second: FakeProvider
 ) -> None:

@@ -138,6 +138,9 @@ class FakeProvider:
         self.behaviours: deque[Behaviour] = deque()
         self.default = Behaviour()
         self.released = set[str]()
+        #: What those are answered who only look which models there are, and what they sent; no call, and not metered.
+        self.look_status = 200
+        self.looks: list[dict[str, str]] = []
 
     @property
     def openai_base_url(self) -> str:
@@ -169,6 +172,7 @@ class FakeProvider:
                 web.post("/v1/responses", self._responses),
                 web.post("/v1/embeddings", self._embeddings),
                 web.post("/v1/messages", self._anthropic),
+                web.get("/v1/models", self._models),
                 web.get("/meter", self._meter),
                 web.post("/behave", self._behave),
                 web.post("/release", self._release),
@@ -242,6 +246,10 @@ class FakeProvider:
         if behaviour.usage:
             answer["usage"] = used
         return await self._whole(request, served, behaviour, answer)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self.looks.append({name.lower(): value for name, value in request.headers.items()})
+        return web.json_response({"object": "list", "data": []}, status=self.look_status)
 
     async def _meter(self, request: web.Request) -> web.Response:
         """Shows the calls, or those whose body holds `?containing=`; their bodies with `?bodies=1`."""

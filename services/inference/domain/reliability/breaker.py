@@ -96,6 +96,11 @@ class Breaker:
             if self._row >= self._in_a_row or (calls >= 2 * self._in_a_row and failures >= _SHARE * calls):
                 self._open(now, dice)
 
+    def looked_at(self) -> None:
+        """Hears that a deployment answered without having been asked anything: the next call may find out the rest."""
+        if self.state is BreakerState.OPEN:
+            self.state, self._probed = BreakerState.HALF_OPEN, False
+
     def left(self, *, probing: bool) -> None:
         """Hears that a call ended without telling anything: the next may find out."""
         if probing:

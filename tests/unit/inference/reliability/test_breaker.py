@@ -73,6 +73,17 @@ def test_one_call_finds_out_and_its_answer_closes_it() -> None:
     assert (breaker.state, breaker.wait(now)) == (BreakerState.CLOSED, 0.0)
 
 
+def test_one_that_was_seen_to_answer_is_asked_by_one_call_which_alone_closes_it() -> None:
+    breaker, now = opened(times=3)
+    breaker.looked_at()
+    assert (breaker.state, breaker.wait(now)) == (BreakerState.HALF_OPEN, 0.0)
+    assert breaker.enter()
+    breaker.looked_at()
+    assert breaker.wait(now) > 0, "one call finds out"
+    breaker.failed(now, probing=True, dice=CENTRE)
+    assert breaker.wait(now) == pytest.approx(8.0), "it goes on where it was"
+
+
 def test_a_call_that_was_cancelled_while_it_found_out_leaves_it_to_the_next() -> None:
     breaker, now = opened()
     assert breaker.enter()
@@ -115,6 +126,12 @@ class Life(RuleBasedStateMachine):
             self.calls.probing += 1
         else:
             self.calls.plain += 1
+
+    @rule()
+    def it_is_seen_to_answer(self) -> None:
+        before = self.breaker.state
+        self.breaker.looked_at()
+        assert self.breaker.state is (BreakerState.HALF_OPEN if before is BreakerState.OPEN else before)
 
     @precondition(lambda self: self.calls.plain)
     @rule(how=st.sampled_from(["answered", "failed", "left"]), dice=st.floats(0, 1))

@@ -438,6 +438,9 @@ class ModelHealth(_message.Message):
     LAST_FAILURE_TIME_FIELD_NUMBER: _builtins.int
     P50_US_FIELD_NUMBER: _builtins.int
     P95_US_FIELD_NUMBER: _builtins.int
+    PROBE_TIME_FIELD_NUMBER: _builtins.int
+    PROBE_FAILURE_FIELD_NUMBER: _builtins.int
+    PROBE_US_FIELD_NUMBER: _builtins.int
     deployment: _builtins.str
     """Name of the deployment."""
     version: _builtins.int
@@ -454,9 +457,17 @@ class ModelHealth(_message.Message):
     """Time to the whole answer of the last calls: half took less, microseconds."""
     p95_us: _builtins.int
     """As `p50_us`: 19 of 20 took less."""
+    probe_failure: _builtins.str
+    """Why it did not answer then, such as `PROVIDER_UNAVAILABLE`. Empty: it did."""
+    probe_us: _builtins.int
+    """How long that took, microseconds."""
     @_builtins.property
     def last_failure_time(self) -> _timestamp_pb2.Timestamp:
         """When it failed last."""
+
+    @_builtins.property
+    def probe_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was looked at last without a prompt. Unset: it was not."""
 
     def __init__(
         self,
@@ -469,10 +480,13 @@ class ModelHealth(_message.Message):
         last_failure_time: _timestamp_pb2.Timestamp | None = ...,
         p50_us: _builtins.int = ...,
         p95_us: _builtins.int = ...,
+        probe_time: _timestamp_pb2.Timestamp | None = ...,
+        probe_failure: _builtins.str = ...,
+        probe_us: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure_time", b"last_failure_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure_time", b"last_failure_time", "probe_time", b"probe_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "deployment", b"deployment", "last_failure", b"last_failure", "last_failure_time", b"last_failure_time", "p50_us", b"p50_us", "p95_us", b"p95_us", "replica", b"replica", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "deployment", b"deployment", "last_failure", b"last_failure", "last_failure_time", b"last_failure_time", "p50_us", b"p50_us", "p95_us", b"p95_us", "probe_failure", b"probe_failure", "probe_time", b"probe_time", "probe_us", b"probe_us", "replica", b"replica", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
