@@ -89,11 +89,11 @@ class Conclude:
         Raises: why the law could not be asked, once the answer is recorded unjudged.
         """
         outcome: Outcome
-        failure: MeshError | None = None
+        failure: Exception | None = None
         try:
             outcome = unjudged.under(await self._law.evaluate(asked.principal, unjudged.subject(asked.context)))
-        except MeshError as error:
-            log.warning("an answer is recorded unjudged", hold_id=raw.hold.id, error=error.message)
+        except Exception as error:  # noqa: BLE001  # raised below; whatever it was, the answer is paid for
+            log.warning("an answer is recorded unjudged", hold_id=raw.hold.id, error=str(error))
             outcome, failure = unjudged, error
         usage = raw.finished.usage
         settled = settling.done() and not settling.cancelled() and settling.exception() is None
@@ -127,6 +127,10 @@ class Conclude:
             charged = await self._holds.settle(principal, hold_id, usage)
         except MeshError as error:
             log.warning("settlement is left to the sweeper", hold_id=hold_id, error=error.message)
+            return None
+        except Exception:
+            # A fault of ours is no reason to withhold an answer that is paid for.
+            log.exception("settlement is left to the sweeper", hold_id=hold_id)
             return None
         await failpoint(AFTER_SETTLE)
         return charged
