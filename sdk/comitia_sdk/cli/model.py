@@ -70,11 +70,18 @@ def route(
     members: Annotated[
         list[str], typer.Argument(metavar="MODEL[=WEIGHT]…", help="Models in order, or each with its weight of 1000.")
     ],
+    cache_seconds: Annotated[
+        float, typer.Option("--cache-seconds", help="How long an answer is given to equal calls; 0: never.")
+    ] = 0.0,
+    semantic_threshold: Annotated[
+        float,
+        typer.Option("--semantic-threshold", help="How near questions must be to share an answer, 0.5 to 1; 0: never."),
+    ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes a name to ask for, or replaces it.
 
-    Example:  comitia model route writer acme/writer openai/gpt-4o-mini
+    Example:  comitia model route writer acme/writer openai/gpt-4o-mini --cache-seconds 600
     """
     pairs = [member.rpartition("=") if "=" in member else (member, "", "") for member in members]
     weighted = [one for one in pairs if one[1]]
@@ -85,7 +92,12 @@ def route(
     except ValueError as cause:
         raise typer.BadParameter("a weight is a number from 0 to 1000", param_hint="MODEL") from cause
     with client() as mesh:
-        made = mesh.models.set_route(name, weights or [one for one, _, _ in pairs])
+        made = mesh.models.set_route(
+            name,
+            weights or [one for one, _, _ in pairs],
+            cache_seconds=cache_seconds,
+            semantic_threshold=semantic_threshold,
+        )
     shown = [f"{one.deployment}={one.weight_permille}" if weights else one.deployment for one in made.members]
     show_one(output, made, [("route", made.name), ("asks", ", ".join(shown))])
 

@@ -110,13 +110,21 @@ class AsyncModels:
         return (await self._connection.call(self._models.RetireModelDeployment, request)).deployment
 
     async def set_route(
-        self, name: str, members: Mapping[str, int] | Sequence[str], *, etag: str = ""
+        self,
+        name: str,
+        members: Mapping[str, int] | Sequence[str],
+        *,
+        etag: str = "",
+        cache_seconds: float = 0.0,
+        semantic_threshold: float = 0.0,
     ) -> model_pb2.ModelRoute:
         """Makes a name to ask for, or replaces it.
 
         Args:
             members: names of models, asked in this order; or their weights by name, thousandths.
             etag: of the route that was read, to replace no other.
+            cache_seconds: how long an answer is given to equal calls; 0: never.
+            semantic_threshold: how near two questions have to be to share an answer, above 0.5 and up to 1; 0: never.
         Raises: InvalidRequest, NotFound (a member), Conflict.
         """
         weighted = isinstance(members, Mapping)
@@ -127,6 +135,9 @@ class AsyncModels:
             members=[model_pb2.RouteMember(deployment=one, weight_permille=weight) for one, weight in weights.items()],
             etag=etag,
         )
+        if cache_seconds or semantic_threshold:
+            route.cache.exact_ttl.FromMicroseconds(round(cache_seconds * 1_000_000))
+            route.cache.semantic_threshold = semantic_threshold
         request = model_service_pb2.SetModelRouteRequest(route=route)
         return (await self._connection.call(self._models.SetModelRoute, request)).route
 

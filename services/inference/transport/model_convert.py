@@ -213,6 +213,7 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
         ),
         hop=_hop(message.hop, usual),
         cache_seconds=_seconds(message.cache.exact_ttl),
+        semantic_threshold=message.cache.semantic_threshold,
         min_tier=_tier(message.min_tier, "route.min_tier"),
     )
     return route, int(message.etag) if message.etag else None
@@ -233,7 +234,7 @@ def route_to_proto(route: Route) -> model_pb2.ModelRoute:
             between_bytes=_duration(route.hop.between_seconds),
             repairs=route.hop.repairs,
         ),
-        cache=model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds)) if route.cache_seconds else None,
+        cache=_cache(route),
         min_tier=model_pb2.ModelTier.ValueType(route.min_tier.value),
         etag=str(route.revision),
     )
@@ -306,6 +307,12 @@ def _known(values: Mapping[int, Value], number: int, field: str) -> Value:
 
 def _tier(number: int, field: str) -> Tier:
     return _known({tier.value: tier for tier in Tier}, number, field)
+
+
+def _cache(route: Route) -> model_pb2.CachePolicy | None:
+    if not route.cache_seconds:
+        return None
+    return model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds), semantic_threshold=route.semantic_threshold)
 
 
 def _seconds(message: Duration) -> float:

@@ -142,11 +142,14 @@ class Conclude:
         self._notes.add(Settlement(key=call.key, hold_id=call.hold_id, charged=charged))
         return replace(call, settle_state=SettleState.SETTLED, charged=charged)
 
-    async def kept(self, asked: Asked, answer: Answer, before: Verdict, lost_attempts: int) -> Answer:
+    async def kept(
+        self, asked: Asked, answer: Answer, before: Verdict, lost_attempts: int, *, similarity: float
+    ) -> Answer:
         """Has the law judge an answer that an equal call was given, for this caller, and records it; it costs nothing.
 
         Args:
             before: verdict on the prompt.
+            similarity: how near the question was that it answered, if it was another one.
         Raises: LawBlocked; why the law could not be asked.
         """
         unjudged = Unjudged(
@@ -180,7 +183,7 @@ class Conclude:
         standing = await self._calls.record(call, token=asked.principal.token)
         if standing.hold_id:
             return await self.replay(asked, standing)
-        return replace(_outcome(standing, bound=0), cached=True)
+        return replace(_outcome(standing, bound=0), cached=True, cache_similarity=similarity)
 
     async def replay(self, asked: Asked, call: RecordedCall) -> Answer:
         """Gives a recorded outcome again; first judges and settles it, if that was left undone."""

@@ -66,7 +66,20 @@ def core(
     """Puts it together."""
     dice, router = SystemRandom(), known.router
     gates = DeploymentGates(failures=settings.breaker_failures, dice=dice)
-    cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
+    vectors = VectorCache(most=settings.vector_cache_entries)
+    metrics.show_size("inference.vectors", vectors)
+    embed = Embed(
+        deployments=deployments,
+        embedders=embedders(settings, http),
+        law=law,
+        holds=holds,
+        cache=vectors,
+        tenants=tenants,
+        clock=clock,
+        most_calls=settings.max_embedding_calls,
+    )
+    cached = cached_answers(settings, deployments=deployments, embed=embed, clock=clock)
+    seats = scheduler(settings, clock=clock)
 
     def calling(holds: HoldClient, calls: CallStore, claims: Claims, notes: SettledNotes) -> ModelCall:
         chain = Chain(
@@ -98,18 +111,6 @@ def core(
         clock=clock,
     )
     door_call = DoorCall(SeatedCalls(paid_ahead, scheduler=seats))
-    vectors = VectorCache(most=settings.vector_cache_entries)
-    metrics.show_size("inference.vectors", vectors)
-    embed = Embed(
-        deployments=deployments,
-        embedders=embedders(settings, http),
-        law=law,
-        holds=holds,
-        cache=vectors,
-        tenants=tenants,
-        clock=clock,
-        most_calls=settings.max_embedding_calls,
-    )
     embed_once = EmbedOnce(embed=embed, answers=answers)
     generate = Generate(model_call=model_call, in_flight=in_flight)
     stream_generate = StreamGenerate(model_call=model_call, in_flight=in_flight)
