@@ -97,6 +97,13 @@ def route(
     shadow: Annotated[
         str, typer.Option(metavar="MODEL=SHARE", help="Model that is asked beside, to compare; its share of 1000.")
     ] = "",
+    cache_seconds: Annotated[
+        float, typer.Option("--cache-seconds", help="How long an answer is given to equal calls; 0: never.")
+    ] = 0.0,
+    semantic_threshold: Annotated[
+        float,
+        typer.Option("--semantic-threshold", help="How near questions must be to share an answer, 0.5 to 1; 0: never."),
+    ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes a name to ask for, or replaces it.
@@ -112,6 +119,8 @@ def route(
     Example:  comitia model route writer acme/writer --shadow acme/next=100
 
     Example:  comitia model route writer acme/a acme/b --mode bandit_thompson --sla 5 --reward 600,300,100
+
+    Example:  comitia model route writer acme/writer openai/gpt-4o-mini --cache-seconds 600
     """
     pairs = [member.rpartition("=") if "=" in member else (member, "", "") for member in members]
     weighted = [one for one in pairs if one[1]]
@@ -135,6 +144,8 @@ def route(
             policy=_policy(policy) if policy else None,
             shadow=beside,
             shadow_permille=int(share) if shadow else 0,
+            cache_seconds=cache_seconds,
+            semantic_threshold=semantic_threshold,
         )
     shown = [f"{one.deployment}={one.weight_permille}" if weights else one.deployment for one in made.members]
     show_one(output, made, [("route", made.name), ("asks", ", ".join(shown)), *_chooses(made)])

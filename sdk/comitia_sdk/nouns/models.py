@@ -122,6 +122,8 @@ class AsyncModels:
         shadow: str = "",
         shadow_permille: int = 0,
         etag: str = "",
+        cache_seconds: float = 0.0,
+        semantic_threshold: float = 0.0,
     ) -> model_pb2.ModelRoute:
         """Makes a name to ask for, or replaces it.
 
@@ -135,6 +137,8 @@ class AsyncModels:
             shadow: model that is asked beside, to compare; empty: none.
             shadow_permille: its share of the calls, thousandths.
             etag: of the route that was read, to replace no other.
+            cache_seconds: how long an answer is given to equal calls; 0: never.
+            semantic_threshold: how near two questions have to be to share an answer, above 0.5 and up to 1; 0: never.
         Raises: InvalidRequest, NotFound (a member), Conflict.
         """
         weights = members if isinstance(members, Mapping) else dict.fromkeys(members, 0)
@@ -152,6 +156,9 @@ class AsyncModels:
         )
         if sla_seconds:
             route.sla.FromMicroseconds(round(sla_seconds * 1_000_000))
+        if cache_seconds or semantic_threshold:
+            route.cache.exact_ttl.FromMicroseconds(round(cache_seconds * 1_000_000))
+            route.cache.semantic_threshold = semantic_threshold
         request = model_service_pb2.SetModelRouteRequest(route=route)
         return (await self._connection.call(self._models.SetModelRoute, request)).route
 

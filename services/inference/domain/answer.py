@@ -120,6 +120,8 @@ class Answer:
     deployment_version: int = 0
     #: True when the answer was kept from an equal call. Said of an answer that is given, never recorded.
     cached: bool = False
+    #: How near the question was that a `cached` answer was given to; 0: it was this one. Said as `cached` is.
+    cache_similarity: float = 0.0
     #: Times that this call was lost before: a hold of each is charged, and nobody got the answer.
     lost_attempts: int = 0
     #: Times that a model was asked again because its answer did not keep the wanted form.

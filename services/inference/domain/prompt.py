@@ -153,8 +153,13 @@ class Prompt:
         return tuple(part for message in self.messages for part in message.parts)
 
     def label(self, *, model: str) -> Label:
-        """Gives the label of an answer to this prompt: the join of all that was read, and the model as a source."""
+        """Gives the label of an answer to this prompt: the join of all that was read, and the model as a source.
+
+        What stands beside the messages was read, too (INV-10).
+        """
         read = join(part.label for part in self.parts)
+        if self._shows_more:
+            read = read.joined(_BESIDE)
         return replace(read, sources=read.sources | {f"model:{model}"})
 
     def with_parts(self, parts: tuple[Part, ...]) -> "Prompt":
@@ -166,8 +171,16 @@ class Prompt:
         return replace(self, messages=messages)
 
     @property
+    def _shows_more(self) -> bool:
+        """True when a model reads more than messages."""
+        beside = self.tools or self.output_format.schema or self.stop_sequences
+        return bool(beside) or any(message.name for message in self.messages)
+
+    @property
     def beside(self) -> Part | None:
         """What a model reads beside the messages: tools, the form of the answer, where it stops, and who speaks."""
+        if not self._shows_more:
+            return None
         texts = [
             *(text for tool in self.tools for text in (tool.name, tool.description, *_texts_of(tool.input_schema))),
             *((self.output_format.name, *_texts_of(self.output_format.schema)) if self.output_format.schema else ()),

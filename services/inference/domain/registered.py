@@ -18,6 +18,8 @@ MOST_VERSIONS: Final = 100
 MOST_ROUTES: Final = 500
 MOST_MEMBERS: Final = 32
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+#: Below, two questions have nothing to do with each other.
+_LEAST_SIMILARITY: Final = 0.5
 _ROUTE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_TEXT: Final = 256
 _MOST_URL: Final = 2_048
@@ -147,6 +149,10 @@ def check_route(route: Route) -> None:
             raise Invalid(f"route.hop.{field}", "must be above 0 and at most 300 s")
     if not 0 <= route.cache_seconds <= 24 * 3600:
         raise Invalid("route.cache.exact_ttl", "must be 0 to 24 h")
+    if route.semantic_threshold and not _LEAST_SIMILARITY < route.semantic_threshold <= 1:
+        raise Invalid("route.cache.semantic_threshold", f"must be above {_LEAST_SIMILARITY} and at most 1, or 0")
+    if route.semantic_threshold and not route.cache_seconds:
+        raise Invalid("route.cache.exact_ttl", "must be above 0 with `semantic_threshold`: so long answers are kept")
     if route.sla_seconds is not None and not 0 < route.sla_seconds <= 300:
         raise Invalid("route.sla", "must be above 0 and at most 300 s")
     if route.sla_seconds is not None and not (route.mode.learns or route.mode is RouteMode.TIERED):

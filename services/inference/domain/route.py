@@ -68,6 +68,8 @@ class Route:
     policy: CallPolicy = USUAL
     #: How long an answer is given to equal calls, seconds; 0: never.
     cache_seconds: float = 0.0
+    #: Cosine of two questions from which on one's answer is given to the other, when all else is equal; 0: never.
+    semantic_threshold: float = 0.0
     shadow: Shadow | None = None
     #: Time in which an answer is to be whole, seconds; None: any.
     sla_seconds: float | None = None

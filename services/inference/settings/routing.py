@@ -63,7 +63,10 @@ class RoutingSettings(ServiceSettings):
         description="How long an answer is given to equal calls of the same tenant that no route decides on; 0: never.",
     )
     answer_cache_bytes: int = Field(
-        default=64 * 1024 * 1024, ge=0, le=2**36, description="Most bytes of kept answers in memory."
+        default=64 * 1024 * 1024,
+        ge=0,
+        le=2**36,
+        description="Most bytes of kept answers in memory, and of those to questions that were compared.",
     )
 
     @field_validator("mesh_networks", "egress_hosts", mode="before")

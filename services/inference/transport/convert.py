@@ -198,6 +198,7 @@ def generation_to_proto(answer: Answer) -> generation_pb2.Generation:
         deployment=answer.deployment,
         deployment_version=answer.deployment_version,
         cached=answer.cached,
+        cache_similarity=answer.cache_similarity,
         lost_attempts=answer.lost_attempts,
         repairs=answer.repairs,
         continued_by=answer.continued_by,

@@ -234,6 +234,7 @@ def route_of(message: model_pb2.ModelRoute, *, usual: HopLimits) -> tuple[Route,
         hop=_hop(message.hop, usual),
         policy=policy_of(message.policy, field="route.policy"),
         cache_seconds=_seconds(message.cache.exact_ttl),
+        semantic_threshold=message.cache.semantic_threshold,
         shadow=_shadow(message.shadow) if message.HasField("shadow") else None,
         sla_seconds=_seconds(message.sla) if message.HasField("sla") else None,
         min_tier=_tier(message.min_tier, "route.min_tier"),
@@ -258,9 +259,9 @@ def route_to_proto(route: Route) -> model_pb2.ModelRoute:
             repairs=route.hop.repairs,
         ),
         policy=policy_to_proto(route.policy) if route.policy != USUAL else None,
-        cache=model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds)) if route.cache_seconds else None,
         shadow=_shadow_to_proto(route.shadow) if route.shadow is not None else None,
         sla=None if route.sla_seconds is None else _duration(route.sla_seconds),
+        cache=_cache(route),
         min_tier=model_pb2.ModelTier.ValueType(route.min_tier.value),
         reward=None if route.reward is None else _reward_to_proto(route.reward),
         etag=str(route.revision),
@@ -388,6 +389,12 @@ def _known(values: Mapping[int, Value], number: int, field: str) -> Value:
 
 def _tier(number: int, field: str) -> Tier:
     return _known({tier.value: tier for tier in Tier}, number, field)
+
+
+def _cache(route: Route) -> model_pb2.CachePolicy | None:
+    if not route.cache_seconds:
+        return None
+    return model_pb2.CachePolicy(exact_ttl=_duration(route.cache_seconds), semantic_threshold=route.semantic_threshold)
 
 
 def _seconds(message: Duration) -> float:

@@ -346,6 +346,9 @@ class Attempt:
                 await self._holds.release(principal, hold.id, dispatched_unbilled=True)
         except MeshError as error:
             log.warning("a failed attempt's hold is left to expire", hold_id=hold.id, error=error.message)
+        except Exception:
+            # A fault of ours must not hide why the attempt failed.
+            log.exception("a failed attempt's hold is left to expire", hold_id=hold.id)
 
     def _seconds_left(self) -> float:
         left = self._asked.deadline - self._clock.monotonic()

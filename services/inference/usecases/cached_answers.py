@@ -1,6 +1,5 @@
 """Gives an equal call the answer that was given before: without a model, without a hold, and under the law as it is."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
@@ -10,9 +9,13 @@ from services.inference.domain.answer import Answer
 from services.inference.domain.answer_cache import CacheKey, KeptAnswers, cache_key, may_be_kept
 from services.inference.domain.call_policy import CacheUse
 from services.inference.domain.route import Plan
+from services.inference.domain.similar_answers import question_of
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.being_made import BeingMade
+from services.inference.usecases.near_answers import NearAnswers
 from services.meshkit.content.law import Verdict
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 
 #: A call waits this share of its time for the answer that an equal call is about to get.
@@ -25,19 +28,12 @@ class Turn:
     def __init__(self, answer: Answer | None = None, *, verdict: Verdict | None = None) -> None:
         #: What is to be given; None: the call is to be made.
         self.answer = answer
+        #: How near the question was that it answered; 0: it is the answer to this one.
+        self.similarity = 0.0
         #: On what would be sent; there whenever `answer` is.
         self.verdict = verdict
         #: What the call was answered with.
         self.made: Answer | None = None
-
-
-class _Making:
-    """A call that is being made, and that equal ones wait for."""
-
-    def __init__(self) -> None:
-        self.over = asyncio.Event()
-        #: True once it has an answer that equal calls do not get.
-        self.of_no_use = False
 
 
 class CachedAnswers:
@@ -47,14 +43,16 @@ class CachedAnswers:
 
     Args:
         seconds: how long answers are kept of calls whose route does not say; 0: not at all.
+        near: finds answers to questions that are nearly the same; None: nothing in the mesh can compare them.
     """
 
-    def __init__(self, kept: KeptAnswers, *, seconds: float, clock: Clock) -> None:
+    def __init__(self, kept: KeptAnswers, *, seconds: float, clock: Clock, near: NearAnswers | None = None) -> None:
         self._kept = kept
         self._seconds = seconds
         self._clock = clock
         self._secret = secrets.token_bytes(32)
-        self._making: dict[CacheKey, _Making] = {}
+        self._near = near
+        self._making: dict[CacheKey, BeingMade] = {}
 
     @asynccontextmanager
     async def turn(self, asked: Asked, plan: Plan, before: Awaitable[Verdict]) -> AsyncGenerator[Turn]:
@@ -63,12 +61,31 @@ class CachedAnswers:
         What the law stops or rewrites is neither looked up nor kept.
         """
         seconds = self._seconds if plan.route is None else plan.route.cache_seconds
+        least = 0.0 if plan.route is None else plan.route.semantic_threshold
+        async with self._equal(asked, plan, before, seconds=seconds) as turn:
+            looked = turn.answer is None and turn.verdict is not None
+            question = question_of(asked.prompt) if looked and least > 0 else None
+            if question is None or self._near is None or turn.verdict is None:
+                yield turn
+                return
+            group = self._key(plan, turn.verdict, asked.principal.tenant, question.rest.arguments_hash(asked.model))
+            async with self._near.turn(asked, question, group, least=least, seconds=seconds) as found:
+                if found.near is not None:
+                    turn.answer, turn.similarity = found.near.answer, found.near.similarity
+                yield turn
+                found.made = turn.made
+
+    @asynccontextmanager
+    async def _equal(
+        self, asked: Asked, plan: Plan, before: Awaitable[Verdict], *, seconds: float
+    ) -> AsyncGenerator[Turn]:
+        """Gives the answer to an equal call, or has this one made."""
         verdict = await before if seconds > 0 and asked.policy.cache is not CacheUse.NO else None
         if verdict is None or not verdict.allowed or verdict.parts:
             yield Turn()
             return
-        key = self._key(asked, plan, verdict)
-        making: _Making | None = None
+        key = self._key(plan, verdict, asked.principal.tenant, asked.arguments_hash)
+        making: BeingMade | None = None
         if asked.policy.cache is not CacheUse.REFRESH:
             kept = await self._found(key, asked)
             metrics.ANSWERS_LOOKED_UP.labels("miss" if kept is None else "hit").inc()
@@ -76,8 +93,8 @@ class CachedAnswers:
                 yield Turn(kept, verdict=verdict)
                 return
             if key not in self._making:
-                making = self._making[key] = _Making()
-        turn = Turn()
+                making = self._making[key] = BeingMade()
+        turn = Turn(verdict=verdict)
         try:
             yield turn
         finally:
@@ -99,17 +116,12 @@ class CachedAnswers:
             making, left = self._making.get(key), until - self._clock.monotonic()
             if making is None or left <= 0:
                 return None
-            waits = (asyncio.create_task(making.over.wait()), asyncio.create_task(self._clock.sleep(left)))
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for one in waits:
-                    one.cancel()
+            await making.wait(left, clock=self._clock)
             if making.of_no_use:
                 return None
         return kept
 
-    def _key(self, asked: Asked, plan: Plan, verdict: Verdict) -> CacheKey:
+    def _key(self, plan: Plan, verdict: Verdict, tenant: TenantId, arguments_hash: bytes) -> CacheKey:
         """The prompt, its version with it, is in the hash of the arguments, labels included."""
         versions = sorted(
             "\0".join((one.version.deployment_id, one.version.name, str(one.version.version), one.version.model))
@@ -117,5 +129,5 @@ class CachedAnswers:
         )
         route, arm = "" if plan.route is None else plan.route.name, str(plan.candidates[0].arm)
         told = (route, arm, verdict.bundle_digest, *versions)
-        parts = (asked.arguments_hash, *(one.encode() for one in told))
-        return cache_key(self._secret, str(asked.principal.tenant), parts)
+        parts = (arguments_hash, *(one.encode() for one in told))
+        return cache_key(self._secret, str(tenant), parts)

@@ -89,11 +89,11 @@ class Conclude:
         Raises: why the law could not be asked, once the answer is recorded unjudged.
         """
         outcome: Outcome
-        failure: MeshError | None = None
+        failure: Exception | None = None
         try:
             outcome = unjudged.under(await self._law.evaluate(asked.principal, unjudged.subject(asked.context)))
-        except MeshError as error:
-            log.warning("an answer is recorded unjudged", hold_id=raw.hold.id, error=error.message)
+        except Exception as error:  # noqa: BLE001  # raised below; whatever it was, the answer is paid for
+            log.warning("an answer is recorded unjudged", hold_id=raw.hold.id, error=str(error))
             outcome, failure = unjudged, error
         usage = raw.finished.usage
         settled = settling.done() and not settling.cancelled() and settling.exception() is None
@@ -128,6 +128,10 @@ class Conclude:
         except MeshError as error:
             log.warning("settlement is left to the sweeper", hold_id=hold_id, error=error.message)
             return None
+        except Exception:
+            # A fault of ours is no reason to withhold an answer that is paid for.
+            log.exception("settlement is left to the sweeper", hold_id=hold_id)
+            return None
         await failpoint(AFTER_SETTLE)
         return charged
 
@@ -138,11 +142,14 @@ class Conclude:
         self._notes.add(Settlement(key=call.key, hold_id=call.hold_id, charged=charged))
         return replace(call, settle_state=SettleState.SETTLED, charged=charged)
 
-    async def kept(self, asked: Asked, answer: Answer, before: Verdict, lost_attempts: int) -> Answer:
+    async def kept(
+        self, asked: Asked, answer: Answer, before: Verdict, lost_attempts: int, *, similarity: float
+    ) -> Answer:
         """Has the law judge an answer that an equal call was given, for this caller, and records it; it costs nothing.
 
         Args:
             before: verdict on the prompt.
+            similarity: how near the question was that it answered, if it was another one.
         Raises: LawBlocked; why the law could not be asked.
         """
         unjudged = Unjudged(
@@ -176,7 +183,7 @@ class Conclude:
         standing = await self._calls.record(call, token=asked.principal.token)
         if standing.hold_id:
             return await self.replay(asked, standing)
-        return replace(_outcome(standing, bound=0), cached=True)
+        return replace(_outcome(standing, bound=0), cached=True, cache_similarity=similarity)
 
     async def replay(self, asked: Asked, call: RecordedCall) -> Answer:
         """Gives a recorded outcome again; first judges and settles it, if that was left undone."""

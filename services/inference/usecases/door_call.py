@@ -237,6 +237,9 @@ class DoorHolds:
                 self._waiting.append(owed)
                 return False
             log.warning("a door's hold is left to expire", hold_id=owed.hold_id, error=error.message)
+        except Exception:
+            # A loop for all calls: a fault of ours in one settlement must not stop the others.
+            log.exception("a door's hold is left to expire", hold_id=owed.hold_id)
         return True
 
     async def _taken(self, principal: Principal, holding: "asyncio.Task[DispatchedHold]") -> DispatchedHold:
@@ -263,6 +266,8 @@ class DoorHolds:
             await self._holds.release(principal, hold.id, dispatched_unbilled=True)
         except MeshError as error:
             log.debug("a hold that was begun ahead is not there", error=error.message)
+        except Exception:
+            log.exception("a hold that was begun ahead is left to expire")
 
 
 @dataclass(slots=True, kw_only=True)

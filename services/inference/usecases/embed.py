@@ -184,6 +184,9 @@ class Embed:
                 await self._holds.release(principal, hold_id, dispatched_unbilled=True)
         except MeshError as error:
             log.warning("an embedding's hold is left to expire", hold_id=hold_id, error=error.message)
+        except Exception:
+            # A fault of ours must neither hide a failure nor withhold vectors that are paid for.
+            log.exception("an embedding's hold is left to expire", hold_id=hold_id)
 
     def _count(self, deployment: DeploymentVersion, usage: Usage | None) -> None:
         if usage is not None:

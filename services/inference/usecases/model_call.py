@@ -76,7 +76,9 @@ class ModelCall:
                     return await self._conclude.replay(asked, claimed)
                 async with self._cached.turn(asked, plan, before) as turn:
                     if turn.answer is not None and turn.verdict is not None:
-                        kept = self._conclude.kept(asked, turn.answer, turn.verdict, claimed.lost_attempts)
+                        kept = self._conclude.kept(
+                            asked, turn.answer, turn.verdict, claimed.lost_attempts, similarity=turn.similarity
+                        )
                         async with self._claims.given_back_if_it_fails(asked):
                             answer = await finish(kept)
                         rest = text_of(answer.parts)

@@ -70,7 +70,20 @@ def core(
     """Puts it together."""
     dice, router = SystemRandom(), known.router
     gates = DeploymentGates(failures=settings.breaker_failures, dice=dice, probe_seconds=settings.probe_seconds)
-    cached, seats = cached_answers(settings, clock=clock), scheduler(settings, clock=clock)
+    vectors = VectorCache(most=settings.vector_cache_entries)
+    metrics.show_size("inference.vectors", vectors)
+    embed = Embed(
+        deployments=deployments,
+        embedders=embedders(settings, http),
+        law=law,
+        holds=holds,
+        cache=vectors,
+        tenants=tenants,
+        clock=clock,
+        most_calls=settings.max_embedding_calls,
+    )
+    cached = cached_answers(settings, deployments=deployments, embed=embed, clock=clock)
+    seats = scheduler(settings, clock=clock)
 
     def calling(
         holds: HoldClient,
@@ -114,18 +127,6 @@ def core(
     )
     at_doors = SeatedCalls(calling(door_holds, unrecorded, claims, door_notes, holds_ahead=door_holds), scheduler=seats)
     door_call = DoorCall(ShadowedCalls(at_doors, copies=at_doors, shadows=shadows))
-    vectors = VectorCache(most=settings.vector_cache_entries)
-    metrics.show_size("inference.vectors", vectors)
-    embed = Embed(
-        deployments=deployments,
-        embedders=embedders(settings, http),
-        law=law,
-        holds=holds,
-        cache=vectors,
-        tenants=tenants,
-        clock=clock,
-        most_calls=settings.max_embedding_calls,
-    )
     embed_once = EmbedOnce(embed=embed, answers=answers)
     generate = Generate(model_call=model_call, in_flight=in_flight)
     stream_generate = StreamGenerate(model_call=model_call, in_flight=in_flight)

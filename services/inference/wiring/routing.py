@@ -1,11 +1,15 @@
 """Puts together where calls may go, and who goes first."""
 
 from services.inference.domain.answer_cache import KeptAnswers
+from services.inference.domain.deployment import Deployments, Task
 from services.inference.domain.fairness.fair_queue import FairQueue
+from services.inference.domain.similar_answers import SimilarAnswers
 from services.inference.providers.egress import Egress, EgressRule
 from services.inference.settings import InferenceSettings
 from services.inference.usecases.admit import FairScheduler
 from services.inference.usecases.cached_answers import CachedAnswers
+from services.inference.usecases.embed import Embed
+from services.inference.usecases.near_answers import NearAnswers
 from services.meshkit.core.clock import Clock
 from services.meshkit.outward.addresses import AddressRule
 from services.meshkit.telemetry import metrics
@@ -21,11 +25,19 @@ def addresses_of_tenants(settings: InferenceSettings) -> AddressRule:
     return AddressRule(allow_private=settings.private_endpoints)
 
 
-def cached_answers(settings: InferenceSettings, *, clock: Clock) -> CachedAnswers:
-    """Makes the memory of answers."""
+def cached_answers(
+    settings: InferenceSettings, *, deployments: Deployments, embed: Embed, clock: Clock
+) -> CachedAnswers:
+    """Makes the memory of answers. Questions are compared where a model inside the mesh makes vectors."""
     kept = KeptAnswers(most_bytes=settings.answer_cache_bytes)
     metrics.show_size("inference.answers", kept, size_bytes=lambda: kept.bytes)
-    return CachedAnswers(kept, seconds=settings.answer_cache_seconds, clock=clock)
+    inside = [one.name for one in deployments.all if one.task is Task.EMBED and one.inside_mesh]
+    near: NearAnswers | None = None
+    if inside:
+        similar = SimilarAnswers(most_bytes=settings.answer_cache_bytes)
+        metrics.show_size("inference.similar_answers", similar, size_bytes=lambda: similar.bytes)
+        near = NearAnswers(similar, embed=embed, embedder=inside[0], clock=clock)
+    return CachedAnswers(kept, seconds=settings.answer_cache_seconds, clock=clock, near=near)
 
 
 def scheduler(settings: InferenceSettings, *, clock: Clock) -> FairScheduler:

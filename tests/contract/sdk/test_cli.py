@@ -85,6 +85,7 @@ def test_a_talk_goes_on_until_the_input_ends(comitia: Comitia, monkeypatch: pyte
         ("model list", "openai/gpt-4o-mini"),
         ("model add acme/writer --model gpt-4o-mini", "acme/writer@1"),
         ("model route writer stub openai/gpt-4o-mini", "stub, openai/gpt-4o-mini"),
+        ("model route faq stub --cache-seconds 600 --semantic-threshold 0.95", "stub"),
         ("model route writer stub=300 openai/gpt-4o-mini=700", "stub=300, openai/gpt-4o-mini=700"),
         ("model canary writer stub", "10 %"),
         ("model canary writer acme/writer@3 --from stub --steps 20,300", "acme/writer@3"),

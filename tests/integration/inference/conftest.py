@@ -88,8 +88,8 @@ class InferenceMesh:
             return "/".join(part for part in (error.kind.value, error.reason, error.field) if part)
         raise AssertionError(f"{method} was not refused: {answer}")
 
-    async def generate(self, **changes: Any) -> Any:
-        return (await self.call("Generate", a_request(**changes))).generation
+    async def generate(self, *texts: str, **changes: Any) -> Any:
+        return (await self.call("Generate", a_request(*texts, **changes))).generation
 
     def stream(self, **changes: Any) -> Any:
         request = a_request(kind=pb.StreamGenerateRequest, **changes)

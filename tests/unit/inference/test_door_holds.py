@@ -57,3 +57,20 @@ async def test_what_gathers_when_the_service_stops_is_charged_before_it_ends() -
         with suppress(asyncio.CancelledError):
             await settling
         assert cost.states == ["settled"]
+
+
+async def test_a_fault_of_ours_in_one_settlement_leaves_its_hold_to_expire_and_stops_no_other() -> None:
+    clock, cost = FakeClock(), FakeHolds()
+    holds = DoorHolds(cost, clock=clock)
+    settling = asyncio.create_task(holds())
+    cost.settling.next(ValueError("a fault of ours"))
+    async with AsyncExitStack() as within:
+        await answered(holds, within, "one")
+        await answered(holds, within, "two")
+        await clock.until_someone_sleeps()
+        clock.advance(seconds=0.01)
+        await until(lambda: cost.states == ["dispatched", "settled"])
+        assert not settling.done()
+    settling.cancel()
+    with suppress(asyncio.CancelledError):
+        await settling

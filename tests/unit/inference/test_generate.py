@@ -630,3 +630,40 @@ async def test_a_stream_shows_nothing_of_an_answer_before_it_keeps_its_form(room
     events = await room.watch(prompt=a_prompt(output_format=NUMBER))
     assert [event.text for event in events if isinstance(event, TextDelta)] == ['{"n": 3}']
     assert not any(isinstance(event, Restarted) for event in events)
+
+
+# --- faults of ours
+
+
+async def test_an_answer_that_a_fault_keeps_from_being_judged_is_paid_once_and_judged_at_the_repeat(room: Room) -> None:
+    room.law.faults.next(ValueError("a fault of ours"), after=1)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        await room.ask()
+    assert (await room.ask()).replayed
+    assert (len(room.openai.asked), room.holds.states) == (1, ["settled"])
+
+
+async def test_an_answer_whose_charge_meets_a_fault_is_given_and_charged_later(room: Room) -> None:
+    room.holds.settling.next(ValueError("a fault of ours"))
+    assert text_of((await room.ask()).parts) == "Yes. No."
+    assert room.holds.states == ["dispatched"]
+    assert (await room.ask()).cost_nano_usd == 15
+    assert room.holds.states == ["settled"]
+
+
+async def test_a_failed_attempt_whose_hold_cannot_be_freed_by_a_fault_still_says_why_it_failed(room: Room) -> None:
+    for provider in room.providers.values():
+        provider.scripts = [failing(ProviderUnavailable, USED)]
+    room.holds.settling.next(ValueError("a fault of ours"), times=10)
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    assert set(room.holds.states) == {"dispatched"}, "left to be assumed"
+
+
+async def test_a_call_that_a_fault_of_ours_ends_is_lost_and_its_hold_left_to_be_assumed(room: Room) -> None:
+    room.openai.scripts = [(ValueError("a fault of ours"),), says("Yes.")]
+    with pytest.raises(ValueError, match="a fault of ours"):
+        await room.ask()
+    assert room.holds.states == ["dispatched"]
+    assert (await room.ask()).lost_attempts == 1
+    assert room.holds.states == ["dispatched", "settled"]

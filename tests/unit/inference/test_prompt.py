@@ -28,6 +28,7 @@ from services.meshkit.content import (
     ToolResultPart,
     text_part,
 )
+from services.meshkit.content.label import BOTTOM
 from services.meshkit.core.errors import Invalid
 from tests.support.inference import USER, a_message, a_prompt
 from tests.support.pictures import a_png
@@ -256,3 +257,21 @@ def test_prompts_keep_the_identity_under_which_their_calls_are_recorded(
 )
 def test_whatever_else_a_prompt_asks_for_is_part_of_its_identity(asked: dict[str, Any]) -> None:
     assert a_prompt(**asked).arguments_hash("default") != a_prompt().arguments_hash("default")
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"tools": (ToolDefinition(name="search", input_schema={}),)},
+        {"output_format": OutputFormat(kind=OutputKind.JSON_SCHEMA, name="answer", schema={"type": "object"})},
+        {"stop_sequences": ("END",)},
+        {"messages": (a_message(label=BOTTOM, name="Athena"),)},
+    ],
+    ids=["tools", "form", "stop", "names"],
+)
+def test_an_answer_carries_the_label_of_what_stood_beside_the_messages(beside: dict[str, Any]) -> None:
+    bare = a_prompt(messages=(a_message(label=BOTTOM),))
+    assert replace(bare.label(model="m"), sources=frozenset()) == BOTTOM
+    prompt = replace(bare, **beside)
+    assert prompt.beside is not None
+    assert prompt.label(model="m").covers(prompt.beside.label)

@@ -36,7 +36,7 @@ def answer_headers(answer: Answer) -> dict[str, str]:
         "x-comitia-hold-id": answer.hold_id,
     }
     if answer.cached:
-        headers["x-comitia-cache"] = "hit"
+        headers["x-comitia-cache"] = f"near; {answer.cache_similarity:.4f}" if answer.cache_similarity else "hit"
     if answer.lost_attempts:
         headers["x-comitia-lost-attempts"] = str(answer.lost_attempts)
     if answer.replayed:

@@ -565,6 +565,7 @@ class Generation(_message.Message):
     REPAIRS_FIELD_NUMBER: _builtins.int
     CONTINUED_BY_FIELD_NUMBER: _builtins.int
     FIRST_BYTE_US_FIELD_NUMBER: _builtins.int
+    CACHE_SIMILARITY_FIELD_NUMBER: _builtins.int
     CHOICE_FIELD_NUMBER: _builtins.int
     stop_reason: Global___StopReason.ValueType
     """Why the model stopped."""
@@ -589,7 +590,9 @@ class Generation(_message.Message):
     deployment_version: _builtins.int
     """Its version; 0 for one of the settings."""
     cached: _builtins.bool
-    """True when the answer was kept from an equal call: no model was asked, and nothing was spent."""
+    """True when the answer was kept from an equal call, or, as the route says, from one that asked nearly the same: no model
+    was asked for it, and nothing was spent on one.
+    """
     lost_attempts: _builtins.int
     """Times that this call was lost before: a model may have been asked, and its hold is charged, but nobody got an
     answer.
@@ -600,6 +603,8 @@ class Generation(_message.Message):
     """Deployment that continued the text of another that broke off. Empty: nobody had to."""
     first_byte_us: _builtins.int
     """Time from the first byte sent to the first received, microseconds."""
+    cache_similarity: _builtins.float
+    """How near the question was that a `cached` answer was given to: the cosine of both. 0: it was the same question."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.Part]:
         """The answer as labelled parts: text and tool calls."""
@@ -653,11 +658,12 @@ class Generation(_message.Message):
         repairs: _builtins.int = ...,
         continued_by: _builtins.str = ...,
         first_byte_us: _builtins.int = ...,
+        cache_similarity: _builtins.float = ...,
         choice: Global___RouteChoice | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["choice", b"choice", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "bundle_digest", b"bundle_digest", "cached", b"cached", "choice", b"choice", "continued_by", b"continued_by", "cost_nano_usd", b"cost_nano_usd", "deployment", b"deployment", "deployment_version", b"deployment_version", "failed_attempts", b"failed_attempts", "first_byte_us", b"first_byte_us", "hold_id", b"hold_id", "lost_attempts", b"lost_attempts", "model", b"model", "parts", b"parts", "provider", b"provider", "provider_us", b"provider_us", "repairs", b"repairs", "replayed", b"replayed", "rules", b"rules", "stop_reason", b"stop_reason", "stub", b"stub", "usage", b"usage", "verdict_ids", b"verdict_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "bundle_digest", b"bundle_digest", "cache_similarity", b"cache_similarity", "cached", b"cached", "choice", b"choice", "continued_by", b"continued_by", "cost_nano_usd", b"cost_nano_usd", "deployment", b"deployment", "deployment_version", b"deployment_version", "failed_attempts", b"failed_attempts", "first_byte_us", b"first_byte_us", "hold_id", b"hold_id", "lost_attempts", b"lost_attempts", "model", b"model", "parts", b"parts", "provider", b"provider", "provider_us", b"provider_us", "repairs", b"repairs", "replayed", b"replayed", "rules", b"rules", "stop_reason", b"stop_reason", "stub", b"stub", "usage", b"usage", "verdict_ids", b"verdict_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

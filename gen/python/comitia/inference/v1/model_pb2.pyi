@@ -680,6 +680,11 @@ class CachePolicy(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     EXACT_TTL_FIELD_NUMBER: _builtins.int
+    SEMANTIC_THRESHOLD_FIELD_NUMBER: _builtins.int
+    semantic_threshold: _builtins.float
+    """How near two questions have to be, as the cosine of their vectors, for one to be given the other's answer when all else
+    is equal: above 0.5, up to 1; not without `exact_ttl`. Only for a short text after system messages, without tools. 0: never.
+    """
     @_builtins.property
     def exact_ttl(self) -> _duration_pb2.Duration:
         """How long an answer is given to equal calls, up to 24 h."""
@@ -688,10 +693,11 @@ class CachePolicy(_message.Message):
         self,
         *,
         exact_ttl: _duration_pb2.Duration | None = ...,
+        semantic_threshold: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["exact_ttl", b"exact_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact_ttl", b"exact_ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact_ttl", b"exact_ttl", "semantic_threshold", b"semantic_threshold"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
