@@ -127,6 +127,18 @@ async def test_errors_are_those_that_the_client_knows(
             model=MODEL, messages=messages, max_tokens=2000, thinking={"type": "enabled", "budget_tokens": 1024}
         )
     assert "thinking" in thinking.value.message
+    with pytest.raises(anthropic.BadRequestError) as result:
+        await claude.messages.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "none"}]}],
+            max_tokens=5,
+        )
+    assert result.value.message.count("messages[0].content[0].tool_use_id: ") == 1
+    # OpenAI has no words for it.
+    with pytest.raises(anthropic.BadRequestError) as untold:
+        await claude.messages.create(model=MODEL, messages=messages, max_tokens=5, extra_body={"top_k": 3})
+    assert "top_k: " in untold.value.message
+    assert "sampling" not in untold.value.message
     async with opened(mesh, "nonsense") as nobody:
         with pytest.raises(anthropic.AuthenticationError) as refused:
             await nobody.messages.create(model=MODEL, messages=messages, max_tokens=5)

@@ -189,7 +189,7 @@ async def test_errors_are_those_that_the_client_knows(ai: AsyncOpenAI, tenant: T
         await ai.chat.completions.create(
             model=MODEL, messages=[*messages, {"role": "tool", "tool_call_id": "none", "content": "x"}]
         )
-    assert result.value.param == "messages[2].content[0].tool_result.tool_call_id"
+    assert result.value.param == "messages[2].tool_call_id"
     for key in ("nonsense", f"ck_{'0' * 26}_{'x' * 43}", f"{tenant.key[:-3]}xyz"):
         async with opened(mesh, key) as nobody:
             with pytest.raises(openai.AuthenticationError) as refused:

@@ -244,6 +244,7 @@ class ProviderFailure(MeshError):
     Args:
         charge: what is owed for it: a class of charge, or real usage.
         said: short codes that the provider gave.
+        field: of the request, where that is at fault.
     """
 
     reason = "PROVIDER_FAILED"
@@ -256,8 +257,9 @@ class ProviderFailure(MeshError):
         charge: Charge | Usage = Charge.NOTHING,
         retry_after: timedelta | None = None,
         said: Mapping[str, str] | None = None,
+        field: str | None = None,
     ) -> None:
-        super().__init__(message, retry_after=retry_after, deployment=deployment)
+        super().__init__(message, field=field, retry_after=retry_after, deployment=deployment)
         self._add_metadata(dict(said or {}))
         self.charge: Charge | Usage = charge
 

@@ -246,7 +246,7 @@ def checked_prompt(prompt: Prompt) -> Prompt:
     if len(prompt.parts) > MAX_PARTS:
         raise Invalid("messages", f"must not hold more than {MAX_PARTS} parts in all")
     if not 1 <= prompt.max_output_tokens <= MAX_OUTPUT_TOKENS:
-        raise Invalid("max_output_tokens", f"must be 1 to {MAX_OUTPUT_TOKENS}, or 0 for {DEFAULT_OUTPUT_TOKENS}")
+        raise Invalid("max_output_tokens", f"must be 1 to {MAX_OUTPUT_TOKENS}")
     _check_sampling(prompt)
     _check_ways(prompt.sampling)
     schemas = _written_schemas(prompt.tools)
@@ -313,7 +313,7 @@ def _check_choice(prompt: Prompt) -> None:
     if choice.mode is ToolChoiceMode.TOOL and choice.name not in {tool.name for tool in prompt.tools}:
         raise Invalid("tool_choice.name", "names no tool that is shown")
     if choice.mode is not ToolChoiceMode.TOOL and choice.name:
-        raise Invalid("tool_choice.name", "is taken with TOOL_CHOICE_MODE_TOOL only")
+        raise Invalid("tool_choice.name", "is taken where one certain tool is to be called, and only there")
 
 
 def _check_output_format(wanted: OutputFormat) -> None:
@@ -385,7 +385,7 @@ def _check_messages(messages: tuple[Message, ...]) -> None:
         for number, part in enumerate(message.parts):
             _check_part(message.role, part, called, f"{place}.parts[{number}]")
     if all(message.role is MessageRole.SYSTEM for message in messages):
-        raise Invalid("messages", "must hold at least one message that is not SYSTEM")
+        raise Invalid("messages", "must hold at least one message beside what the system says")
 
 
 def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> None:
@@ -393,8 +393,10 @@ def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> 
         case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
             if role is not MessageRole.ASSISTANT:
                 raise Invalid(place, "a tool call stands in a message of the role ASSISTANT only")
-            if not call or _TOOL_NAME.fullmatch(name) is None:
-                raise Invalid(f"{place}.tool_call", "must have an id and the name of a tool")
+            if not call:
+                raise Invalid(f"{place}.tool_call.tool_call_id", "must not be empty")
+            if _TOOL_NAME.fullmatch(name) is None:
+                raise Invalid(f"{place}.tool_call.name", _NAME_RULE)
             if nests_deeper(arguments, MAX_ARGUMENT_LEVELS):
                 sentence = f"must not be nested deeper than {MAX_ARGUMENT_LEVELS} levels"
                 raise Invalid(f"{place}.tool_call.arguments", sentence)

@@ -109,7 +109,8 @@ def error_event(deployment: str, body: bytes) -> ProviderFailure:
 
 def cannot_be_told(deployment: str, field: str) -> ProviderFailure:
     """Nothing was sent: the prompt asks for something that this deployment's dialect has no words for."""
-    return ProviderRefused(f"{deployment} cannot be told {field}", deployment=deployment, said={"field": field})
+    message = f"{field}: {deployment} cannot be told it"
+    return ProviderRefused(message, deployment=deployment, said={"field": field}, field=field)
 
 
 def unreachable(deployment: str) -> ProviderFailure:

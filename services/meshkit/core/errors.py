@@ -20,7 +20,7 @@ Services derive their own errors from these and give each a `reason` of its own.
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ErrorKind(Enum):
@@ -68,6 +68,15 @@ class MeshError(Exception):
         self.retry_after = retry_after
         self.metadata: dict[str, str] = {}
         self._add_metadata(metadata)
+
+    def about(self, field: str) -> Self:
+        """Gives the same failure of a field that is called otherwise where it is told."""
+        same = type(self).__new__(type(self))
+        sentence = self.message.removeprefix(f"{self.field}: ")
+        message = self.message if sentence == self.message else f"{field}: {sentence}"
+        same.__dict__.update(self.__dict__, field=field, message=message)
+        same.args = (message,)
+        return same
 
     def _add_metadata(self, values: Mapping[str, object]) -> None:
         self.metadata.update({key: str(value) for key, value in values.items() if value is not None})

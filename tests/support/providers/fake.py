@@ -182,13 +182,9 @@ class FakeProvider:
         return application
 
     async def _openai(self, request: web.Request) -> web.StreamResponse:
-        served = await self._begin(request, "openai")
-        behaviour = self._take(served)
-        if request.headers.get("authorization") != f"Bearer {KEY}":
-            behaviour = Behaviour(status=401)
+        served, behaviour = await self._asked_of_openai(request, "openai")
         if behaviour.status != 200:
-            error = {"message": "no", "type": _openai_type(behaviour.status), "param": None, "code": None}
-            return _refuse(behaviour, {"error": error})
+            return _refuse(behaviour, _openai_error(behaviour))
         self._count(served, behaviour)
         if not served.body.get("stream"):
             return await self._whole(request, served, behaviour, openai_completion(served, behaviour))
@@ -199,13 +195,9 @@ class FakeProvider:
         return await self._stream(request, served, behaviour, events)
 
     async def _responses(self, request: web.Request) -> web.StreamResponse:
-        served = await self._begin(request, "responses")
-        behaviour = self._take(served)
-        if request.headers.get("authorization") != f"Bearer {KEY}":
-            behaviour = Behaviour(status=401)
+        served, behaviour = await self._asked_of_openai(request, "responses")
         if behaviour.status != 200:
-            error = {"message": "no", "type": _openai_type(behaviour.status), "param": None, "code": None}
-            return _refuse(behaviour, {"error": error})
+            return _refuse(behaviour, _openai_error(behaviour))
         self._count(served, behaviour)
         if not served.body.get("stream"):
             return await self._whole(request, served, behaviour, responses_response(served, behaviour))
@@ -213,6 +205,13 @@ class FakeProvider:
             f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in responses_events(served, behaviour)
         ]
         return await self._stream(request, served, behaviour, events)
+
+    async def _asked_of_openai(self, request: web.Request, dialect: Dialect) -> tuple[Served, Behaviour]:
+        """Gives what was asked, and what it is met with: who has no key gets nothing else than that."""
+        served = await self._begin(request, dialect)
+        behaviour = self._take(served)
+        known = request.headers.get("authorization") == f"Bearer {KEY}"
+        return served, behaviour if known else Behaviour(status=401)
 
     async def _anthropic(self, request: web.Request) -> web.StreamResponse:
         served = await self._begin(request, "anthropic")
@@ -620,6 +619,10 @@ def _refuse(behaviour: Behaviour, body: dict[str, Any]) -> web.Response:
     return web.Response(
         status=behaviour.status, text=text, content_type="application/json", headers=dict(behaviour.headers)
     )
+
+
+def _openai_error(behaviour: Behaviour) -> dict[str, Any]:
+    return {"error": {"message": "no", "type": _openai_type(behaviour.status), "param": None, "code": None}}
 
 
 def _openai_type(status: int) -> str:

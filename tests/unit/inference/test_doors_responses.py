@@ -14,7 +14,8 @@ from services.inference.transport.doors.bodies import UnknownField
 from services.inference.transport.doors.errors import Dialect, error_body
 from services.inference.transport.doors.openai_responses import ResponsesRequest, responses_request
 from services.inference.transport.doors.openai_responses_answer import ResponseAnswer, ResponseStream
-from services.inference.transport.doors.openai_responses_prompt import prompt_of
+from services.inference.transport.doors.openai_responses_prompt import conversation_of
+from services.inference.transport.doors.openai_responses_prompt import prompt_of as read_prompt
 from services.meshkit.content import (
     ImageDetail,
     ImagePart,
@@ -62,7 +63,8 @@ def asked(**fields: Any) -> ResponsesRequest:
 
 
 def prompt(**fields: Any) -> Prompt:
-    return prompt_of(asked(**fields), default_output=4096)
+    request = asked(**fields)
+    return read_prompt(request, conversation_of(request), default_output=4096)
 
 
 def user(*content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -212,7 +214,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes) -> None:
 def test_a_nested_item_is_refused_and_ends_nobody() -> None:
     deep = b'{"model": "m", "input": [' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"]}"
     with pytest.raises(Invalid):
-        prompt_of(responses_request(deep), default_output=1)
+        conversation_of(responses_request(deep))
 
 
 def saying(**fields: Any) -> ResponseAnswer:

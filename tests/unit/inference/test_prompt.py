@@ -116,7 +116,7 @@ def with_messages(*messages: Message) -> Prompt:
         ),
         (
             with_messages(a_message(), said(MessageRole.ASSISTANT, NAMELESS)),
-            "messages[1].parts[0].tool_call",
+            "messages[1].parts[0].tool_call.tool_call_id",
         ),
         (
             with_messages(a_message(), said(MessageRole.ASSISTANT, LONG_ID)),

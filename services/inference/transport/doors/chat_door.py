@@ -7,9 +7,10 @@ from aiohttp import web
 from services.inference.transport.convert import model_of
 from services.inference.transport.doors.door import Asking, Visit
 from services.inference.transport.doors.errors import Dialect
-from services.inference.transport.doors.headers import answer_headers
-from services.inference.transport.doors.openai_chat import ChatAnswer, ChatStream, chat_request, prompt_of
-from services.inference.transport.doors.stream import streamed
+from services.inference.transport.doors.openai_chat import chat_request
+from services.inference.transport.doors.openai_chat_answer import ChatAnswer, ChatStream
+from services.inference.transport.doors.openai_chat_prompt import conversation_of, prompt_of
+from services.inference.transport.doors.stream import answered
 
 _DOOR: Final = "chat/completions"
 _KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -28,7 +29,8 @@ class ChatDoor:
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """See `Door`."""
         request = chat_request(await visit.request.read())
-        prompt = prompt_of(request, default_output=self._default_output)
+        talk = conversation_of(request)
+        prompt = prompt_of(request, talk, default_output=self._default_output)
         user = request.safety_identifier or request.user
         asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR, user=user)
         said = ChatAnswer(
@@ -36,11 +38,7 @@ class ChatDoor:
             created=int(self._asking.clock.now().timestamp()),
             model=asked.model,
         )
-        if request.stream:
-            options = request.stream_options
-            usage = options is not None and bool(options.include_usage)
-            events = self._asking.calls(asked).stream(asked)
-            return await streamed(visit, events, ChatStream(said, include_usage=usage), quiet=_KEEP_ALIVE)
-        answer = await self._asking.calls(asked).answer(asked)
-        headers = {**visit.headers, **answer_headers(answer)}
-        return web.Response(body=said.whole(answer), content_type="application/json", headers=headers)
+        options = request.stream_options
+        usage = options is not None and bool(options.include_usage)
+        stream = ChatStream(said, include_usage=usage) if request.stream else None
+        return await answered(visit, self._asking, asked, of=talk, said=said, as_stream=stream, quiet=_KEEP_ALIVE)

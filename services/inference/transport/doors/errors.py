@@ -101,6 +101,9 @@ _BY_REASON: Final[Mapping[str, Told]] = {
 
 def told(failure: MeshError) -> Told:
     """Gives how a failure is told: by its reason, else by its kind."""
+    if failure.reason == "PROVIDER_REFUSED" and failure.field is not None:
+        # Nobody was asked: the request wants what the model that it names cannot be told.
+        return _BY_REASON["UNKNOWN_FIELD"]
     return _BY_REASON.get(failure.reason) or _BY_KIND[failure.kind]
 
 

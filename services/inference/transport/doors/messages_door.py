@@ -7,16 +7,11 @@ from aiohttp import web
 
 from services.inference.transport.convert import model_of
 from services.inference.transport.doors.anthropic_answers import MessageAnswer, MessageStream, event
-from services.inference.transport.doors.anthropic_messages import (
-    count_request,
-    estimated_tokens,
-    messages_request,
-    prompt_of,
-)
+from services.inference.transport.doors.anthropic_messages import count_request, messages_request
+from services.inference.transport.doors.anthropic_prompt import conversation_of, estimated_tokens, prompt_of
 from services.inference.transport.doors.door import Asking, Visit
 from services.inference.transport.doors.errors import Dialect
-from services.inference.transport.doors.headers import answer_headers
-from services.inference.transport.doors.stream import streamed
+from services.inference.transport.doors.stream import answered
 from services.inference.usecases.ports import Registry
 from services.inference.usecases.route_calls import generators
 
@@ -36,7 +31,8 @@ class MessagesDoor:
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """See `Door`."""
         request = messages_request(await visit.request.read())
-        prompt = prompt_of(request)
+        talk = conversation_of(request)
+        prompt = prompt_of(request, talk)
         user = None if request.metadata is None else request.metadata.user_id
         asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR, user=user)
         said = MessageAnswer(
@@ -44,12 +40,8 @@ class MessagesDoor:
             model=asked.model,
             prompt_tokens=estimated_tokens(prompt) if request.stream else 0,
         )
-        if request.stream:
-            events = self._asking.calls(asked).stream(asked)
-            return await streamed(visit, events, MessageStream(said), quiet=_PING)
-        answer = await self._asking.calls(asked).answer(asked)
-        headers = {**visit.headers, **answer_headers(answer)}
-        return web.Response(body=said.whole(answer), content_type="application/json", headers=headers)
+        stream = MessageStream(said) if request.stream else None
+        return await answered(visit, self._asking, asked, of=talk, said=said, as_stream=stream, quiet=_PING)
 
 
 class CountTokensDoor:
@@ -65,5 +57,5 @@ class CountTokensDoor:
         """See `Door`."""
         request = count_request(await visit.request.read())
         generators(self._registry.resolve(visit.principal.tenant, model_of(request.model)))
-        body = msgspec.json.encode({"input_tokens": estimated_tokens(prompt_of(request))})
+        body = msgspec.json.encode({"input_tokens": estimated_tokens(prompt_of(request, conversation_of(request)))})
         return web.Response(body=body, content_type="application/json", headers=dict(visit.headers))

@@ -36,7 +36,7 @@ def embedding_request(body: bytes) -> EmbeddingRequest:
 
 def in_dialect(refused: Invalid) -> Invalid:
     """Gives the same refusal with the name that the field has in the request."""
-    return Invalid(_TEXTS.sub("input", refused.field or "body"), refused.sentence, **refused.metadata)
+    return refused.about(_TEXTS.sub("input", refused.field or "body"))
 
 
 def embeddings(made: Vectors, request: EmbeddingRequest) -> bytes:

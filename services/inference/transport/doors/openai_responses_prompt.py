@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +15,10 @@ from services.inference.domain.prompt import (
     ToolChoice,
     ToolChoiceMode,
     ToolDefinition,
-    checked_prompt,
 )
 from services.inference.transport.doors.bodies import media_of
-from services.inference.transport.doors.labels import BROUGHT, SAID
+from services.inference.transport.doors.conversation import Conversation, Words
+from services.inference.transport.doors.labels import SAID
 from services.inference.transport.doors.openai_responses import (
     AnyObject,
     AnyText,
@@ -41,11 +40,9 @@ from services.inference.transport.doors.openai_responses import (
 from services.meshkit.content import (
     ImagePart,
     Label,
-    Message,
     MessageRole,
     Part,
     ToolCallPart,
-    ToolResultPart,
     text_part,
 )
 from services.meshkit.core.errors import Invalid
@@ -58,129 +55,100 @@ _ROLES: Final = {
 }
 
 
-def prompt_of(asked: ResponsesRequest, *, default_output: int) -> Prompt:
+_WORDS: Final = Words(
+    parts={
+        ".tool_result.tool_call_id": ".call_id",
+        ".tool_call.name": ".name",
+        ".tool_call.arguments": ".arguments",
+        ".tool_call.tool_call_id": ".call_id",
+        ".image": ".image_url",
+        ".image.data": ".image_url",
+        ".image.media_type": ".image_url",
+        ".document.data": ".file_data",
+        ".document.media_type": ".file_data",
+    },
+    fields=(
+        (re.compile(r"^messages$"), "input"),
+        (re.compile(r"^output_format\.json_schema"), "text.format"),
+        (re.compile(r"^sampling\.reasoning_effort"), "reasoning.effort"),
+        (re.compile(r"^sampling\."), ""),
+        (re.compile(r"^tools\[(\d+)\]\.input_schema"), r"tools[\1].parameters"),
+        (re.compile(r"^image\.detail"), "input_image.detail"),
+        (re.compile(r"^document$"), "input_file"),
+    ),
+)
+
+
+def conversation_of(asked: ResponsesRequest) -> Conversation:
+    """Reads what was said. Raises: UnknownField, Invalid, naming the field."""
+    said = Conversation(_WORDS)
+    if asked.instructions is not None:
+        _add(said, MessageRole.SYSTEM, text_part(asked.instructions, SAID), "instructions")
+    if isinstance(asked.input, str):
+        _add(said, MessageRole.USER, text_part(asked.input, SAID), "input")
+        return said
+    _check_count(asked.input, "input")
+    for index, raw in enumerate(asked.input):
+        place = f"input[{index}]"
+        match item_of(raw, place):
+            case SaidItem() as item:
+                _add_message(said, item, f"{place}.content")
+            case CallItem() as item:
+                _begin(said, MessageRole.ASSISTANT, place)
+                said.call(_called(item, place), said.of_model, place)
+            case OutputItem(call_id=call, output=output):
+                _begin(said, MessageRole.TOOL, place)
+                text = output if isinstance(output, str) else "\n".join(part.text for part in output)
+                said.result(call, text, place)
+    return said
+
+
+def prompt_of(asked: ResponsesRequest, said: Conversation, *, default_output: int) -> Prompt:
     """Gives the prompt of a request.
 
     Args:
         default_output: longest answer of a request that names no limit, tokens.
     Raises: UnknownField, Invalid, naming the field as the dialect does.
     """
-    said = _Conversation()
-    said.read(asked)
     effort = None if asked.reasoning is None else asked.reasoning.effort
-    prompt = Prompt(
-        messages=said.messages(),
-        tools=tuple(_tool(raw, f"tools[{index}]") for index, raw in enumerate(asked.tools or ())),
-        max_output_tokens=default_output if asked.max_output_tokens is None else asked.max_output_tokens,
-        temperature=asked.temperature,
-        tool_choice=_tool_choice(asked.tool_choice),
-        parallel_tool_calls=asked.parallel_tool_calls,
-        output_format=_output_format(None if asked.text is None else asked.text.format),
-        sampling=Sampling(top_p=asked.top_p, reasoning_effort=None if effort is None else ReasoningEffort(effort)),
+    return said.checked(
+        Prompt(
+            messages=said.messages(),
+            tools=tuple(_tool(raw, f"tools[{index}]") for index, raw in enumerate(asked.tools or ())),
+            max_output_tokens=default_output if asked.max_output_tokens is None else asked.max_output_tokens,
+            temperature=asked.temperature,
+            tool_choice=_tool_choice(asked.tool_choice),
+            parallel_tool_calls=asked.parallel_tool_calls,
+            output_format=_output_format(None if asked.text is None else asked.text.format),
+            sampling=Sampling(top_p=asked.top_p, reasoning_effort=None if effort is None else ReasoningEffort(effort)),
+        )
     )
-    try:
-        return checked_prompt(prompt)
-    except Invalid as refused:
-        raise Invalid(said.in_dialect(refused.field or "body"), refused.sentence, **refused.metadata) from refused
 
 
-@dataclass(slots=True)
-class _Conversation:
-    """Messages as they come together from items, and where in the request each part of them stands."""
-
-    roles: list[MessageRole] = field(default_factory=list[MessageRole])
-    #: Of each message.
-    parts: list[list[Part]] = field(default_factory=list[list[Part]])
-    places: list[list[str]] = field(default_factory=list[list[str]])
-    #: Tools by the ids of their calls.
-    names: dict[str, str] = field(default_factory=dict[str, str])
-    #: True once a tool is said to have said something.
-    told: bool = False
-
-    def messages(self) -> tuple[Message, ...]:
-        """Gives what was read."""
-        said = zip(self.roles, self.parts, strict=True)
-        return tuple(Message(role=role, parts=tuple(parts)) for role, parts in said)
-
-    def read(self, asked: ResponsesRequest) -> None:
-        """Takes all that a request says. Raises: UnknownField, Invalid."""
-        if asked.instructions is not None:
-            self._add(MessageRole.SYSTEM, text_part(asked.instructions, SAID), "instructions")
-        if isinstance(asked.input, str):
-            self._add(MessageRole.USER, text_part(asked.input, SAID), "input")
-            return
-        _check_count(asked.input, "input")
-        for index, raw in enumerate(asked.input):
-            place = f"input[{index}]"
-            match item_of(raw, place):
-                case SaidItem() as item:
-                    self._say(item, f"{place}.content")
-                case CallItem() as item:
-                    self.names[item.call_id] = item.name
-                    self._add(MessageRole.ASSISTANT, Part(_called(item, place), self._of_model()), place)
-                case OutputItem(call_id=call, output=output):
-                    self.told = True
-                    text = output if isinstance(output, str) else "\n".join(part.text for part in output)
-                    result = ToolResultPart(tool_call_id=call, name=self.names.get(call, ""), text=text)
-                    self._add(MessageRole.TOOL, Part(result, BROUGHT), place)
-
-    def _say(self, item: SaidItem, place: str) -> None:
-        role = _ROLES[item.role]
-        label = self._of_model() if role is MessageRole.ASSISTANT else SAID
-        if isinstance(item.content, str):
-            self._add(role, text_part(item.content, label), place)
-            return
-        if not item.content:
-            raise Invalid(place, "must hold at least one part")
-        _check_count(item.content, place)
-        for number, content in enumerate(item.content):
-            where = f"{place}[{number}]"
-            self._add(role, _part(content, role, label, where), where, goes_on=number > 0)
-
-    def _of_model(self) -> Label:
-        """Gives the label of what a model said: it may have read what a tool said."""
-        return BROUGHT if self.told else SAID
-
-    def _add(self, role: MessageRole, part: Part, place: str, *, goes_on: bool = False) -> None:
-        """Adds a part. What a model said in several items in a row was one answer."""
-        one_answer = bool(self.roles) and self.roles[-1] is role is MessageRole.ASSISTANT
-        if goes_on or one_answer:
-            self.parts[-1].append(part)
-            self.places[-1].append(place)
-        else:
-            self.roles.append(role)
-            self.parts.append([part])
-            self.places.append([place])
-
-    def in_dialect(self, name: str) -> str:
-        """Gives the name that a field has in the request."""
-        placed = _PLACED.fullmatch(name)
-        if placed is not None:
-            message, part, rest = int(placed[1]), int(placed[2] or 0), placed[3]
-            return f"{self.places[message][part]}{_RESTS.get(rest, rest)}"
-        for ours, theirs in _FIELDS:
-            name = ours.sub(theirs, name)
-        return name
+def _begin(said: Conversation, role: MessageRole, place: str) -> None:
+    """Begins a message, unless a model goes on: what it said in several items in a row was one answer."""
+    if not (said.role is role is MessageRole.ASSISTANT):
+        said.begin(role, place)
 
 
-#: Names of fields, ours and the dialect's.
-_PLACED: Final = re.compile(r"messages\[(\d+)\](?:\.parts\[(\d+)\])?(.*)")
-_RESTS: Final = {
-    ".tool_result.tool_call_id": ".call_id",
-    ".tool_call": ".name",
-    ".tool_call.arguments": ".arguments",
-    ".tool_call.tool_call_id": ".call_id",
-    ".image.data": ".image_url",
-    ".image.media_type": ".image_url",
-    ".document.media_type": ".file_data",
-}
-_FIELDS: Final = (
-    (re.compile(r"^messages$"), "input"),
-    (re.compile(r"^output_format\.json_schema"), "text.format"),
-    (re.compile(r"^sampling\.reasoning_effort"), "reasoning.effort"),
-    (re.compile(r"^sampling\."), ""),
-    (re.compile(r"^tools\[(\d+)\]\.input_schema"), r"tools[\1].parameters"),
-)
+def _add(said: Conversation, role: MessageRole, part: Part, place: str) -> None:
+    _begin(said, role, place)
+    said.add(part, place)
+
+
+def _add_message(said: Conversation, item: SaidItem, place: str) -> None:
+    role = _ROLES[item.role]
+    label = said.of_model if role is MessageRole.ASSISTANT else SAID
+    if isinstance(item.content, str):
+        _add(said, role, text_part(item.content, label), place)
+        return
+    if not item.content:
+        raise Invalid(place, "must hold at least one part")
+    _check_count(item.content, place)
+    _begin(said, role, place)
+    for number, content in enumerate(item.content):
+        where = f"{place}[{number}]"
+        said.add(_part(content, role, label, where), where)
 
 
 def _check_count(listed: Sequence[object], place: str) -> None:

@@ -7,11 +7,10 @@ from aiohttp import web
 from services.inference.transport.convert import model_of
 from services.inference.transport.doors.door import Asking, Visit
 from services.inference.transport.doors.errors import Dialect
-from services.inference.transport.doors.headers import answer_headers
 from services.inference.transport.doors.openai_responses import responses_request
 from services.inference.transport.doors.openai_responses_answer import ResponseAnswer, ResponseStream
-from services.inference.transport.doors.openai_responses_prompt import prompt_of
-from services.inference.transport.doors.stream import streamed
+from services.inference.transport.doors.openai_responses_prompt import conversation_of, prompt_of
+from services.inference.transport.doors.stream import answered
 
 _DOOR: Final = "responses"
 _KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -30,7 +29,8 @@ class ResponsesDoor:
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """See `Door`."""
         request = responses_request(await visit.request.read())
-        prompt = prompt_of(request, default_output=self._default_output)
+        talk = conversation_of(request)
+        prompt = prompt_of(request, talk, default_output=self._default_output)
         user = request.safety_identifier or request.user
         asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR, user=user)
         said = ResponseAnswer(
@@ -39,9 +39,5 @@ class ResponsesDoor:
             model=asked.model,
             asked=request,
         )
-        if request.stream:
-            events = self._asking.calls(asked).stream(asked)
-            return await streamed(visit, events, ResponseStream(said), quiet=_KEEP_ALIVE)
-        answer = await self._asking.calls(asked).answer(asked)
-        headers = {**visit.headers, **answer_headers(answer)}
-        return web.Response(body=said.whole(answer), content_type="application/json", headers=headers)
+        stream = ResponseStream(said) if request.stream else None
+        return await answered(visit, self._asking, asked, of=talk, said=said, as_stream=stream, quiet=_KEEP_ALIVE)

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from aiohttp import web
 
 from services.inference.domain.answer import Answer, Restarted, StreamEvent, TextDelta
 from services.inference.domain.errors import AnswerBrokeOff
-from services.inference.transport.doors.door import Visit, Writes
+from services.inference.transport.doors.conversation import Conversation
+from services.inference.transport.doors.door import Asking, Visit, Writes
 from services.inference.transport.doors.headers import answer_headers
-from services.meshkit.core.errors import Internal
+from services.inference.usecases.asked import Asked
+from services.meshkit.core.errors import Internal, MeshError
 
 #: Pause after which a sign of life is sent, seconds.
 QUIET_SECONDS: Final = 10.0
@@ -40,6 +42,36 @@ async def with_pauses(events: AsyncGenerator[Event], *, seconds: float = QUIET_S
         if not coming.cancelled():
             coming.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
         await events.aclose()
+
+
+class Says(Protocol):
+    """Writes one answer in the dialect of a door, as a whole."""
+
+    def whole(self, answer: Answer) -> bytes:
+        """Writes it."""
+        ...
+
+
+async def answered(
+    visit: Visit, asking: Asking, asked: Asked, *, of: Conversation, said: Says, as_stream: Writes | None, quiet: bytes
+) -> web.StreamResponse:
+    """Makes a call and sends its answer.
+
+    Args:
+        of: what was said, by which a failure names the field at fault.
+        as_stream: writes the answer as it comes; None: it is sent as a whole.
+        quiet: what a stream sends when nothing came for long.
+    Raises: MeshError, as `streamed`.
+    """
+    calls = asking.calls(asked)
+    try:
+        if as_stream is not None:
+            return await streamed(visit, calls.stream(asked), as_stream, quiet=quiet)
+        answer = await calls.answer(asked)
+    except MeshError as failure:
+        raise of.in_dialect(failure) from failure
+    headers = {**visit.headers, **answer_headers(answer)}
+    return web.Response(body=said.whole(answer), content_type="application/json", headers=headers)
 
 
 async def streamed(
