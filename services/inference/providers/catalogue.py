@@ -14,12 +14,15 @@ from typing import Final
 from services.inference.domain.deployment import Adapter, AdapterForm, Capability
 from services.inference.domain.errors import AdapterUnusable
 from services.inference.domain.money_bound import overhead_of
+from services.inference.providers.anthropic.batch import AnthropicBatches
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp
+from services.inference.providers.openai.batch import OpenAiBatches
 from services.inference.providers.openai.chat import OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
 from services.inference.providers.openai.responses import ResponsesProvider
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
+from services.inference.usecases.batch_ports import BatchProvider
 from services.inference.usecases.ports import AdapterClaims, ModelProvider
 from services.meshkit.core.errors import Invalid
 
@@ -36,6 +39,8 @@ class AdapterSpec:
     usual_address: str = ""
     capabilities: frozenset[Capability]
     open: Callable[[ProviderHttp, Endpoint], ModelProvider]
+    #: Opens its batch API; None: it has none.
+    open_batches: Callable[[ProviderHttp, Endpoint], BatchProvider] | None = None
 
 
 def _chat(manners: Manners, *capabilities: Capability, usual_address: str = "") -> AdapterSpec:
@@ -49,7 +54,7 @@ def _chat(manners: Manners, *capabilities: Capability, usual_address: str = "") 
 _ALL: Final = (Capability.JSON_SCHEMA, Capability.IMAGES, Capability.DOCUMENTS)
 _OPENAI: Final = "https://api.openai.com/v1"
 CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
-    Adapter.OPENAI: _chat(OPENAI, *_ALL, usual_address=_OPENAI),
+    Adapter.OPENAI: replace(_chat(OPENAI, *_ALL, usual_address=_OPENAI), open_batches=OpenAiBatches),
     Adapter.OPENAI_RESPONSES: AdapterSpec(
         usual_address=_OPENAI,
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
@@ -61,6 +66,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         usual_address="https://api.anthropic.com",
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=AnthropicProvider,
+        open_batches=AnthropicBatches,
     ),
     Adapter.VLLM: _chat(VLLM, Capability.JSON_SCHEMA),
     Adapter.TGI: _chat(TGI, Capability.JSON_SCHEMA),

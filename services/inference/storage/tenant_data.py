@@ -14,6 +14,8 @@ TENANT_DATA: Final = (
     deleted("rollout_event"),
     deleted("rollout_tally"),
     deleted("bandit_arm"),
+    deleted("model_batch_item"),
+    deleted("model_batch"),
     REQUEST_ID,
     AUDIT_ENTRY,
 )

@@ -10,6 +10,7 @@ from services.inference.providers.openai.chat import Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
+from services.inference.usecases.batch_ports import BatchProvider
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
 from services.meshkit.core.secret import NO_SECRET, Secret
 
@@ -21,15 +22,33 @@ def providers(
 
     Raises: AdapterUnusable: one that is named is not installed.
     """
+    endpoints = _all_endpoints(settings)
+    made = {adapter: _named(adapter, adapters).open(http, endpoint) for adapter, endpoint in endpoints.items()}
+    if settings.stub_enabled:
+        made[Adapter.STUB] = StubProvider()
+    return made
+
+
+def batchers(
+    settings: InferenceSettings, http: ProviderHttp, adapters: Mapping[str, AdapterSpec]
+) -> dict[str, BatchProvider]:
+    """Makes the batch APIs of what is configured, of those that have one."""
+    made: dict[str, BatchProvider] = {}
+    for adapter, endpoint in _all_endpoints(settings).items():
+        opened = _named(adapter, adapters).open_batches
+        if opened is not None:
+            made[adapter] = opened(http, endpoint)
+    return made
+
+
+def _all_endpoints(settings: InferenceSettings) -> dict[str, Endpoint]:
+    """Gives all addresses by adapter."""
     endpoints = _endpoints(settings)
     if settings.anthropic_api_key is not None:
         endpoints[Adapter.ANTHROPIC] = Endpoint(
             base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
         )
-    made = {adapter: _named(adapter, adapters).open(http, endpoint) for adapter, endpoint in endpoints.items()}
-    if settings.stub_enabled:
-        made[Adapter.STUB] = StubProvider()
-    return made
+    return endpoints
 
 
 def _named(adapter: str, adapters: Mapping[str, AdapterSpec]) -> AdapterSpec:

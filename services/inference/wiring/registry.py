@@ -26,7 +26,7 @@ from services.inference.usecases.registry_ports import BeginRegistryWork, Regist
 from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
-from services.inference.wiring.providers import providers
+from services.inference.wiring.providers import batchers, providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
@@ -84,7 +84,11 @@ def known_models(
         registry=registry,
         router=RouteCalls(registry, observe, hop=usual_hop(settings)),
         models=OpenedModels(
-            providers(settings, http, adapters), adapters=adapters, http=to_registered, secrets=news.key
+            providers(settings, http, adapters),
+            adapters=adapters,
+            http=to_registered,
+            secrets=news.key,
+            settled_batches=batchers(settings, http, adapters),
         ),
         repository=repository,
         begin=begin,
