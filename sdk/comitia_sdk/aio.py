@@ -12,6 +12,7 @@ from comitia_sdk.credentials import credentials_of
 from comitia_sdk.nouns.access import AsyncAccess
 from comitia_sdk.nouns.agents import AsyncAgents
 from comitia_sdk.nouns.audit import AsyncAudit
+from comitia_sdk.nouns.batches import AsyncBatches
 from comitia_sdk.nouns.costs import AsyncCosts
 from comitia_sdk.nouns.estimates import AsyncEstimates
 from comitia_sdk.nouns.forecasts import AsyncForecasts
@@ -31,6 +32,7 @@ __all__ = [
     "AsyncAccess",
     "AsyncAgents",
     "AsyncAudit",
+    "AsyncBatches",
     "AsyncClient",
     "AsyncCosts",
     "AsyncEstimates",
@@ -79,6 +81,7 @@ class AsyncClient:
         self.estimates = AsyncEstimates(self._connection)
         self.records = AsyncRecords(self._connection)
         self.models = AsyncModels(self._connection)
+        self.batches = AsyncBatches(self._connection)
         self.policies = AsyncPolicies(self._connection)
         self.memories = AsyncMemories(self._connection)
         self.tools = AsyncTools(self._connection)

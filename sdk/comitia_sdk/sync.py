@@ -217,6 +217,17 @@ class Models(_Blocking[aio.AsyncModels]):
     roll_back = _blocking(aio.AsyncModels.roll_back)
 
 
+class Batches(_Blocking[aio.AsyncBatches]):
+    """Batches of prompts that a provider answers within a day, under law and money."""
+
+    create = _blocking(aio.AsyncBatches.create)
+    get = _blocking(aio.AsyncBatches.get)
+    list = _iterating(aio.AsyncBatches.list)
+    cancel = _blocking(aio.AsyncBatches.cancel)
+    results = _iterating(aio.AsyncBatches.results)
+    watch = _iterating(aio.AsyncBatches.watch)
+
+
 class Policies(_Blocking[aio.AsyncPolicies]):
     """Law: bundles of rules, and what broke them."""
 
@@ -379,6 +390,7 @@ class Client:
         self.estimates = Estimates(self._loop, self._client.estimates)
         self.records = Records(self._loop, self._client.records)
         self.models = Models(self._loop, self._client.models)
+        self.batches = Batches(self._loop, self._client.batches)
         self.policies = Policies(self._loop, self._client.policies)
         self.memories = Memories(self._loop, self._client.memories)
         self.tools = Tools(self._loop, self._client.tools)

@@ -223,6 +223,11 @@ def an_answer_of_a_bandit(world: World) -> str:
     return world.client.models.generate("Say yes.", model=route).hold_id
 
 
+def a_batch(world: World) -> str:
+    """Hands a batch over; gives its id."""
+    return world.client.batches.create({"a": "Why rivers?"}, max_output_tokens=8).batch_id
+
+
 #: A request for each public RPC, made anew for each call.
 REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AccessService/CheckRelation": lambda _: {"user": "user:anna", "relation": "editor", "object": "project:walk"},
@@ -303,6 +308,13 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "MemoryService/ListMemories": lambda world: {"session_id": world.ended_session, "page_size": 1},
     "MemoryService/Recall": lambda world: {"query": "rivers", "session_id": world.ended_session, "recent_turns": 3},
     "MemoryService/Remember": lambda _: {"parts": [{"text": {"text": "Rivers meet."}}], "tags": ["walk"]},
+    "ModelBatchService/CancelModelBatch": lambda world: {"batch_id": a_batch(world)},
+    "ModelBatchService/CreateModelBatch": lambda _: {
+        "items": [{"item_id": "a", "generate": a_prompt(max_output_tokens=8)}]
+    },
+    "ModelBatchService/GetModelBatch": lambda world: {"batch_id": a_batch(world)},
+    "ModelBatchService/ListModelBatchResults": lambda world: {"batch_id": a_batch(world), "page_size": 1},
+    "ModelBatchService/ListModelBatches": lambda _: {"page_size": 1},
     "ModelService/AddModelVersion": lambda world: {"deployment_id": a_model(world), "version": A_VERSION},
     "ModelService/CheckModelVersion": lambda world: {"deployment_id": a_model(world), "version": 1},
     "ModelService/CreateModelDeployment": lambda world: {"name": world.fresh("acme/model"), "version": A_VERSION},

@@ -137,6 +137,8 @@ CHANGED: Final[Mapping[str, Any]] = {
     "BudgetService/SetBudgetLimit": lambda it: {**it, "limit_nano_usd": "50000000001"},
     "ForecastService/SetSpikeRule": lambda it: {**it, "degrade_seconds": 61},
     "BundleService/CreateBundle": lambda it: {**it, "version": "1.0.1"},
+    "ModelBatchService/CancelModelBatch": lambda _: {"batch_id": from_uuid("batch", uuid4())},
+    "ModelBatchService/CreateModelBatch": lambda it: {"items": [{**it["items"][0], "item_id": "b"}]},
     "ModelService/AddModelVersion": lambda it: {**it, "version": {**it["version"], "model": "gpt-4o"}},
     "ModelService/CheckModelVersion": lambda it: {**it, "version": 2},
     "ModelService/CreateModelDeployment": lambda it: {**it, "name": "acme/another"},

@@ -44,7 +44,13 @@ class Process:
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
+        self._running: asyncio.subprocess.Process | None = None
         self.port = 0
+
+    async def ended(self) -> None:
+        """Waits until it has died."""
+        assert self._running is not None
+        await self._running.wait()
 
     @asynccontextmanager
     async def running(self, failpoints: str = "") -> AsyncIterator[grpc.aio.Channel]:
@@ -60,6 +66,7 @@ class Process:
             },
             stdout=asyncio.subprocess.DEVNULL,
         )
+        self._running = process
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
                 await asyncio.wait_for(channel.channel_ready(), 30)

@@ -29,7 +29,7 @@ from comitia.gateway.v1 import (
     tenant_service_pb2,
     user_service_pb2,
 )
-from comitia.inference.v1 import inference_service_pb2, model_service_pb2
+from comitia.inference.v1 import inference_service_pb2, model_batch_service_pb2, model_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import agent_service_pb2, estimate_service_pb2, session_service_pb2
 from comitia.policy.v1 import policy_service_pb2
@@ -38,6 +38,7 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.grpc.errors import to_status
 from tests.support.fake_mesh_access import Access
 from tests.support.fake_mesh_audit import Audit
+from tests.support.fake_mesh_batches import Batches
 from tests.support.fake_mesh_estimates import Estimates
 from tests.support.fake_mesh_forecasts import Forecasts
 from tests.support.fake_mesh_people import People
@@ -59,6 +60,7 @@ _CONTRACTS: Final = (
     inference_service_pb2,
     ledger_service_pb2,
     memory_service_pb2,
+    model_batch_service_pb2,
     model_service_pb2,
     policy_service_pb2,
     pricing_service_pb2,
@@ -108,6 +110,7 @@ class FakeMesh:
     estimates: Estimates = field(default_factory=Estimates)
     forecasts: Forecasts = field(default_factory=Forecasts)
     models: Models = field(default_factory=Models)
+    batches: Batches = field(default_factory=Batches)
     memory: Memory = field(default_factory=Memory)
     tools: Tools = field(default_factory=Tools)
     status: Status = field(default_factory=Status)
@@ -138,6 +141,7 @@ class FakeMesh:
         rooms = (
             *(self.agents, self.sessions, self.identity, self.people, self.tenants, self.law, self.money),
             self.estimates,
+            self.batches,
             *(self.models, self.memory, self.tools, self.status, self.access, self.audit, self.forecasts),
         )
         return next((getattr(room, rpc) for room in rooms if hasattr(room, rpc)), None)

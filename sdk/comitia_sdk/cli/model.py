@@ -8,6 +8,7 @@ import typer
 from comitia_sdk.cli.chat import chat
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.failure import EXIT_REFUSED
+from comitia_sdk.cli.model_batch import app as batch_app
 from comitia_sdk.cli.models import models
 from comitia_sdk.cli.output import Form, FormOption, dollars, moment, show_one, show_rows
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
 app.command("list")(models)
 app.command()(chat)
+app.add_typer(batch_app, name="batch")
 
 RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Id, `rollout_…`.")]
 #: Between the name of a model and the number of its version.

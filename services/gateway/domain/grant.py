@@ -1,5 +1,6 @@
 """A grant: permission to go on working for a caller after its call has ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -11,6 +12,8 @@ from services.meshkit.core.ids import from_uuid
 
 GRANT_PREFIX: Final = "grant"
 RUN_PREFIX: Final = "run"
+#: What a grant may be for, by the service that asks: the orchestrator works on runs, inference on providers' batches.
+PREFIX_OF_PEER: Final[Mapping[str | None, str]] = {"orchestrator": RUN_PREFIX, "inference": "batch"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Grant:
 
     id: UUID
     tenant: TenantId
+    #: The run, or the batch of a provider: ids of both are never the same.
     run: UUID
     #: Who stands behind it, `key_…`, `svc_…` or `user_…`; when they end, so does the grant.
     subject: str
@@ -53,9 +57,11 @@ class Grant:
     create_time: datetime
     revoke_time: datetime | None = None
 
-    def principal(self, standing: Standing, *, run: UUID, now: datetime) -> Principal:
+    def principal(self, standing: Standing, *, run: UUID, now: datetime, prefix: str = RUN_PREFIX) -> Principal:
         """Gives the identity in which the run may act now.
 
+        Args:
+            prefix: of the id that the token names, that of a run or of a batch.
         Raises: GrantInvalid: revoked, for another run, or whoever stands behind it no longer works.
         """
         revoked = self.revoke_time is not None or run != self.run
@@ -67,7 +73,7 @@ class Grant:
             roles=self.roles & standing.roles,
             project=self.project,
             scopes=self.scopes,
-            run_id=from_uuid(RUN_PREFIX, self.run),
+            run_id=from_uuid(prefix, self.run),
             api_key=self.api_key,
             email=standing.email,
             roles_time=None if standing.roles_time is None else standing.roles_time.timestamp(),

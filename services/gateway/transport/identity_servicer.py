@@ -10,7 +10,7 @@ from comitia.gateway.v1.identity_service_pb2_grpc import (
     IdentityServiceServicer,
     add_IdentityServiceServicer_to_server,
 )
-from services.gateway.domain.grant import GRANT_PREFIX, RUN_PREFIX
+from services.gateway.domain.grant import GRANT_PREFIX, PREFIX_OF_PEER, RUN_PREFIX
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.tenant import TENANT_PREFIX
 from services.gateway.transport import convert
@@ -27,7 +27,7 @@ from services.gateway.usecases.service_accounts import CreateServiceAccount, Dis
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.paging import clamp_page_size, decode_id_place, one_page
-from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.call import caller_of, peer_of
 from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
 
@@ -165,13 +165,16 @@ class IdentityServicer(IdentityServiceServicer):
         )
 
     async def IssueGrant(self, request: pb.IssueGrantRequest, context: Any) -> pb.IssueGrantResponse:
-        grant = await self._issue_grant(caller_of(context), to_uuid(request.run_id, RUN_PREFIX, field="run_id"))
+        prefix = PREFIX_OF_PEER.get(peer_of(context), RUN_PREFIX)
+        grant = await self._issue_grant(caller_of(context), to_uuid(request.run_id, prefix, field="run_id"))
         return pb.IssueGrantResponse(grant_id=from_uuid(GRANT_PREFIX, grant))
 
     async def ExchangeGrant(self, request: pb.ExchangeGrantRequest, context: Any) -> pb.ExchangeGrantResponse:
+        prefix = PREFIX_OF_PEER.get(peer_of(context), RUN_PREFIX)
         token = await self._exchange_grant(
             to_uuid(request.grant_id, GRANT_PREFIX, field="grant_id"),
-            run=to_uuid(request.run_id, RUN_PREFIX, field="run_id"),
+            run=to_uuid(request.run_id, prefix, field="run_id"),
+            prefix=prefix,
         )
         return pb.ExchangeGrantResponse(access_token=token.token, expire_time=convert.timestamp(token.expire_time))
 

@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.errors import GrantInvalid
-from services.gateway.domain.grant import GRANT_PREFIX
+from services.gateway.domain.grant import GRANT_PREFIX, RUN_PREFIX
 from services.gateway.usecases.exchange_api_key import AccessToken
 from services.gateway.usecases.ports import IdentityDirectory, TokenSigner
 from services.meshkit.core.clock import Clock
@@ -26,14 +26,19 @@ class ExchangeGrant:
         self._clock = clock
         self._ids = ids
 
-    async def __call__(self, grant_id: UUID, *, run: UUID) -> AccessToken:
-        """Raises: GrantInvalid, TenantSuspended."""
+    async def __call__(self, grant_id: UUID, *, run: UUID, prefix: str = RUN_PREFIX) -> AccessToken:
+        """Gives a token that names what the grant is for.
+
+        Args:
+            prefix: of the id that it names.
+        Raises: GrantInvalid, TenantSuspended.
+        """
         found = await self._directory.grant(grant_id)
         if found is None:
             raise GrantInvalid
         grant, standing, tenant = found
         now = self._clock.now()
-        principal = grant.principal(standing, run=run, now=now)
+        principal = grant.principal(standing, run=run, now=now, prefix=prefix)
         if tenant is not TenantState.ACTIVE:
             raise TenantSuspended
         ends = now + TOKEN_LIFE if standing.expire_time is None else min(now + TOKEN_LIFE, standing.expire_time)

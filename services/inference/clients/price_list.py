@@ -43,6 +43,10 @@ class CostPriceList:
                 found[deployment.full_name] = rates
         return found
 
+    async def has_own(self, principal: Principal, provider: str, model: str) -> bool:
+        """See `BatchPrices.has_own`."""
+        return name_key(provider, model) in await self._models_of(principal, provider)
+
     async def _models_of(self, principal: Principal, provider: str) -> dict[NameKey, TokenRates]:
         asked_at, models = self._models.get(provider, (0.0, dict[NameKey, TokenRates]()))
         now = self._clock.monotonic()

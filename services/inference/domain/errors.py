@@ -4,17 +4,21 @@ MeshError
 ├── Invalid ─────────┬── ContextTooLong            CONTEXT_TOO_LONG
 │                    └── MediaInvalid              MEDIA_INVALID
 ├── NotFound ────────┬── ModelNotFound             MODEL_NOT_FOUND
-│                    └── RolloutNotFound           ROLLOUT_NOT_FOUND
+│                    ├── RolloutNotFound           ROLLOUT_NOT_FOUND
+│                    └── BatchNotFound             BATCH_NOT_FOUND
 ├── Precondition ─┬───── NoModelConfigured         NO_MODEL_CONFIGURED
 │                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
 │                 ├───── AdapterUnusable           ADAPTER_UNUSABLE
 │                 ├───── RolloutDecided            ROLLOUT_DECIDED
+│                 ├───── BatchEnded                BATCH_ENDED
+│                 ├───── PatientWorkUnsupported    PATIENT_WORK_UNSUPPORTED
 │                 ├───── EgressRefused             EGRESS_REFUSED         ┐
 │                 ├───── OutputInvalid             OUTPUT_INVALID         │
 │                 └───── ProviderRefused           PROVIDER_REFUSED       │
 ├── Exhausted ─────────┬ TooManyRegistered         TOO_MANY_REGISTERED    │
+│                      │ TooManyBatches            TOO_MANY_BATCHES       │
 │                      │ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
 │                      │ AnswerBrokeOff            ANSWER_BROKE_OFF
@@ -63,6 +67,42 @@ class RolloutNotFound(NotFound):
 
     def __init__(self, rollout_id: str) -> None:
         super().__init__("rollout", rollout_id)
+
+
+class BatchNotFound(NotFound):
+    """The tenant has no such batch."""
+
+    reason = "BATCH_NOT_FOUND"
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__("batch", batch_id)
+
+
+class BatchEnded(Precondition):
+    """The batch has come to its end: there is nothing to cancel."""
+
+    reason = "BATCH_ENDED"
+
+    def __init__(self, batch_id: str, *, state: str) -> None:
+        super().__init__(f"the batch {batch_id!r} is {state} already", batch_id=batch_id, state=state)
+
+
+class PatientWorkUnsupported(Precondition):
+    """The model does no batches, or cannot be told this in one. Ask it call by call, or another one."""
+
+    reason = "PATIENT_WORK_UNSUPPORTED"
+
+    def __init__(self, deployment: str, field: str, sentence: str) -> None:
+        super().__init__(f"{field}: {deployment} {sentence}", deployment=deployment, field=field)
+
+
+class TooManyBatches(Exhausted):
+    """The tenant has as many open batches as it may. Wait until one has ended, or cancel one."""
+
+    reason = "TOO_MANY_BATCHES"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"at most {most} batches of a tenant are open at once", most=most)
 
 
 class TooManyRegistered(Exhausted):

@@ -14,8 +14,10 @@ from typing import Final
 from services.inference.domain.deployment import Adapter, AdapterForm, Capability
 from services.inference.domain.errors import AdapterUnusable
 from services.inference.domain.money_bound import overhead_of
+from services.inference.providers.anthropic.batch import AnthropicBatches
 from services.inference.providers.anthropic.messages import AnthropicProvider, anthropic_headers
 from services.inference.providers.http import ProviderHttp
+from services.inference.providers.openai.batch import OpenAiBatches
 from services.inference.providers.openai.chat import AZURE, OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
 from services.inference.providers.openai.responses import ResponsesProvider
@@ -29,6 +31,7 @@ from services.inference.providers.sdk_form import (
     responses_client,
 )
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
+from services.inference.usecases.batch_ports import BatchProvider
 from services.inference.usecases.ports import AdapterClaims, ModelProvider, ProbedProvider
 from services.meshkit.core.errors import Invalid
 
@@ -61,6 +64,8 @@ class AdapterSpec:
 
     #: Opens what looks at a deployment without a prompt; None: it is asked only, never looked at.
     probe: Callable[[ProviderHttp, Endpoint], ProbedProvider] | None = None
+    #: Opens its batch API; None: it has none.
+    open_batches: Callable[[ProviderHttp, Endpoint], BatchProvider] | None = None
 
 
 def _chat(
@@ -78,7 +83,9 @@ def _chat(
 _ALL: Final = (Capability.JSON_SCHEMA, Capability.IMAGES, Capability.DOCUMENTS)
 _OPENAI: Final = "https://api.openai.com/v1"
 CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
-    Adapter.OPENAI: _chat(OPENAI, *_ALL, usual_address=_OPENAI, client=chat_client),
+    Adapter.OPENAI: replace(
+        _chat(OPENAI, *_ALL, usual_address=_OPENAI, client=chat_client), open_batches=OpenAiBatches
+    ),
     Adapter.OPENAI_RESPONSES: AdapterSpec(
         usual_address=_OPENAI,
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
@@ -93,6 +100,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         open=AnthropicProvider,
         open_sdk=partial(LoadedLate, load=messages_client),
         probe=partial(ModelsList, path="/v1/models", headers=anthropic_headers),
+        open_batches=AnthropicBatches,
     ),
     Adapter.VLLM: _chat(VLLM, Capability.JSON_SCHEMA),
     Adapter.TGI: _chat(TGI, Capability.JSON_SCHEMA),

@@ -157,6 +157,51 @@ class ProviderHttp:
         except (aiohttp.ClientError, ConnectionError) as cause:
             raise failures.cut_off(deployment) from cause
 
+    async def lines(
+        self,
+        deployment: str,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        seconds: float,
+        data: bytes | aiohttp.FormData | None = None,
+        most_bytes: int = MAX_BODY_BYTES,
+    ) -> AsyncGenerator[bytes]:
+        """Asks for what is no answer of a model, such as how far a batch is, and gives it line by line.
+
+        Prompts leave by it only as a batch, each with a hold of its own: whoever sends them has a clearance for each.
+
+        Args:
+            seconds: longest time until the end.
+            most_bytes: longest body.
+        Raises: ProviderFailure.
+        """
+        received, rest = 0, b""
+        asked = {"user-agent": "comitia-inference", **headers}
+        if isinstance(data, bytes):
+            asked["content-type"] = "application/json"
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.request(method, url, data=data, headers=asked, allow_redirects=False) as response,
+            ):
+                await self._raise_for_status(deployment, url, response)
+                async for chunk in response.content.iter_any():
+                    received += len(chunk)
+                    if received > most_bytes or len(rest) > MAX_BODY_BYTES:
+                        raise failures.garbage(deployment)
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    for line in whole:
+                        yield line
+            yield rest
+        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
+            raise _not_connected(deployment, url, cause) from cause
+        except TimeoutError as cause:
+            raise failures.timed_out(deployment) from cause
+        except (aiohttp.ClientError, ConnectionError) as cause:
+            raise failures.cut_off(deployment) from cause
+
     def _post(
         self, url: str, headers: Mapping[str, str], body: bytes, clearance: Clearance
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:

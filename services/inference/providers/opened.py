@@ -8,6 +8,7 @@ from services.inference.domain.errors import AdapterUnusable
 from services.inference.providers.catalogue import AdapterSpec
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import Endpoint
+from services.inference.usecases.batch_ports import BatchProvider
 from services.inference.usecases.ports import ModelProvider, ProbedProvider
 from services.meshkit.core.secret import Secret
 
@@ -16,7 +17,9 @@ _MOST_OPEN: Final = 1_000
 
 
 class OpenedModels:
-    """Implements `OpenModels`. A provider has no connection of its own, so none is left behind by one that is closed.
+    """Implements `OpenModels` and `OpenBatches`.
+
+    A provider has no connection of its own, so none is left behind by one that is closed.
 
     Args:
         settled: providers of the settings, by adapter.
@@ -24,6 +27,7 @@ class OpenedModels:
         adapters: what registered versions may name.
         http: what registered versions are asked by.
         secrets: gives the key of a registered version.
+        settled_batches: batch APIs of the settings, by adapter.
     """
 
     def __init__(
@@ -34,9 +38,11 @@ class OpenedModels:
         adapters: Mapping[str, AdapterSpec],
         http: ProviderHttp,
         secrets: Callable[[DeploymentVersion], Secret],
+        settled_batches: Mapping[str, BatchProvider],
     ) -> None:
         self._settled = settled
         self._looked_at = looked_at
+        self._settled_batches = settled_batches
         self._adapters = adapters
         self._http = http
         self._secrets = secrets
@@ -61,6 +67,15 @@ class OpenedModels:
             return self._looked_at.get(version.adapter)
         spec = self._spec(version)
         return None if spec.probe is None else spec.probe(self._http, _endpoint(spec, version, self._secrets(version)))
+
+    def batcher(self, version: DeploymentVersion) -> BatchProvider | None:
+        """See `OpenBatches.batcher`. Asked rarely, so none is kept."""
+        if not version.version:
+            return self._settled_batches.get(version.adapter)
+        spec = self._spec(version)
+        if spec.open_batches is None:
+            return None
+        return spec.open_batches(self._http, _endpoint(spec, version, self._secrets(version)))
 
     def _made(self, version: DeploymentVersion, key: Secret) -> ModelProvider:
         spec = self._spec(version)

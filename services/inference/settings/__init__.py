@@ -3,6 +3,7 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.inference.settings.batches import BatchSettings
 from services.inference.settings.doors import DoorSettings
 from services.inference.settings.providers import ProviderSettings
 from services.inference.settings.registry import RegistrySettings
@@ -10,7 +11,9 @@ from services.inference.settings.reliability import ReliabilitySettings
 from services.inference.settings.routing import RoutingSettings
 
 
-class InferenceSettings(ProviderSettings, RegistrySettings, ReliabilitySettings, RoutingSettings, DoorSettings):
+class InferenceSettings(
+    ProviderSettings, RegistrySettings, ReliabilitySettings, RoutingSettings, DoorSettings, BatchSettings
+):
     """Read once from `COMITIA_INFERENCE_…`. Each part of the service has its own in a file beside this one."""
 
     model_config = SettingsConfigDict(

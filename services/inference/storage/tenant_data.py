@@ -16,6 +16,8 @@ TENANT_DATA: Final = (
     deleted("bandit_arm"),
     deleted("learnt_answer"),
     deleted("model_comparison"),
+    deleted("model_batch_item"),
+    deleted("model_batch"),
     REQUEST_ID,
     AUDIT_ENTRY,
 )

@@ -8,13 +8,17 @@ from functools import partial
 from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub
 from comitia.guard_table import GUARDS
 from comitia.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from comitia.inference.v1.model_batch_service_pb2_grpc import add_ModelBatchServiceServicer_to_server
 from comitia.inference.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from comitia.policy.v1 import policy_pb2
 from services.inference.chain import configured
+from services.inference.clients.batch_holds import CostBatchHolds
+from services.inference.clients.batch_tokens import BatchGrants
 from services.inference.clients.hold_client import CostHoldClient
 from services.inference.clients.price_list import CostPriceList
 from services.inference.providers.http import provider_http
 from services.inference.settings import InferenceSettings
+from services.inference.storage.batch_repository import BatchRepository
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.comparison_records import SqlComparisonRecords
 from services.inference.storage.kept_vectors import SqlKeptVectors
@@ -25,6 +29,7 @@ from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.claims import Claims
+from services.inference.wiring.batches import batches
 from services.inference.wiring.core import core
 from services.inference.wiring.doors import doors
 from services.inference.wiring.registry import known_models, model_servicer
@@ -88,6 +93,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         CallsInFlight(most=settings.max_model_calls + settings.max_waiting_calls) as in_flight,
     ):
         holds = CostHoldClient(to_money, ids=ids)
+        law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
         prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
         deployments = configured(settings)
         known = known_models(
@@ -109,7 +115,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             deployments=deployments,
             known=known,
             http=http,
-            law=PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE),
+            law=law,
             holds=holds,
             prices=prices,
             calls=calls,
@@ -133,12 +139,25 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             clock=clock,
             ids=ids,
         )
+        patient = batches(
+            settings,
+            known=known,
+            repository=BatchRepository(app, maintenance, keys=sealed.keys),
+            tokens=BatchGrants(to_gateway, clock=clock),
+            law=law,
+            holds=CostBatchHolds(to_money, ids=ids),
+            prices=prices,
+            tenants=guard.feed,
+            clock=clock,
+            ids=ids,
+        )
         yield Server(
             name="inference",
             listen=settings.listen,
             registrations=(
                 partial(add_InferenceServiceServicer_to_server, asking.servicer),
                 partial(add_ModelServiceServicer_to_server, models),
+                partial(add_ModelBatchServiceServicer_to_server, patient.servicer),
                 TenantData(TenantRows("inference", maintenance, TENANT_DATA), tenants=guard.feed).registration,
                 *guard.registrations,
             ),
@@ -149,6 +168,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                 *asking.background,
                 claims,
                 *known.background,
+                patient.poll,
                 Sweep(
                     calls=calls,
                     holds=holds,

@@ -10,6 +10,7 @@ from services.inference.providers.openai.chat import Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
+from services.inference.usecases.batch_ports import BatchProvider
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider, ProbedProvider
 from services.meshkit.core.secret import NO_SECRET, Secret
 
@@ -29,6 +30,18 @@ def providers(
     }
     if settings.stub_enabled:
         made[Adapter.STUB] = StubProvider()
+    return made
+
+
+def batchers(
+    settings: InferenceSettings, http: ProviderHttp, adapters: Mapping[str, AdapterSpec]
+) -> dict[str, BatchProvider]:
+    """Makes the batch APIs of what is configured, of those that have one."""
+    made: dict[str, BatchProvider] = {}
+    for adapter, endpoint in _all_endpoints(settings).items():
+        opened = _named(adapter, adapters).open_batches
+        if opened is not None:
+            made[adapter] = opened(http, endpoint)
     return made
 
 

@@ -34,7 +34,7 @@ from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
 from services.inference.usecases.shadow import Shadows
-from services.inference.wiring.providers import probers, providers
+from services.inference.wiring.providers import batchers, probers, providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
@@ -109,6 +109,7 @@ def known_models(
             adapters=adapters,
             http=to_registered,
             secrets=news.key,
+            settled_batches=batchers(settings, http, adapters),
         ),
         repository=repository,
         begin=begin,

@@ -15,8 +15,8 @@ from services.meshkit.core.once import request_uuid
 
 #: Prefix of the run ids of calls that no run makes.
 DIRECT: Final = "direct"
-#: How the ids begin that the mesh makes: of runs, and of direct calls without an id.
-_MADE_BY_THE_MESH: Final = ("run_", f"{DIRECT}_")
+#: How the ids begin that the mesh makes: of runs, of batches, and of direct calls without an id.
+_MADE_BY_THE_MESH: Final = ("run_", "batch_", f"{DIRECT}_")
 #: The service that makes the calls of runs.
 _RUNS: Final = "orchestrator"
 _MOST_NAME: Final = 128

@@ -689,3 +689,39 @@ def test_a_comparison_and_a_quality_are_told(comitia: Comitia) -> None:
     assert "97.5 %" in table
     assert "0.80 s, 0.40 s" in table
     assert comitia("model", "quality", "hold_1", "0.9").out == ""
+
+
+def test_a_batch_is_handed_over_waited_for_and_read(comitia: Comitia, mesh: FakeMesh, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    whole = {"messages": [{"role": "MESSAGE_ROLE_USER", "parts": [{"text": {"text": "ferries?"}}]}]}
+    lines = [{"item_id": "a", "prompt": "trams?", "max_output_tokens": 8}, {"item_id": "b", "generate": whole}]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n", encoding="utf-8")
+    submitted = comitia("model", "batch", "submit", str(path), "--model", "openai/gpt-4o-mini", "--wait")
+    assert "2 of 2" in submitted.out
+    assert "ended  2 of 2" in submitted.err
+    assert mesh.batches.items["batch_1"][0].generate.max_output_tokens == 8
+    assert "batch_1" in comitia("model", "batch", "list").out
+    assert "2 of 2" in comitia("model", "batch", "show", "batch_1").out
+    assert "heard: ferries?" in comitia("model", "batch", "results", "batch_1").out
+    read = comitia("model", "batch", "results", "batch_1", "-o", "json").out.splitlines()
+    assert [json.loads(line)["item_id"] for line in read] == ["a", "b"]
+    comitia("model", "batch", "submit", str(path))
+    assert "cancelling" in comitia("model", "batch", "cancel", "batch_2").out
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("[]", "1: is no JSON object"),
+        ('{"prompt": "why"}', "1: needs an `item_id`"),
+        ('{"item_id": "a"}', "1: needs a `prompt`, or `generate`"),
+        ('{"item_id": "a", "prompt": "why", "model": "x"}', "1: does not take 'model'"),
+        ('{"item_id": "a", "generate": {"nothing": 1}}', "1: generate: "),
+        ('{"item_id": "a", "prompt": "why"}\n{"item_id": "a", "prompt": "who"}', "2: the id 'a' stands twice"),
+        ("", "holds no prompt"),
+    ],
+)
+def test_a_file_of_prompts_is_refused_by_its_line(comitia: Comitia, tmp_path: Path, line: str, fault: str) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(line, encoding="utf-8")
+    assert fault in comitia("model", "batch", "submit", str(path), code=1).err

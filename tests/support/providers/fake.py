@@ -23,6 +23,7 @@ from aiohttp import web
 
 from services.inference.providers.http import HOLD_HEADER
 from tests.support.held_calls import Ledger, held_calls
+from tests.support.providers.batches import FakeBatches, batch_routes
 
 KEY = "sk-test-key"
 Dialect = Literal["openai", "responses", "anthropic"]
@@ -141,6 +142,7 @@ class FakeProvider:
         #: What those are answered who only look which models there are, and what they sent; no call, and not metered.
         self.look_status = 200
         self.looks: list[dict[str, str]] = []
+        self.batches = FakeBatches(self)
 
     @property
     def openai_base_url(self) -> str:
@@ -177,6 +179,7 @@ class FakeProvider:
                 web.post("/behave", self._behave),
                 web.post("/release", self._release),
                 web.post("/ledger", self._ledger),
+                *batch_routes(lambda: self.batches),
             ]
         )
         return application
@@ -292,17 +295,28 @@ class FakeProvider:
         body: dict[str, Any] = await request.json()
         headers = {name.lower(): text for name, text in request.headers.items()}
         served = Served(dialect, body["model"], body, headers, hold_id=headers.get(HOLD_HEADER, ""))
+        await self.hold_for(served)
+        return served
+
+    async def hold_for(self, served: Served) -> None:
+        """Looks whether a prompt is paid for, and counts it."""
         if self.ledger is not None:
             used = served.hold_id in self.used
             self.used.add(served.hold_id)
             served.held = not used and await self.ledger(served.hold_id)
         self.meter.calls.append(served)
         await self._tell()
-        return served
 
     async def _tell(self) -> None:
         async with self.news:
             self.news.notify_all()
+
+    def take(self, served: Served) -> Behaviour:
+        """Gives what is to be done with a prompt, and counts what it takes."""
+        behaviour = self._take(served)
+        if behaviour.status == 200:
+            self._count(served, behaviour)
+        return behaviour
 
     def _take(self, served: Served) -> Behaviour:
         if not served.held:

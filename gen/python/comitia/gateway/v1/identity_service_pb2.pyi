@@ -632,7 +632,7 @@ class IssueGrantRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Run that the grant is for, `run_…`. Required."""
+    """Run that the grant is for, `run_…`; for inference the batch, `batch_…`. Required."""
     def __init__(
         self,
         *,
@@ -675,7 +675,7 @@ class ExchangeGrantRequest(_message.Message):
     grant_id: _builtins.str
     """Which grant, `grant_…`. Required."""
     run_id: _builtins.str
-    """The run it was issued for. Required; another run is UNAUTHENTICATED/GRANT_INVALID."""
+    """The run or batch it was issued for. Required; another is UNAUTHENTICATED/GRANT_INVALID."""
     def __init__(
         self,
         *,
@@ -697,7 +697,7 @@ class ExchangeGrantResponse(_message.Message):
     ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     access_token: _builtins.str
-    """Access token with the grantor's tenant, roles and project, bound to the run."""
+    """Access token with the grantor's tenant, roles and project, bound to the run or batch."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When the token stops working."""

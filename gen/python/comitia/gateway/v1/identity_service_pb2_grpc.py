@@ -215,7 +215,8 @@ class IdentityServiceServicer:
 
     def IssueGrant(self, request, context):
         """Stores a grant: permission to go on working for the caller after the call has ended.
-        Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
+        Internal, so without `google.api.http`: only the orchestrator, for runs, and inference, for batches of a provider,
+        start work that outlives its caller.
 
         Idempotent per `run_id`.
         Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).

@@ -95,7 +95,8 @@ class IdentityServiceStub:
     """
     IssueGrant: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.IssueGrantRequest, _identity_service_pb2.IssueGrantResponse]
     """Stores a grant: permission to go on working for the caller after the call has ended.
-    Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
+    Internal, so without `google.api.http`: only the orchestrator, for runs, and inference, for batches of a provider,
+    start work that outlives its caller.
 
     Idempotent per `run_id`.
     Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
@@ -175,7 +176,8 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """
     IssueGrant: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.IssueGrantRequest, _identity_service_pb2.IssueGrantResponse]  # type: ignore[assignment]
     """Stores a grant: permission to go on working for the caller after the call has ended.
-    Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
+    Internal, so without `google.api.http`: only the orchestrator, for runs, and inference, for batches of a provider,
+    start work that outlives its caller.
 
     Idempotent per `run_id`.
     Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
@@ -324,7 +326,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.IssueGrantResponse, _abc.Awaitable[_identity_service_pb2.IssueGrantResponse]]:
         """Stores a grant: permission to go on working for the caller after the call has ended.
-        Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
+        Internal, so without `google.api.http`: only the orchestrator, for runs, and inference, for batches of a provider,
+        start work that outlives its caller.
 
         Idempotent per `run_id`.
         Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
