@@ -6,7 +6,7 @@ Most ship with the mesh. A package that is installed beside it adds its own by a
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
