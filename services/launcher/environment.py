@@ -176,6 +176,8 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     if service == "inference":
         settings["DOORS_LISTEN"] = f"127.0.0.1:{facts.ports[DOORS]}"
         settings["REGISTRY_PATH"] = str(data.registry)
+        # There is one replica: when it dies, its own next start is all that waits for its calls.
+        settings["CLAIM_SECONDS"] = "2"
     if service == "inference" and facts.local_model_url is not None:
         settings["LOCAL_MODEL_URL"] = facts.local_model_url
     if service == "memory" and facts.milvus_url is not None:
