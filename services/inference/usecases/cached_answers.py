@@ -54,13 +54,20 @@ class CachedAnswers:
         self._near = near
         self._making: dict[CacheKey, BeingMade] = {}
 
+    def looks_up(self, asked: Asked, plan: Plan) -> bool:
+        """Says whether a call may be given a kept answer."""
+        return self._seconds_of(plan) > 0 and asked.policy.cache is CacheUse.DEFAULT
+
+    def _seconds_of(self, plan: Plan) -> float:
+        return self._seconds if plan.route is None else plan.route.cache_seconds
+
     @asynccontextmanager
     async def turn(self, asked: Asked, plan: Plan, before: Awaitable[Verdict]) -> AsyncGenerator[Turn]:
         """Gives a kept answer, or has the call made in the block, which notes its answer on the turn.
 
         What the law stops or rewrites is neither looked up nor kept.
         """
-        seconds = self._seconds if plan.route is None else plan.route.cache_seconds
+        seconds = self._seconds_of(plan)
         least = 0.0 if plan.route is None else plan.route.semantic_threshold
         async with self._equal(asked, plan, before, seconds=seconds) as turn:
             looked = turn.answer is None and turn.verdict is not None

@@ -12,6 +12,7 @@ from services.inference.domain.answer import Answer, TextDelta
 from services.inference.domain.call import RecordedCall
 from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.output_format import OutputKind
+from services.inference.domain.route import Plan
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import judged_before
 from services.inference.usecases.cached_answers import CachedAnswers
@@ -69,7 +70,7 @@ class ModelCall:
             first = self._chain.first_asked(plan)
             async with (
                 self._judging(asked, first.version) as before,
-                self._paid_ahead(asked, first.version),
+                self._paid_ahead(asked, plan, first.version),
                 self._claims.claim(asked) as claimed,
             ):
                 if isinstance(claimed, RecordedCall):
@@ -95,8 +96,11 @@ class ModelCall:
                 release(TextDelta(rest))
             return answer
 
-    def _paid_ahead(self, asked: Asked, first: DeploymentVersion) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._holds_ahead is None else self._holds_ahead.ahead(asked, first)
+    def _paid_ahead(self, asked: Asked, plan: Plan, first: DeploymentVersion) -> AbstractAsyncContextManager[None]:
+        """Begins to hold money. A kept answer needs none: where there may be one, money is held once there is not."""
+        if self._holds_ahead is None or self._cached.looks_up(asked, plan):
+            return nullcontext()
+        return self._holds_ahead.ahead(asked, first)
 
     @asynccontextmanager
     async def _judging(self, asked: Asked, first: DeploymentVersion) -> AsyncGenerator[Awaitable[Verdict]]:
