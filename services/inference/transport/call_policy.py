@@ -29,8 +29,8 @@ _CACHE: Final = {
     generation_pb2.CACHE_USE_NO: CacheUse.NO,
     generation_pb2.CACHE_USE_REFRESH: CacheUse.REFRESH,
 }
-#: What nothing obeys yet: refused rather than passed over.
-_UNBUILT: Final = ("hedge_after",)
+#: Longest time after which a second one is asked, seconds.
+_MOST_HEDGE: Final = 300.0
 #: Longest `sticky_key`, bytes.
 _MOST_KEY: Final = 255
 
@@ -38,11 +38,11 @@ _MOST_KEY: Final = 255
 def policy_of(policy: generation_pb2.CallPolicy) -> CallPolicy:
     """Reads a policy.
 
-    Raises: Invalid, naming the field: a value that is none, or one that is not taken yet.
+    Raises: Invalid, naming the field: a value that is none.
     """
-    for descriptor, _ in policy.ListFields():
-        if descriptor.name in _UNBUILT:
-            raise Invalid(f"policy.{descriptor.name}", "is not taken yet")
+    hedge = policy.hedge_after.seconds + policy.hedge_after.nanos / 1e9 if policy.HasField("hedge_after") else None
+    if hedge is not None and not 0 < hedge <= _MOST_HEDGE:
+        raise Invalid("policy.hedge_after", f"must be above 0 and at most {_MOST_HEDGE:.0f} s")
     if policy.mid_stream not in _MID_STREAM:
         raise Invalid("policy.mid_stream", "is not known")
     if policy.on_disconnect not in _ON_DISCONNECT:
@@ -57,6 +57,7 @@ def policy_of(policy: generation_pb2.CallPolicy) -> CallPolicy:
         mid_stream=_MID_STREAM[policy.mid_stream],
         on_disconnect=_ON_DISCONNECT[policy.on_disconnect],
         work_class=_WORK_CLASS[policy.work_class],
+        hedge_seconds=hedge,
         cache=_CACHE[policy.cache],
         sticky_key=policy.sticky_key,
     )
