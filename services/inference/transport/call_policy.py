@@ -28,8 +28,8 @@ _CACHE: Final = {
 }
 Number = TypeVar("Number", bound=int)
 Value = TypeVar("Value")
-#: What nothing obeys yet: refused rather than passed over.
-_UNBUILT: Final = ("hedge_after",)
+#: Longest time after which a second one is asked, seconds.
+_MOST_HEDGE: Final = 300.0
 #: Longest `sticky_key`, bytes.
 _MOST_KEY: Final = 255
 
@@ -40,17 +40,18 @@ def policy_of(policy: generation_pb2.CallPolicy, *, usual: CallPolicy = USUAL, f
     Args:
         usual: what holds where it says nothing.
         field: where it stands.
-    Raises: Invalid, naming the field: a value that is none, or one that is not taken yet.
+    Raises: Invalid, naming the field: a value that is none.
     """
-    for descriptor, _ in policy.ListFields():
-        if descriptor.name in _UNBUILT:
-            raise Invalid(f"{field}.{descriptor.name}", "is not taken yet")
+    hedge = policy.hedge_after.seconds + policy.hedge_after.nanos / 1e9 if policy.HasField("hedge_after") else None
+    if hedge is not None and not 0 < hedge <= _MOST_HEDGE:
+        raise Invalid(f"{field}.hedge_after", f"must be above 0 and at most {_MOST_HEDGE:.0f} s")
     if len(policy.sticky_key.encode()) > _MOST_KEY:
         raise Invalid(f"{field}.sticky_key", f"must be at most {_MOST_KEY} bytes")
     return CallPolicy(
         mid_stream=_said(_MID_STREAM, policy.mid_stream, usual.mid_stream, f"{field}.mid_stream"),
         on_disconnect=_said(_ON_DISCONNECT, policy.on_disconnect, usual.on_disconnect, f"{field}.on_disconnect"),
         work_class=_said(_WORK_CLASS, policy.work_class, usual.work_class, f"{field}.work_class"),
+        hedge_seconds=usual.hedge_seconds if hedge is None else hedge,
         cache=_said(_CACHE, policy.cache, usual.cache, f"{field}.cache"),
         sticky_key=policy.sticky_key,
     )
@@ -58,12 +59,15 @@ def policy_of(policy: generation_pb2.CallPolicy, *, usual: CallPolicy = USUAL, f
 
 def policy_to_proto(policy: CallPolicy) -> generation_pb2.CallPolicy:
     """Writes a policy."""
-    return generation_pb2.CallPolicy(
+    written = generation_pb2.CallPolicy(
         mid_stream=_written(_MID_STREAM, policy.mid_stream),
         on_disconnect=_written(_ON_DISCONNECT, policy.on_disconnect),
         work_class=_written(_WORK_CLASS, policy.work_class),
         cache=_written(_CACHE, policy.cache),
     )
+    if policy.hedge_seconds is not None:
+        written.hedge_after.FromMicroseconds(round(policy.hedge_seconds * 1_000_000))
+    return written
 
 
 def _said(values: Mapping[Number, Value], number: Number, usual: Value, field: str) -> Value:

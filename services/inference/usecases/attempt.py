@@ -129,11 +129,18 @@ class Attempt:
         self._hold_id = ""
         self._usage_known = True
         self._sent_ns = self._first_ns = self._ended_ns = 0
+        #: Set when the provider is asked.
+        self.sent = asyncio.Event()
 
     @property
     def released(self) -> str:
         """All text that the caller has seen when this attempt ends, what it continues included."""
         return self._gate.released
+
+    @property
+    def answers(self) -> bool:
+        """True once something came of the provider's answer. One that comes in one piece comes with its end."""
+        return self._first_ns > 0
 
     def note(self, reason: str) -> AttemptNote:
         """Says what became of the attempt.
@@ -174,6 +181,7 @@ class Attempt:
         async with self._cleared() as (prompt, before, clearance):
             label = self._prompt.label(model=self._deployment.model)
             self._sent_ns = self._ended_ns = time.perf_counter_ns()
+            self.sent.set()
             try:
                 finished = await self._receive(prompt, clearance, label, release)
             finally:
@@ -335,6 +343,11 @@ class Attempt:
         fresh = self._gate.passed(text_of(verdict.parts) if verdict.parts else text)
         if fresh:
             release(TextDelta(fresh))
+
+    async def settle(self, raw: RawAnswer) -> None:
+        """Pays for an answer that nobody is given. A usage that nobody knows stays with its hold, as `assumed`."""
+        if raw.finished.usage is not None:
+            await self._pay(raw.hold, raw.finished.usage)
 
     async def _pay(self, hold: DispatchedHold, charge: Charge | Usage) -> None:
         """Deals with the hold of a failed attempt. While cost is down, the hold expires by itself, on the safe side."""

@@ -6,8 +6,7 @@ the time allows, the call waits for the one that may be asked first.
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from random import Random
 from time import perf_counter
 from typing import Final
@@ -16,20 +15,18 @@ from services.inference.domain.answer import AttemptNote, Continued, Restarted
 from services.inference.domain.cheaper import cheapest_of
 from services.inference.domain.deployment import DEFAULT, DeploymentVersion, Task
 from services.inference.domain.errors import (
-    AnswerBrokeOff,
     OutputInvalid,
     ProviderRateLimited,
-    ProviderUnavailable,
     most_hopeful,
 )
-from services.inference.domain.prompt import Prompt
 from services.inference.domain.reliability.hop_policy import Move, move_after, pause_before_repeat
-from services.inference.domain.reliability.mid_stream import Resumption, continued_prompt, resumption
+from services.inference.domain.reliability.mid_stream import continued_prompt
 from services.inference.domain.repair import repaired
 from services.inference.domain.route import Arm, AttemptOutcome, Candidate, Plan
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer
 from services.inference.usecases.calls_in_flight import Release
+from services.inference.usecases.course import Course, end_of, take_over
 from services.inference.usecases.deployment_gates import AT_ITS_LIMIT, COOLING_DOWN
 from services.inference.usecases.ports import (
     Gatekeeper,
@@ -42,12 +39,13 @@ from services.inference.usecases.ports import (
     Router,
     Wait,
 )
+from services.inference.usecases.race import Race
 from services.meshkit.calls.ports import LawGate
-from services.meshkit.content import Label
 from services.meshkit.content.law import Verdict
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
 from services.meshkit.core.tenant import KnowsTenants, rules_of
+from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -56,7 +54,7 @@ log = logger(__name__)
 #: What cost says when a budget lets only the cheapest through: the chain goes on with what costs less.
 _BUDGET_DEGRADES: Final = "BUDGET_DEGRADES"
 #: What an attempt came to whose caller went away.
-_CANCELLED: Final = "CANCELLED"
+CANCELLED: Final = "CANCELLED"
 #: A call waits this share of its time for a deployment that asked to be left alone, and so long for one that failed.
 _SHARE_TO_WAIT: Final = 0.5
 _MOST_FOR_A_BREAKER: Final = 2.0
@@ -64,8 +62,8 @@ _MOST_FOR_A_BREAKER: Final = 2.0
 _GRACE_SECONDS: Final = 0.5
 
 
-#: What was answered, and what came of asking for it.
-_Answered = tuple[RawAnswer, AttemptOutcome]
+#: What was answered, by whom, and what came of asking for it.
+_Answered = tuple[RawAnswer, Candidate, AttemptOutcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,45 +80,6 @@ class Concluded:
     failed: tuple[str, ...]
     #: Deployment that continued the text of another; empty: nobody had to.
     continued_by: str
-
-
-@dataclass(slots=True, kw_only=True)
-class _Course:
-    """What one call has come to."""
-
-    asked: Asked
-    plan: Plan
-    release: Release | None
-    #: Who is most likely asked first, and the verdict on what is sent to it.
-    first: Candidate
-    before: Awaitable[Verdict] | None
-    #: Who may still be asked.
-    waiting: list[Candidate]
-    #: Who was passed over, and why.
-    passed: list[tuple[Candidate, Wait]] = field(default_factory=list[tuple[Candidate, Wait]])
-    failures: list[MeshError] = field(default_factory=list[MeshError])
-    notes: list[AttemptNote] = field(default_factory=list[AttemptNote])
-    failed: list[str] = field(default_factory=list[str])
-    #: True once the caller's budget lets only the cheapest through.
-    cheapest: bool = False
-    #: True once what the caller saw is to be started again.
-    void: bool = False
-    #: What the caller saw and another is to continue, its label, and whose it is.
-    shown: str = ""
-    label: Label | None = None
-    broke_off: str = ""
-    #: All that the caller saw when the last attempt ended.
-    released: str = ""
-    continued_by: str = ""
-    #: What is sent in place of the prompt to have an answer repaired.
-    repaired: Prompt | None = None
-    #: When the call began to wait for somebody who was passed over.
-    waits_since: float | None = None
-
-    def fail(self, candidate: Candidate, failure: MeshError) -> None:
-        """Takes down that a candidate did not answer."""
-        self.failures.append(failure)
-        self.failed.append(f"{candidate.version.full_name}: {failure.reason}")
 
 
 class Chain:
@@ -176,7 +135,7 @@ class Chain:
         Raises: ProviderFailure, the most hopeful of all; AnswerBrokeOff; DeadlineExceeded, at the latest half a second
             after the deadline; LawBlocked, and what law and money raise.
         """
-        course = _Course(
+        course = Course(
             asked=asked,
             plan=plan,
             release=release,
@@ -194,12 +153,12 @@ class Chain:
                 raise
             raise DeadlineExceeded("the time of this call is used up") from cause
 
-    async def _answered(self, course: _Course) -> Concluded:
+    async def _answered(self, course: Course) -> Concluded:
         while True:
             candidate, permit = await self._next(course)
             answered = await self._ask(course, candidate, permit)
             if answered is not None:
-                raw, outcome = answered
+                raw, candidate, outcome = answered
                 return Concluded(
                     raw=raw,
                     candidate=candidate,
@@ -209,7 +168,7 @@ class Chain:
                     continued_by=course.continued_by,
                 )
 
-    async def _next(self, course: _Course) -> tuple[Candidate, Permit]:
+    async def _next(self, course: Course) -> tuple[Candidate, Permit]:
         """Gives the next one that may be asked; waits for one that was passed over when there is no other.
 
         Raises: what the caller is to hear, when nobody is left.
@@ -232,13 +191,13 @@ class Chain:
             if isinstance(given, Permit):
                 return candidate, given
             course.passed.append((candidate, given))
-        raise _end_of(course)
+        raise end_of(course)
 
-    def _allowed(self, course: _Course, candidate: Candidate, *, repeat: bool = False) -> Permit | Wait:
+    def _allowed(self, course: Course, candidate: Candidate, *, repeat: bool = False) -> Permit | Wait:
         bound = course.asked.bound(candidate.version)
         return self._gates.allow(candidate, bound=bound, now=self._clock.monotonic(), repeat=repeat)
 
-    def _worth_waiting(self, course: _Course, wait: Wait) -> bool:
+    def _worth_waiting(self, course: Course, wait: Wait) -> bool:
         now, left = self._clock.monotonic(), self._left(course)
         if course.waits_since is None:
             course.waits_since = now
@@ -247,7 +206,7 @@ class Chain:
             most = min(most, _MOST_FOR_A_BREAKER)
         return now + wait.seconds <= course.waits_since + most
 
-    async def _ask(self, course: _Course, candidate: Candidate, permit: Permit) -> _Answered | None:
+    async def _ask(self, course: Course, candidate: Candidate, permit: Permit) -> _Answered | None:
         """Asks a candidate, again if that may help; None: the next one is to be asked.
 
         Raises: what no other candidate could do better.
@@ -257,7 +216,7 @@ class Chain:
         while True:
             tried += 1
             try:
-                return await self._attempt(course, candidate, permit)
+                return await self._hedged(course, candidate, permit)
             except MeshError as failure:
                 log.warning("a model did not answer", deployment=candidate.version.name, reason=failure.reason)
                 course.fail(candidate, failure)
@@ -271,13 +230,13 @@ class Chain:
                 move = move_after(failure.reason, tried=tried, tries=candidate.hop.tries)
                 if move is Move.END:
                     raise
-                _take_over(course, candidate, failure)
+                take_over(course, candidate, failure)
                 again = await self._again(course, candidate, failure, tried) if move is Move.AGAIN else None
             if again is None:
                 return None
             permit = again
 
-    async def _repair(self, course: _Course, candidate: Candidate, failure: MeshError, repairs: int) -> Permit | None:
+    async def _repair(self, course: Course, candidate: Candidate, failure: MeshError, repairs: int) -> Permit | None:
         """Prepares to have an answer repaired that has not the wanted form; None: it has, or that was tried enough."""
         course.repaired = None
         if not isinstance(failure, OutputInvalid) or repairs >= candidate.hop.repairs:
@@ -292,7 +251,7 @@ class Chain:
         course.repaired = repaired(course.asked.prompt, failure, model=candidate.version.model)
         return given
 
-    async def _again(self, course: _Course, candidate: Candidate, failure: MeshError, tried: int) -> Permit | None:
+    async def _again(self, course: Course, candidate: Candidate, failure: MeshError, tried: int) -> Permit | None:
         """Waits for the time of a repeat, and gives leave for it; None: there is none."""
         asked_for = 0.0
         if isinstance(failure, ProviderRateLimited) and failure.retry_after is not None:
@@ -304,29 +263,89 @@ class Chain:
         given = self._allowed(course, candidate, repeat=True)
         return given if isinstance(given, Permit) else None
 
-    async def _attempt(self, course: _Course, candidate: Candidate, permit: Permit) -> _Answered:
-        """Asks once. What failed is told to those who learn from it; what answered, once its cost is known."""
+    async def _hedged(self, course: Course, candidate: Candidate, permit: Permit) -> _Answered | None:
+        """Asks once; a second one beside it when the call wants that and nothing comes for so long.
+
+        None: the second one took over and failed, so that the next is to be asked.
+        Raises: why the first one failed, when nobody answered.
+        """
+        seconds, attempt = course.asked.policy.hedge_seconds, self._opened(course, candidate, permit)
+        if seconds is None or not course.may_be_hedged(candidate):
+            return await self._run(course, permit, attempt, course.release)
+        race = Race[_Answered](course.release, decides=_ends_the_call)
+        race.start(0, self._run(course, permit, attempt, race.release_of(0)))
+        second: Candidate | None = None
+        try:
+            if await race.silent_until(self._silence(attempt, seconds)) and not attempt.answers:
+                second = self._beside(course, race)
+            ended = await race.end()
+        finally:
+            await race.stop()
+        for lane, (raw, _, _) in ended.answers.items():
+            if lane != ended.winner:
+                await finish(attempt.settle(raw))
+        if second is not None and 1 in ended.failures:
+            course.fail(second, ended.failures[1])
+        if ended.winner is not None:
+            if 0 in ended.failures:
+                course.fail(candidate, ended.failures[0])
+            answered = ended.answers[ended.winner]
+            course.notes.sort(key=lambda note: note.hold_id == answered[0].hold.id)
+            return answered
+        if second is None or 0 in ended.failures:
+            raise ended.failures[0]
+        if _ends_the_call(ended.failures[1]):
+            raise ended.failures[1]
+        take_over(course, second, ended.failures[1])
+        return None
+
+    async def _silence(self, attempt: Attempt, seconds: float) -> None:
+        await attempt.sent.wait()
+        await self._clock.sleep(seconds)
+
+    def _beside(self, course: Course, race: Race[_Answered]) -> Candidate | None:
+        """Begins to ask the next one that may be asked beside another, on its purse of repeats; None: there is none."""
+        for candidate in course.waiting:
+            given = self._allowed(course, candidate, repeat=True)
+            if not isinstance(given, Permit):
+                continue
+            try:
+                attempt = self._opened(course, candidate, given)
+            except MeshError:
+                continue
+            course.waiting.remove(candidate)
+            course.hedged = True
+            metrics.MODEL_HEDGES.inc()
+            race.start(1, self._run(course, given, attempt, race.release_of(1)))
+            return candidate
+        return None
+
+    def _opened(self, course: Course, candidate: Candidate, permit: Permit) -> Attempt:
         try:
             provider = self._models.provider(candidate.version)
         except MeshError:
             # Nobody was asked, so nobody learns from it.
-            self._gates.done(permit, AttemptOutcome(reason=_CANCELLED, latency_us=0), now=self._clock.monotonic())
+            self._gates.done(permit, AttemptOutcome(reason=CANCELLED, latency_us=0), now=self._clock.monotonic())
             raise
-        attempt = self._made(course, candidate, provider)
-        started, reason, after = perf_counter(), _CANCELLED, None
+        return self._made(course, candidate, provider)
+
+    async def _run(self, course: Course, permit: Permit, attempt: Attempt, release: Release | None) -> _Answered:
+        """Asks once. What failed is told to those who learn from it; what answered, once its cost is known."""
+        started, reason, after = perf_counter(), CANCELLED, None
         try:
-            raw = await attempt.run(course.release)
+            raw = await attempt.run(release)
             reason = ""
-            return raw, attempt.outcome(reason, retry_after=None)
+            return raw, permit.candidate, attempt.outcome(reason, retry_after=None)
         except MeshError as failure:
             reason, after = failure.reason, failure.retry_after
             raise
         finally:
             course.notes.append(attempt.note(reason))
-            course.released = attempt.released
+            if reason != CANCELLED:
+                course.released = attempt.released
             self._tell(permit, attempt.outcome(reason, retry_after=after), perf_counter() - started)
 
-    def _made(self, course: _Course, candidate: Candidate, provider: ModelProvider) -> Attempt:
+    def _made(self, course: Course, candidate: Candidate, provider: ModelProvider) -> Attempt:
         """Makes an attempt; tells the caller when it takes over what another one began."""
         version, asked, prompt = candidate.version, course.asked, course.repaired
         if course.release is not None and course.void:
@@ -358,7 +377,7 @@ class Chain:
             self._payee_label(version.payee), self._model_label(version.model), outcome.reason.lower() or "ok"
         ).observe(seconds)
 
-    async def _go_on_with_the_cheapest(self, course: _Course, refused: Candidate) -> None:
+    async def _go_on_with_the_cheapest(self, course: Course, refused: Candidate) -> None:
         """Keeps those to go on with when a budget lets only the cheapest through.
 
         Raises: the most hopeful failure, when none is left.
@@ -386,8 +405,13 @@ class Chain:
         found = self._registry.resolve(asked.principal.tenant, DEFAULT).versions
         return tuple(one for one in found if one.task is Task.GENERATE and one.keeps_in(*regions))
 
-    def _left(self, course: _Course) -> float:
+    def _left(self, course: Course) -> float:
         return course.asked.deadline - self._clock.monotonic()
+
+
+def _ends_the_call(failure: MeshError) -> bool:
+    """Says of a failure that nobody else could do better."""
+    return failure.reason != _BUDGET_DEGRADES and move_after(failure.reason, tried=1, tries=1) is Move.END
 
 
 def _is_twin(canary: Candidate, other: Candidate) -> bool:
@@ -399,41 +423,3 @@ def _is_twin(canary: Candidate, other: Candidate) -> bool:
         return False
     stable = canary.trial.rollout.stable
     return (other.version.name, other.version.version) == (stable.deployment, stable.version)
-
-
-def _take_over(course: _Course, candidate: Candidate, failure: MeshError) -> None:
-    """Prepares for the next attempt what the caller has seen of this one.
-
-    Raises: AnswerBrokeOff: the caller wants no other attempt, or there can be none.
-    """
-    asked, shown = course.asked, course.released
-    match resumption(asked.policy.mid_stream, asked.prompt, shown=shown):
-        case Resumption.SILENT:
-            pass
-        case Resumption.RESTART:
-            course.void = True
-        case Resumption.CONTINUE:
-            label = asked.prompt.label(model=candidate.version.model)
-            course.label = label if course.label is None else label.joined(course.label)
-            course.shown, course.broke_off = shown, candidate.version.name
-        case Resumption.FAIL:
-            raise AnswerBrokeOff(candidate.version.name) from failure
-
-
-def _end_of(course: _Course) -> MeshError:
-    """Gives what the caller hears when nobody is left."""
-    if course.broke_off:
-        return AnswerBrokeOff(course.broke_off)
-    failures = list(course.failures)
-    for candidate, wait in course.passed:
-        kind = ProviderRateLimited if wait.reason in (COOLING_DOWN, AT_ITS_LIMIT) else ProviderUnavailable
-        name = candidate.version.name
-        failures.append(
-            kind(
-                f"{name} is left alone for now; try again later",
-                deployment=name,
-                retry_after=timedelta(seconds=wait.seconds),
-                said={"why": wait.reason},
-            )
-        )
-    return most_hopeful(failures)

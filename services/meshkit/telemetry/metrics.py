@@ -32,6 +32,7 @@ INFERENCE_LATENCY = Histogram(
 MODEL_BREAKER_CHANGES = Counter(
     names.MODEL_BREAKER_CHANGES_TOTAL, "Breakers of models that changed, by the state they came to.", ["state"]
 )
+MODEL_HEDGES = Counter(names.MODEL_HEDGES_TOTAL, "Models that were asked beside another that was silent.")
 MODELS_UNREADABLE = Gauge(names.MODELS_UNREADABLE, "Names of tenants' models and routes that cannot be read here.")
 MODEL_SEAT_WAIT = Histogram(
     names.MODEL_SEAT_WAIT_SECONDS, "Time that calls of models waited for a seat.", ["kind"], buckets=_RPC_BUCKETS

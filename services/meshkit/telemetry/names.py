@@ -17,6 +17,8 @@ INCIDENTS_TOTAL: Final = "comitia_incidents_total"
 INFERENCE_LATENCY_SECONDS: Final = "comitia_inference_latency_seconds"
 #: Breakers of models that changed, by the state they came to: closed, open, half_open. Labels: state.
 MODEL_BREAKER_CHANGES_TOTAL: Final = "comitia_model_breaker_changes_total"
+#: Models that were asked beside another that was silent, because the call wanted that.
+MODEL_HEDGES_TOTAL: Final = "comitia_model_hedges_total"
 #: Names of tenants' models and routes that this replica cannot read: another release wrote them.
 MODELS_UNREADABLE: Final = "comitia_models_unreadable"
 #: Time that calls of models waited for a seat, those that had to, interactive or batch. Labels: kind.

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from comitia.inference.v1 import generation_pb2
 from services.inference.domain.call_policy import USUAL, CacheUse, CallPolicy, MidStream, OnDisconnect, WorkClass
@@ -21,6 +22,7 @@ def test_what_is_said_is_read() -> None:
         on_disconnect=generation_pb2.ON_DISCONNECT_DRAIN,
         work_class=generation_pb2.WORK_CLASS_BATCH,
         cache=generation_pb2.CACHE_USE_REFRESH,
+        hedge_after=Duration(seconds=1, nanos=500_000_000),
         sticky_key="reader-7",
     )
     assert policy_of(said) == CallPolicy(
@@ -28,6 +30,7 @@ def test_what_is_said_is_read() -> None:
         on_disconnect=OnDisconnect.DRAIN,
         work_class=WorkClass.BATCH,
         cache=CacheUse.REFRESH,
+        hedge_seconds=1.5,
         sticky_key="reader-7",
     )
 
@@ -36,7 +39,8 @@ def test_what_is_said_is_read() -> None:
     "said",
     [
         {"work_class": 99},
-        {"hedge_after": {"seconds": 1}},
+        {"hedge_after": {"seconds": 301}},
+        {"hedge_after": {}},
         {"cache": 99},
         {"sticky_key": "ü" * 128},
         {"mid_stream": 99},

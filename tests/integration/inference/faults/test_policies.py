@@ -166,6 +166,31 @@ async def test_a_deployment_is_asked_again_before_the_next_when_it_may_be(
         assert len({call.hold_id for call in mesh.provider.meter.calls}) == 2
 
 
-async def test_what_nothing_obeys_yet_is_refused_by_name(mesh: InferenceMesh) -> None:
-    policy = generation_pb2.CallPolicy(hedge_after=Duration(seconds=1))
+async def test_a_second_model_beside_a_silent_one_is_paid_by_a_hold_of_its_own(
+    start: StartInference, surroundings: Surroundings
+) -> None:
+    policy = generation_pb2.CallPolicy(hedge_after=Duration(nanos=100_000_000))
+    async with with_a_chain(start, surroundings) as mesh:
+        mesh.provider.next(Behaviour(held="the first"), Behaviour(text="From the second."))
+        answer = await mesh.generate(policy=policy)
+        assert answer.parts[0].text.text == "From the second."
+        assert list(answer.failed_attempts) == []
+        await mesh.provider.until(lambda meter: len(meter.calls) == 2 and meter.calls[0].abandoned)
+        first, second = mesh.provider.meter.calls
+        assert [(note.reason, note.hold_id, note.usage_known) for note in answer.attempts] == [
+            ("CANCELLED", first.hold_id, False),
+            ("", second.hold_id, True),
+        ]
+        assert [call.hold_id for call in mesh.provider.meter.confirmed] == [second.hold_id]
+        (charge,) = await mesh.charges()
+        assert charge.hold_id == second.hold_id
+        assert (charge.usage.input_tokens, charge.usage.output_tokens) == (
+            second.prompt_tokens,
+            second.completion_tokens,
+        )
+        assert (await mesh.budget()).held_nano_usd > 0, "what nobody reported is left to be assumed at its bound"
+
+
+async def test_a_time_that_is_none_is_refused_by_name(mesh: InferenceMesh) -> None:
+    policy = generation_pb2.CallPolicy(hedge_after=Duration(seconds=-1))
     assert await mesh.refused("Generate", a_request(policy=policy)) == "invalid/INVALID_FIELD/policy.hedge_after"

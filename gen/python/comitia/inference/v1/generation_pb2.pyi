@@ -441,7 +441,9 @@ class CallPolicy(_message.Message):
     """What routes and rollouts keep together: calls with the same one go to the same side, at most 255 bytes. Else the run."""
     @_builtins.property
     def hedge_after(self) -> _duration_pb2.Duration:
-        """Time without a first byte after which a second deployment is asked beside the first. Absent: never."""
+        """Time without a first byte after which a second deployment is asked beside the first, above 0 and at most 300 s.
+        The first whole answer wins, or the first whose text is shown. Absent: never.
+        """
 
     def __init__(
         self,
