@@ -101,6 +101,9 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
         it.service_account.service_account_id
     ),
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
+    "ModelBatchService/CancelModelBatch": lambda world, it: list(
+        world.client.batches.watch(it.batch.batch_id, every=0.2)
+    ),
     "ModelBatchService/CreateModelBatch": lambda world, it: world.client.batches.cancel(it.batch.batch_id),
     "ModelService/AddModelVersion": lambda world, it: world.client.models.retire(it.deployment.deployment_id),
     "ModelService/CheckModelVersion": lambda world, _: world.client.models.set_route(world.fresh("route"), ["stub"]),

@@ -21,6 +21,8 @@ _SUBMIT_SECONDS: Final = 120.0
 _RESULTS_SECONDS: Final = 600.0
 #: Longest file of results: a thousand answers, each as long as any may be.
 _MOST_RESULTS: Final = 512 * 1024 * 1024
+#: Statuses of a server that had no room, and took nothing; one that failed otherwise may have taken it before.
+_TURNED_AWAY: Final = ("503", "529")
 #: How providers name what they keep: these go into addresses.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -51,13 +53,12 @@ class BatchHttp:
     async def submit(self, deployment: str, url: str, reads: type[Read], data: bytes) -> Read:
         """Hands something over.
 
-        Raises: ProviderFailure: nothing was taken when its charge is NOTHING; else nobody knows, and a server that
-            failed over it may have taken it before.
+        Raises: ProviderFailure: nothing was taken when its charge is NOTHING; else nobody knows.
         """
         try:
             return await self._read(deployment, "POST", url, reads, seconds=_SUBMIT_SECONDS, data=data)
         except ProviderUnavailable as failure:
-            if "status" in failure.metadata:
+            if failure.metadata.get("status", _TURNED_AWAY[0]) not in _TURNED_AWAY:
                 failure.charge = Charge.UNKNOWN
             raise
 

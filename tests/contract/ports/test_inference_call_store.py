@@ -17,7 +17,7 @@ from sqlalchemy import text
 from services.inference.domain.answer import Answer, AttemptNote, StopReason
 from services.inference.domain.call import Blocked, Claimed, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer, CallInProgress
-from services.inference.storage import registry_tables, rollout_tables, routing_tables, tables
+from services.inference.storage import batch_tables, registry_tables, rollout_tables, routing_tables, tables
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.ports import CallStore
@@ -460,7 +460,7 @@ async def test_every_table_is_guarded(urls: DatabaseUrls) -> None:
 async def test_the_tables_are_what_the_migrations_make_and_migrations_go_back(make_database: MakeDatabase) -> None:
     made = await make_database("inference")
     await migrate("services.inference", made.migrator)
-    (described,) = {rows.metadata for rows in (tables, registry_tables, rollout_tables, routing_tables)}
+    (described,) = {rows.metadata for rows in (tables, batch_tables, registry_tables, rollout_tables, routing_tables)}
     assert await drift("services.inference", made.migrator, described) == []
     await migrate("services.inference", made.migrator, to="base", back=True)
     await migrate("services.inference", made.migrator)

@@ -50,6 +50,8 @@ class FakeBatches:
         self.mishaps: deque[Mishap] = deque()
         #: True while batches stay in progress until `end`.
         self.waits = False
+        #: Says when a batch was made.
+        self.now: Callable[[], datetime] = lambda: datetime.now(UTC)
         #: Requests to hand a batch over, also those that went wrong.
         self.submissions = 0
 
@@ -101,7 +103,7 @@ class FakeBatches:
                 await self._provider.hold_for(call)
             number = len(self.all) + 1
             prefix = "batch" if dialect == "openai" else "msgbatch"
-            self.all.append(FakeBatch(f"{prefix}_{number}", dialect, calls, metadata or {}, datetime.now(UTC)))
+            self.all.append(FakeBatch(f"{prefix}_{number}", dialect, calls, metadata or {}, self.now()))
         if mishap in _STATUSES:
             body = json.dumps({"error": {"message": "no", "type": "server_error"}})
             raise _Refused(_STATUSES[mishap], body)
