@@ -7,11 +7,9 @@ from uuid import UUID
 from comitia.cost.v1 import budget_service_pb2, cost_pb2
 from services.inference.usecases.batch_ports import NamedHold
 from services.meshkit.calls.cost_holds import CostHolds, Item
-from services.meshkit.calls.ports import DispatchedHold
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import context_to_proto, usage_to_proto
 from services.meshkit.core.identity import Principal
-from services.meshkit.core.money import NanoUsd
 
 _OPEN: Final = (cost_pb2.HOLD_STATE_RESERVED, cost_pb2.HOLD_STATE_DISPATCHED)
 
@@ -42,12 +40,3 @@ class CostBatchHolds(CostHolds):
         order.ttl.FromTimedelta(ttl)
         hold = await self._call(principal, Item(reserve=order))
         return NamedHold(id=hold.hold_id, open=hold.state in _OPEN)
-
-    async def dispatch_reserved(self, principal: Principal, hold_id: str, *, life: timedelta) -> DispatchedHold:
-        """See `BatchHolds.dispatch_reserved`."""
-        longer = budget_service_pb2.ExtendRequest(hold_id=hold_id)
-        longer.ttl.FromTimedelta(life)
-        await self._call(principal, Item(extend=longer))
-        leaving = budget_service_pb2.MarkDispatchedRequest(hold_id=hold_id)
-        hold = await self._call(principal, Item(mark_dispatched=leaving))
-        return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))

@@ -1,18 +1,18 @@
 """What the batch APIs of all providers have in common: small questions, long lists of lines, and broken submissions."""
 
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final, TypeVar
 
-import aiohttp
 import msgspec
 
 from services.inference.domain.answer import Whole
 from services.inference.domain.errors import Charge, ProviderFailure, ProviderUnavailable
 from services.inference.providers import failures
-from services.inference.providers.http import ProviderHttp
+from services.inference.providers.http import ProviderHttp, Upload
 from services.inference.usecases.batch_ports import BatchResult
+from services.meshkit.calls.ports import Clearance
 
 Read = TypeVar("Read")
 
@@ -36,27 +36,31 @@ class BatchHttp:
 
     async def ask(self, deployment: str, url: str, reads: type[Read], *, method: str = "GET") -> Read:
         """Asks about a batch. Raises: ProviderFailure."""
-        return await self._read(deployment, method, url, reads, seconds=_LOOK_SECONDS, data=None)
+        return await self._read(deployment, method, url, reads, seconds=_LOOK_SECONDS)
 
     async def upload(
-        self, deployment: str, url: str, reads: type[Read], fields: Mapping[str, str], file_name: str, data: bytes
+        self, deployment: str, url: str, reads: type[Read], file: Upload, clearances: Sequence[Clearance]
     ) -> Read:
         """Puts a file there, which does nothing by itself: nothing is owed for it. Raises: ProviderFailure."""
-        form = aiohttp.FormData(dict(fields))
-        form.add_field("file", data, filename=file_name, content_type="application/jsonl")
         try:
-            return await self._read(deployment, "POST", url, reads, seconds=_SUBMIT_SECONDS, data=form)
+            return await self._read(
+                deployment, "POST", url, reads, seconds=_SUBMIT_SECONDS, data=file, clearances=clearances
+            )
         except ProviderFailure as failure:
             failure.charge = Charge.NOTHING
             raise
 
-    async def submit(self, deployment: str, url: str, reads: type[Read], data: bytes) -> Read:
+    async def submit(
+        self, deployment: str, url: str, reads: type[Read], data: bytes, clearances: Sequence[Clearance]
+    ) -> Read:
         """Hands something over.
 
         Raises: ProviderFailure: nothing was taken when its charge is NOTHING; else nobody knows.
         """
         try:
-            return await self._read(deployment, "POST", url, reads, seconds=_SUBMIT_SECONDS, data=data)
+            return await self._read(
+                deployment, "POST", url, reads, seconds=_SUBMIT_SECONDS, data=data, clearances=clearances
+            )
         except ProviderUnavailable as failure:
             if failure.metadata.get("status", _TURNED_AWAY[0]) not in _TURNED_AWAY:
                 failure.charge = Charge.UNKNOWN
@@ -80,9 +84,12 @@ class BatchHttp:
         reads: type[Read],
         *,
         seconds: float,
-        data: bytes | aiohttp.FormData | None,
+        data: bytes | Upload | None = None,
+        clearances: Sequence[Clearance] = (),
     ) -> Read:
-        read = self._http.lines(deployment, method, url, self._headers, seconds=seconds, data=data)
+        read = self._http.lines(
+            deployment, method, url, self._headers, seconds=seconds, data=data, clearances=clearances
+        )
         async with aclosing(read) as lines:
             body = b"\n".join([line async for line in lines])
         return decoded(deployment, body, reads)

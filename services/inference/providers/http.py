@@ -1,8 +1,9 @@
 """The one place where sockets to providers open."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from math import inf
 from typing import Final
@@ -15,6 +16,7 @@ from services.inference.providers import failures
 from services.inference.providers.egress import Egress, EgressRule, NamedByTenants
 from services.inference.providers.sse import EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.meshkit.calls.ports import Clearance
+from services.meshkit.core.errors import Internal
 from services.meshkit.outward.addresses import AddressRefused, AddressRule, Lookup, checked_connector, system_lookup
 
 #: Names the hold that pays for a call to whoever is asked, so that their bill can be put beside the ledger. OpenAI
@@ -33,6 +35,22 @@ _KEEP_ALIVE_SECONDS: Final = 60.0
 _DNS_SECONDS: Final = 60
 #: What an installation that says nothing about egress allows.
 ANYWHERE: Final = EgressRule(Egress.ANY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A file that is handed over in a form."""
+
+    fields: Mapping[str, str]
+    name: str
+    content_type: str
+    data: bytes
+
+    def form(self) -> aiohttp.FormData:
+        """Gives the form."""
+        form = aiohttp.FormData(dict(self.fields))
+        form.add_field("file", self.data, filename=self.name, content_type=self.content_type)
+        return form
 
 
 class ProviderHttp:
@@ -67,7 +85,7 @@ class ProviderHttp:
         """
         parser = SseParser()
         loop = asyncio.get_running_loop()
-        try:
+        with _told(deployment, url):
             async with (
                 asyncio.timeout(seconds),
                 asyncio.timeout(_finite(first_byte_seconds)) as silence,
@@ -82,14 +100,6 @@ class ProviderHttp:
                         raise failures.garbage(deployment)
                     for event in parser.feed(chunk):
                         yield event
-        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
-            raise _not_connected(deployment, url, cause) from cause
-        except TimeoutError as cause:
-            raise failures.timed_out(deployment) from cause
-        except (aiohttp.ClientError, ConnectionError) as cause:
-            raise failures.cut_off(deployment) from cause
-        except (EventTooLarge, NotAnEvent) as cause:
-            raise failures.garbage(deployment) from cause
         if not parser.clean:
             raise failures.cut_off(deployment)
 
@@ -112,7 +122,7 @@ class ProviderHttp:
         Raises: ProviderFailure.
         """
         loop = asyncio.get_running_loop()
-        try:
+        with _told(deployment, url):
             async with (
                 asyncio.timeout(seconds),
                 self._post(url, headers, body, clearance) as response,
@@ -126,12 +136,6 @@ class ProviderHttp:
                     if len(read) > MAX_BODY_BYTES:
                         raise failures.garbage(deployment)
                 return bytes(read)
-        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
-            raise _not_connected(deployment, url, cause) from cause
-        except TimeoutError as cause:
-            raise failures.timed_out(deployment) from cause
-        except (aiohttp.ClientError, ConnectionError) as cause:
-            raise failures.cut_off(deployment) from cause
 
     async def look(
         self, deployment: str, url: str, headers: Mapping[str, str], *, seconds: float, fine: Collection[int]
@@ -143,19 +147,13 @@ class ProviderHttp:
         Raises: ProviderFailure.
         """
         ours = {**headers, "user-agent": "comitia-inference"}
-        try:
+        with _told(deployment, url):
             async with (
                 asyncio.timeout(seconds),
                 self._session.get(url, headers=ours, allow_redirects=False) as response,
             ):
                 if response.status not in fine:
                     await self._raise_for_status(deployment, url, response)
-        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
-            raise _not_connected(deployment, url, cause) from cause
-        except TimeoutError as cause:
-            raise failures.timed_out(deployment) from cause
-        except (aiohttp.ClientError, ConnectionError) as cause:
-            raise failures.cut_off(deployment) from cause
 
     async def lines(
         self,
@@ -165,26 +163,30 @@ class ProviderHttp:
         headers: Mapping[str, str],
         *,
         seconds: float,
-        data: bytes | aiohttp.FormData | None = None,
+        data: bytes | Upload | None = None,
+        clearances: Sequence[Clearance] = (),
         most_bytes: int = MAX_BODY_BYTES,
     ) -> AsyncGenerator[bytes]:
         """Asks for what is no answer of a model, such as how far a batch is, and gives it line by line.
 
-        Prompts leave by it only as a batch, each with a hold of its own: whoever sends them has a clearance for each.
-
         Args:
             seconds: longest time until the end.
+            data: what is handed over, and leaves only under the leave of all whose prompts it is about.
+            clearances: theirs.
             most_bytes: longest body.
         Raises: ProviderFailure.
         """
+        if data is not None and not clearances:
+            raise Internal("nothing leaves without a hold")
         received, rest = 0, b""
         asked = {"user-agent": "comitia-inference", **headers}
         if isinstance(data, bytes):
             asked["content-type"] = "application/json"
-        try:
+        sent = data.form() if isinstance(data, Upload) else data
+        with _told(deployment, url):
             async with (
                 asyncio.timeout(seconds),
-                self._session.request(method, url, data=data, headers=asked, allow_redirects=False) as response,
+                self._session.request(method, url, data=sent, headers=asked, allow_redirects=False) as response,
             ):
                 await self._raise_for_status(deployment, url, response)
                 async for chunk in response.content.iter_any():
@@ -195,12 +197,6 @@ class ProviderHttp:
                     for line in whole:
                         yield line
             yield rest
-        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
-            raise _not_connected(deployment, url, cause) from cause
-        except TimeoutError as cause:
-            raise failures.timed_out(deployment) from cause
-        except (aiohttp.ClientError, ConnectionError) as cause:
-            raise failures.cut_off(deployment) from cause
 
     def _post(
         self, url: str, headers: Mapping[str, str], body: bytes, clearance: Clearance
@@ -254,6 +250,21 @@ async def provider_http(
         auto_decompress=True,
     ) as session:
         yield ProviderHttp(session, egress)
+
+
+@contextmanager
+def _told(deployment: str, url: str) -> Generator[None]:
+    """Tells what goes wrong with a connection as a failure of whoever is asked. Raises: ProviderFailure."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, AddressRefused) as cause:
+        raise _not_connected(deployment, url, cause) from cause
+    except TimeoutError as cause:
+        raise failures.timed_out(deployment) from cause
+    except (aiohttp.ClientError, ConnectionError) as cause:
+        raise failures.cut_off(deployment) from cause
+    except (EventTooLarge, NotAnEvent) as cause:
+        raise failures.garbage(deployment) from cause
 
 
 def _not_connected(deployment: str, url: str, cause: aiohttp.ClientConnectorError | AddressRefused) -> ProviderFailure:

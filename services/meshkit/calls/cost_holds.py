@@ -87,6 +87,19 @@ class CostHolds:
             raise
         return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
 
+    async def dispatch_reserved(self, principal: Principal, hold_id: str, *, life: timedelta) -> DispatchedHold:
+        """Has what was held before leave now: from here on, a crash charges it as assumed.
+
+        Args:
+            life: how long it is held from now on, if nobody settles it.
+        """
+        longer = budget_service_pb2.ExtendRequest(hold_id=hold_id)
+        longer.ttl.FromTimedelta(life)
+        await self._call(principal, Item(extend=longer))
+        leaving = budget_service_pb2.MarkDispatchedRequest(hold_id=hold_id)
+        hold = await self._call(principal, Item(mark_dispatched=leaving))
+        return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
+
     async def _reserve(
         self, principal: Principal, order: budget_service_pb2.ReserveRequest, request_id: UUID, needs: timedelta
     ) -> cost_pb2.Hold:

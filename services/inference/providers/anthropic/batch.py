@@ -100,7 +100,13 @@ class AnthropicBatches:
         requests = [
             {"custom_id": one.name, "params": msgspec.Raw(_body(one.call.deployment, one.call.prompt))} for one in calls
         ]
-        made = await self._http.submit(name, self._url, Batch, msgspec.json.encode({"requests": requests}))
+        made = await self._http.submit(
+            name,
+            self._url,
+            Batch,
+            msgspec.json.encode({"requests": requests}),
+            [one.call.clearance for one in calls],
+        )
         return checked_name(name, made.id)
 
     async def find(self, deployment: DeploymentVersion, batch_id: str, names: frozenset[str], since: datetime) -> str:

@@ -17,7 +17,7 @@ from services.inference.domain.errors import ProviderFailure
 from services.inference.domain.prompt import Prompt
 from services.inference.providers import failures
 from services.inference.providers.batch_http import BatchHttp, answered, checked_name, decoded
-from services.inference.providers.http import ProviderHttp
+from services.inference.providers.http import ProviderHttp, Upload
 from services.inference.providers.instruction import CannotBeTold
 from services.inference.providers.openai.chat import OPENAI, ChatReader, Endpoint
 from services.inference.providers.openai.chat_wire import Manners, request_body
@@ -109,15 +109,21 @@ class OpenAiBatches:
         """See `BatchProvider.submit`."""
         name = calls[0].call.deployment.name
         # A file alone asks no model anything: one whose job was never made only takes up space.
-        url, file_name = f"{self._base_url}/files", f"{batch_id}.jsonl"
-        file = await self._http.upload(name, url, File, {"purpose": "batch"}, file_name, self._file(calls))
+        upload = Upload(
+            fields={"purpose": "batch"},
+            name=f"{batch_id}.jsonl",
+            content_type="application/jsonl",
+            data=self._file(calls),
+        )
+        clearances = [one.call.clearance for one in calls]
+        file = await self._http.upload(name, f"{self._base_url}/files", File, upload, clearances)
         job = {
             "input_file_id": file.id,
             "endpoint": _ENDPOINT,
             "completion_window": "24h",
             "metadata": {_OURS: batch_id},
         }
-        made = await self._http.submit(name, self._jobs, Job, msgspec.json.encode(job))
+        made = await self._http.submit(name, self._jobs, Job, msgspec.json.encode(job), clearances)
         return checked_name(name, made.id)
 
     async def find(self, deployment: DeploymentVersion, batch_id: str, names: frozenset[str], since: datetime) -> str:

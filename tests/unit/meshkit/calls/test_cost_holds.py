@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.providers.http import ProviderHttp
+from services.inference.providers.http import ProviderHttp, provider_http
 from services.meshkit.calls.cost_holds import longest_wait
 from services.meshkit.calls.ports import Clearance
+from services.meshkit.core.errors import Internal
 from services.tools.builtins.http_reader import HttpReader
 
 SERVICES = Path(__file__).parents[4] / "services"
 #: What speaks to other machines by itself. gRPC, SQL and NATS go to neighbours, through the toolbox.
-OUTWARD = {"aiohttp", "anthropic", "http", "httpx", "openai", "requests", "socket", "ssl", "urllib3", "websockets"}
+OUTWARD = {"aiohttp", "http", "httpx", "requests", "socket", "ssl", "urllib3", "websockets"}
+#: What is handed the pool of connections of that one module to speak over.
+OVER_OURS = {"anthropic", "httpx2", "openai"}
 #: Of `urllib`, and of the event loop.
 OPENERS = {"urllib.request", "create_connection", "open_connection", "open_unix_connection", "sock_connect"}
 #: Opens no way out: it is the model that is asked, in a process of its own.
@@ -48,15 +51,20 @@ def renamed(tree: ast.Module) -> set[str]:
     return {alias.name for node in imports for alias in node.names if alias.asname not in (None, alias.name)}
 
 
-def outward(tree: ast.Module) -> set[str]:
-    """Gives what a module uses to reach other machines."""
-    names = called(tree)
+def imported(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in names if name in OPENERS or name.split(".")[0] in OUTWARD}
+    return names
+
+
+def outward(tree: ast.Module) -> set[str]:
+    """Gives what a module uses to reach other machines."""
+    opened = (called(tree) | imported(tree)) & OPENERS
+    return opened | {name for name in imported(tree) if name.split(".")[0] in OUTWARD}
 
 
 def test_only_the_client_of_the_ledger_makes_holds() -> None:
@@ -66,6 +74,7 @@ def test_only_the_client_of_the_ledger_makes_holds() -> None:
 def test_leave_to_open_a_socket_is_given_where_law_and_money_are_asked() -> None:
     assert makers("Clearance") == [
         "inference/usecases/attempt.py",
+        "inference/usecases/carry_batch.py",
         "inference/usecases/embed.py",
         "tools/usecases/paid_run.py",
     ]
@@ -78,6 +87,12 @@ def test_sockets_to_providers_and_pages_open_in_one_module_each() -> None:
         "inference/providers/http.py",
         "tools/builtins/http_reader.py",
     }
+    clients = [path for path, tree in trees("inference", "tools") if imported(tree) & OVER_OURS]
+    assert clients == [
+        "inference/providers/anthropic/sdk.py",
+        "inference/providers/openai/sdk.py",
+        "inference/providers/sdk_transport.py",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +112,19 @@ def test_a_call_waits_for_money_as_long_as_it_stays_of_use(left: float | None, n
 
 
 @pytest.mark.parametrize("opener", [ProviderHttp, HttpReader])
-def test_each_way_in_takes_leave(opener: type) -> None:
+def test_each_way_out_that_takes_content_takes_leave(opener: type) -> None:
     ways = [way for name, way in inspect.getmembers(opener, inspect.isfunction) if not name.startswith("_")]
-    assert ways
-    for way in ways:
+    with_leave = [way for way in ways if "clearance" in inspect.signature(way).parameters]
+    for way in with_leave:
         leave = inspect.signature(way, eval_str=True).parameters["clearance"]
         assert (leave.annotation, leave.default) == (Clearance, inspect.Parameter.empty)
+    # A look at what is there carries nothing, and what is handed over as a batch takes the leave of each prompt.
+    assert [way.__name__ for way in ways if way not in with_leave] == (
+        ["lines", "look"] if opener is ProviderHttp else []
+    )
+
+
+async def test_nothing_is_handed_over_without_the_leave_of_its_prompts() -> None:
+    async with provider_http(connections=1) as http:
+        with pytest.raises(Internal):
+            await anext(http.lines("one", "POST", "http://127.0.0.1:9", {}, seconds=1, data=b"{}"))
