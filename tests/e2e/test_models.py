@@ -1,5 +1,6 @@
 """Models that tenants register, names to ask for, and rollouts: through the doors of a whole mesh."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -8,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from comitia.inference.v1 import model_pb2
-from comitia_sdk.errors import NotFound
+from comitia_sdk.errors import AlreadyExists, NotFound
 from tests.e2e.conftest import MakeTenant, Tenant
 from tests.support.mesh import RunningMesh
 from tests.support.providers.fake import KEY
@@ -107,6 +108,36 @@ async def test_who_a_client_asks_for_stays_on_one_side_at_the_doors(ai: AsyncOpe
     first = {user: await answered(user) for user in UNITS}
     assert set(first.values()) == {"acme/writer", "acme/next"}
     assert first == {user: await answered(user) for user in UNITS}
+
+
+async def test_a_route_that_learns_does_so_at_the_doors_and_has_its_answers_compared(
+    ai: AsyncOpenAI, tenant: Tenant
+) -> None:
+    models = tenant.client.models
+    await registered(tenant, "acme/writer", "gpt-4o-mini")
+    await registered(tenant, "acme/next", "gpt-4o")
+    made = await models.set_route(
+        "writer",
+        ["acme/writer", "openai/gpt-4o-mini"],
+        mode="bandit_linucb",
+        sla_seconds=20,
+        shadow="acme/next",
+        shadow_permille=1000,
+    )
+    assert made.shadow.permille == 1000
+    for _ in range(3):
+        raw = await ai.chat.completions.with_raw_response.create(model="writer", messages=chat(tenant))
+        assert raw.headers["x-comitia-choice"] == "bandit_linucb unknown"
+        await models.report_quality(raw.headers["x-comitia-hold-id"], 0.5)
+        with pytest.raises(AlreadyExists):
+            await models.report_quality(raw.headers["x-comitia-hold-id"], 0.6)
+    async with asyncio.timeout(20):
+        while not (found := await models.comparison("writer")) or found[0].pairs < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+    [seen] = found
+    assert (seen.shadow, seen.pairs, seen.same_form_permille, seen.similarity) == ("acme/next@1", 3, 1000, 1.0)
+    assert (seen.skipped, seen.route_side.failed, seen.shadow_side.failed) == (0, 0, 0)
+    assert seen.shadow_side.cost_nano_usd > seen.route_side.cost_nano_usd > 0
 
 
 async def test_weights_and_rollouts_divide_callers_who_stay_where_they_are(tenant: Tenant) -> None:

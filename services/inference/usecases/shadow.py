@@ -99,6 +99,9 @@ class Shadows:
             return None
         if not is_shadowed(route.name, asked.key, route.shadow.permille):
             return None
+        # A rollout that was promoted has made a member of it.
+        if any(member.deployment == route.shadow.deployment for member in route.members):
+            return None
         shadow = names.current(route.shadow.deployment)
         return None if shadow is None else Pair(tenant=tenant, route=route.name, shadow=shadow.full_name)
 

@@ -130,6 +130,12 @@ async def test_repeats_checks_and_calls_of_forks_are_not_copied(room: Room) -> N
     assert len(room.holds.holds) == 2
 
 
+async def test_a_shadow_that_has_become_a_member_is_not_asked_beside_itself(room: Room) -> None:
+    route = a_route("w", ANTHROPIC.name, shadow=Shadow(deployment=ANTHROPIC.name, permille=1000))
+    room.registry.take({TENANT: held(routes=[route])}, whole=True)
+    assert room.shadows.pair_of(asked()) is None
+
+
 async def test_a_full_queue_skips_copies_and_keeps_nobody_waiting(room: Room) -> None:
     shadowed(room)
     for number in range(70):

@@ -35,6 +35,8 @@ def answer_headers(answer: Answer) -> dict[str, str]:
         "x-comitia-attempts": str(len(answer.failed_attempts) + 1),
         "x-comitia-hold-id": answer.hold_id,
     }
+    if answer.choice is not None:
+        headers["x-comitia-choice"] = f"{answer.choice.mode} {answer.choice.tier}"
     if answer.cached:
         headers["x-comitia-cache"] = f"near; {answer.cache_similarity:.4f}" if answer.cache_similarity else "hit"
     if answer.lost_attempts:
