@@ -43,6 +43,8 @@ class Process:
     def __init__(self, environment: dict[str, str]) -> None:
         self._environment = environment
         self.port = 0
+        #: Of the process that was started last.
+        self.pid = 0
 
     @asynccontextmanager
     async def running(self, failpoints: str = "") -> AsyncIterator[grpc.aio.Channel]:
@@ -58,6 +60,7 @@ class Process:
             },
             stdout=asyncio.subprocess.DEVNULL,
         )
+        self.pid = process.pid
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
                 await asyncio.wait_for(channel.channel_ready(), 30)
