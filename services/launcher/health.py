@@ -49,7 +49,7 @@ def grpc_serving(port: int, *, host: str = "127.0.0.1", certified: Certified | N
 
         target = f"{host}:{port}"
         # A pool of its own per probe: a shared one would back off after the first refusal, for a second and more.
-        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
+        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
         if certified is None:
             opened = grpc.aio.insecure_channel(target, options=options)
         else:

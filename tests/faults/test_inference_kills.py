@@ -46,6 +46,8 @@ class Process:
         self._environment = environment
         self._running: asyncio.subprocess.Process | None = None
         self.port = 0
+        #: Of the process that was started last.
+        self.pid = 0
 
     async def ended(self) -> None:
         """Waits until it has died."""
@@ -67,6 +69,7 @@ class Process:
             stdout=asyncio.subprocess.DEVNULL,
         )
         self._running = process
+        self.pid = process.pid
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
                 await asyncio.wait_for(channel.channel_ready(), 30)

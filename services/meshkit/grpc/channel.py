@@ -67,6 +67,8 @@ async def bare_channel(
         service: as `channel`.
     """
     address = f"dns:///{target}"
+    # gRPC would take one from the environment, and tokens and prompts would leave the mesh through it.
+    options = [*options, ("grpc.enable_http_proxy", 0)]
     if tls is not None:
         async with rotating_channel(target, tls, address=address, options=options, service=service) as opened:
             yield opened

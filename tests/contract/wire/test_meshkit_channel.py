@@ -92,6 +92,18 @@ async def test_a_call_carries_assertion_token_trace_and_session(
     assert stranger.metadata["x-request-id"] == "run_1"
 
 
+async def test_no_proxy_of_the_environment_comes_between_neighbours(
+    target: str, stranger: Stranger, identity: WorkloadSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "")
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        # Nobody listens there.
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with channel(target, identity=identity) as opened:
+        await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest())
+    assert stranger.metadata is not None
+
+
 async def test_a_call_for_nobody_carries_no_token(target: str, stranger: Stranger, identity: WorkloadSigner) -> None:
     async with channel(target, identity=identity) as opened:
         await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest())
