@@ -18,6 +18,7 @@ from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import AZURE, OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
 from services.inference.providers.openai.responses import ResponsesProvider
 from services.inference.providers.sdk_form import (
     Load,
@@ -28,7 +29,7 @@ from services.inference.providers.sdk_form import (
     responses_client,
 )
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
-from services.inference.usecases.ports import AdapterClaims, ModelProvider
+from services.inference.usecases.ports import AdapterClaims, EmbeddingProvider, ModelProvider
 from services.meshkit.core.errors import Invalid
 
 #: Entry points of this group are adapters of other packages.
@@ -46,6 +47,8 @@ class AdapterSpec:
     open: Callable[[ProviderHttp, Endpoint], ModelProvider]
     #: How the official client of its provider is opened; None: there is no such form.
     open_sdk: Callable[[ProviderHttp, Endpoint], ModelProvider] | None = None
+    #: Opens what asks for vectors; None: no model behind it embeds.
+    embed: Callable[[ProviderHttp, Endpoint], EmbeddingProvider] | None = None
 
     @property
     def forms(self) -> frozenset[AdapterForm]:
@@ -67,6 +70,7 @@ def _chat(
         capabilities=frozenset({Capability.TOOLS, *capabilities}),
         open=partial(ChatProvider, manners=manners),
         open_sdk=client and partial(LoadedLate, load=client),
+        embed=OpenAiEmbeddings,
     )
 
 
@@ -79,6 +83,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         capabilities=frozenset({Capability.TOOLS, *_ALL}),
         open=ResponsesProvider,
         open_sdk=partial(LoadedLate, load=responses_client),
+        embed=OpenAiEmbeddings,
     ),
     Adapter.AZURE: _chat(AZURE, Capability.JSON_SCHEMA, Capability.IMAGES, client=azure_client),
     Adapter.ANTHROPIC: AdapterSpec(
@@ -142,4 +147,5 @@ class Catalogue:
             overhead=overhead_of(adapter),
             prefills=False,
             needs_address=not spec.usual_address,
+            embeds=spec.embed is not None,
         )

@@ -8,7 +8,7 @@ from services.inference.domain.errors import AdapterUnusable
 from services.inference.providers.catalogue import AdapterSpec
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import Endpoint
-from services.inference.usecases.ports import ModelProvider
+from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
 from services.meshkit.core.secret import Secret
 
 #: Versions that a replica keeps open; the one opened the longest ago is closed.
@@ -16,10 +16,13 @@ _MOST_OPEN: Final = 1_000
 
 
 class OpenedModels:
-    """Implements `OpenModels`. A provider has no connection of its own, so none is left behind by one that is closed.
+    """Implements `OpenModels` and `OpenEmbedders`.
+
+    A provider has no connection of its own, so none is left behind by one that is closed.
 
     Args:
         settled: providers of the settings, by adapter.
+        embedders: those of the settings that embed, by adapter.
         adapters: what registered versions may name.
         http: what registered versions are asked by.
         secrets: gives the key of a registered version.
@@ -29,11 +32,13 @@ class OpenedModels:
         self,
         settled: Mapping[str, ModelProvider],
         *,
+        embedders: Mapping[str, EmbeddingProvider],
         adapters: Mapping[str, AdapterSpec],
         http: ProviderHttp,
         secrets: Callable[[DeploymentVersion], Secret],
     ) -> None:
         self._settled = settled
+        self._embedders = embedders
         self._adapters = adapters
         self._http = http
         self._secrets = secrets
@@ -52,9 +57,25 @@ class OpenedModels:
                 del self._open[next(iter(self._open))]
         return found[1]
 
+    def embedder(self, version: DeploymentVersion) -> EmbeddingProvider:
+        """See `OpenEmbedders.embedder`."""
+        if not version.version:
+            return self._embedders[version.adapter]
+        spec = self._spec(version)
+        if spec.embed is None:
+            raise AdapterUnusable(version.adapter, "no model behind it embeds any more")
+        return spec.embed(self._http, _endpoint(spec, version, self._secrets(version)))
+
     def _made(self, version: DeploymentVersion, key: Secret) -> ModelProvider:
+        spec = self._spec(version)
+        return spec.opened(version.form, self._http, _endpoint(spec, version, key))
+
+    def _spec(self, version: DeploymentVersion) -> AdapterSpec:
         spec = self._adapters.get(version.adapter)
         if spec is None:
             raise AdapterUnusable(version.adapter, "no package that is installed brings it any more")
-        base_url = version.base_url.rstrip("/") or spec.usual_address
-        return spec.opened(version.form, self._http, Endpoint(base_url=base_url, key=key))
+        return spec
+
+
+def _endpoint(spec: AdapterSpec, version: DeploymentVersion, key: Secret) -> Endpoint:
+    return Endpoint(base_url=version.base_url.rstrip("/") or spec.usual_address, key=key)

@@ -89,9 +89,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         )
         asking = core(
             settings,
-            deployments=deployments,
             known=known,
-            http=http,
             law=PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE),
             holds=holds,
             prices=prices,
@@ -108,6 +106,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             deployments=deployments,
             prices=prices,
             model_call=asking.model_call,
+            embed=asking.embed_anew,
             health=asking.health,
             replica=replica,
             clock=clock,

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from random import SystemRandom
 
-from services.inference.domain.deployment import Deployments
 from services.inference.domain.vector_cache import VectorCache
-from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
 from services.inference.transport.doors.door import Asking, Calls
 from services.inference.transport.inference_servicer import InferenceServicer
@@ -21,7 +19,6 @@ from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import CallStore, HoldClient, KnowsHealth, MakesCalls, PriceList
 from services.inference.usecases.stream_generate import StreamGenerate
-from services.inference.wiring.providers import embedders
 from services.inference.wiring.registry import Known
 from services.inference.wiring.routing import cached_answers, scheduler
 from services.meshkit.calls.ports import LawGate
@@ -42,15 +39,15 @@ class Core:
     health: KnowsHealth
     asking: Asking
     embed: EmbedOnce
+    #: As often as it is asked, whatever was kept.
+    embed_anew: Embed
     background: tuple[Background, ...]
 
 
 def core(
     settings: InferenceSettings,
     *,
-    deployments: Deployments,
     known: Known,
-    http: ProviderHttp,
     law: LawGate,
     holds: HoldClient,
     prices: PriceList,
@@ -99,8 +96,8 @@ def core(
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(
-        deployments=deployments,
-        embedders=embedders(settings, http),
+        registry=known.registry,
+        models=known.models,
         law=law,
         holds=holds,
         cache=vectors,
@@ -131,5 +128,6 @@ def core(
         health=gates,
         asking=asking,
         embed=embed_once,
+        embed_anew=embed,
         background=(notes, door_notes, door_holds),
     )

@@ -15,6 +15,7 @@ from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.check_models import CheckModels
+from services.inference.usecases.embed import Embed
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.observe_rollouts import ObserveRollouts
@@ -26,7 +27,7 @@ from services.inference.usecases.registry_ports import BeginRegistryWork, Regist
 from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
-from services.inference.wiring.providers import providers
+from services.inference.wiring.providers import embedders, providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
@@ -84,7 +85,11 @@ def known_models(
         registry=registry,
         router=RouteCalls(registry, observe, hop=usual_hop(settings)),
         models=OpenedModels(
-            providers(settings, http, adapters), adapters=adapters, http=to_registered, secrets=news.key
+            providers(settings, http, adapters),
+            embedders=embedders(settings, http),
+            adapters=adapters,
+            http=to_registered,
+            secrets=news.key,
         ),
         repository=repository,
         begin=begin,
@@ -116,6 +121,7 @@ def model_servicer(
     deployments: Deployments,
     prices: PriceList,
     model_call: MakesCalls,
+    embed: Embed,
     health: KnowsHealth,
     replica: str,
     clock: Clock,
@@ -129,7 +135,7 @@ def model_servicer(
     return ModelServicer(
         list_models=ListModels(deployments=deployments, registered=repository, prices=prices),
         register=register,
-        check=CheckModels(register=register, model_call=model_call),
+        check=CheckModels(register=register, model_call=model_call, embed=embed),
         set_routes=SetRoutes(begin=known.begin, installed=deployments),
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),

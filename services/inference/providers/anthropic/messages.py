@@ -22,13 +22,18 @@ _DECODER: Final = msgspec.json.Decoder(Event)
 _VERSION: Final = "2023-06-01"
 
 
+def anthropic_headers(endpoint: Endpoint) -> dict[str, str]:
+    """Gives the headers that carry the key and say which wire is spoken."""
+    return {"x-api-key": endpoint.key.reveal(), "anthropic-version": _VERSION}
+
+
 class AnthropicProvider:
     """Asks Anthropic."""
 
     def __init__(self, http: ProviderHttp, endpoint: Endpoint) -> None:
         self._http = http
         self._url = f"{endpoint.base_url}/v1/messages"
-        self._headers = headers_of(endpoint)
+        self._headers = anthropic_headers(endpoint)
 
     async def stream(self, call: ProviderCall) -> AsyncGenerator[Piece]:
         """See `ModelProvider.stream`."""
@@ -68,11 +73,6 @@ class AnthropicProvider:
         answer = MessageReader(call.deployment)
         text = answer.take_whole(raw)
         return Whole(text=text, finished=answer.finished())
-
-
-def headers_of(endpoint: Endpoint) -> dict[str, str]:
-    """Gives the headers that carry the key and name the version of the dialect."""
-    return {"x-api-key": endpoint.key.reveal(), "anthropic-version": _VERSION}
 
 
 def messages_body(call: ProviderCall, *, stream: bool) -> bytes:

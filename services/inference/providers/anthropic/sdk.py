@@ -12,7 +12,7 @@ import msgspec
 from anthropic import AnthropicError, AsyncAnthropic
 
 from services.inference.domain.answer import Piece, Whole
-from services.inference.providers.anthropic.messages import MessageReader, headers_of, messages_body
+from services.inference.providers.anthropic.messages import MessageReader, anthropic_headers, messages_body
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import Endpoint
 from services.inference.providers.sdk_transport import NO_KEY, Exchange, OfficialClient, client_over
@@ -35,7 +35,7 @@ class MessagesBySdk:
             timeout=None,
             # Calls have spans of ours.
             open_telemetry=False,
-            http_client=client_over(http, headers_of(endpoint)),
+            http_client=client_over(http, anthropic_headers(endpoint)),
         )
         self._client = OfficialClient(client.messages.create, error=AnthropicError)
 
