@@ -57,6 +57,32 @@ async def sides(tenant: Tenant) -> dict[str, str]:
     return first
 
 
+async def test_a_model_that_embeds_is_asked_at_the_door_and_paid_for(ai: AsyncOpenAI, tenant: Tenant) -> None:
+    made = await tenant.client.models.register(
+        "acme/vectors",
+        adapter="openai",
+        model="text-embedding-3-large",
+        base_url=f"{tenant.provider.address}/v1",
+        api_key=KEY,
+        embeds=True,
+    )
+    with pytest.raises(openai.NotFoundError):
+        await ai.embeddings.create(model="acme/vectors", input="one")
+    checked = await tenant.client.models.check(made.deployment_id, 1)
+    assert checked.state == model_pb2.MODEL_VERSION_STATE_READY, checked.check_failures
+    for name in ("acme/vectors", "acme/vectors@1", "text-embedding-3-large"):
+        found = await ai.embeddings.create(model=name, input=[f"rivers {name} {tenant.mark}"])
+        assert (found.model, len(found.data[0].embedding)) == ("text-embedding-3-large", 3)
+    assert "acme/vectors" in [model.id async for model in await ai.models.list()]
+    assert {call["model"] for call in tenant.provider.meter(tenant.mark)["calls"]} == {"text-embedding-3-large"}
+    assert tenant.provider.meter(tenant.mark)["unheld"] == 0
+    with pytest.raises(openai.NotFoundError):
+        await ai.chat.completions.create(model="acme/vectors", messages=chat(tenant))
+    with pytest.raises(openai.BadRequestError) as empty:
+        await ai.embeddings.create(model="acme/vectors", input=[" "])
+    assert empty.value.param == "input[0]"
+
+
 def chat(tenant: Tenant) -> list[Any]:
     return [{"role": "user", "content": f"How are rivers? {tenant.mark}"}]
 

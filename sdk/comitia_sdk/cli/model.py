@@ -38,6 +38,7 @@ def add(
     key_from: Annotated[
         str, typer.Option(metavar="VARIABLE", help="Variable of the environment that holds the provider's key.")
     ] = "",
+    embeds: Annotated[bool, typer.Option("--embeds", help="A new model makes vectors instead of answers.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Registers a model, or a new version of one, and checks it with one small call.
@@ -55,7 +56,13 @@ def add(
             )
         else:
             made = mesh.models.register(
-                name, adapter=adapter, model=model, base_url=base_url, api_key=key, provider=provider
+                name,
+                adapter=adapter,
+                model=model,
+                base_url=base_url,
+                api_key=key,
+                provider=provider,
+                embeds=embeds,
             )
         checked = mesh.models.check(made.deployment_id, made.versions[0].version)
     from comitia.inference.v1.model_pb2 import MODEL_VERSION_STATE_READY, ModelVersionState

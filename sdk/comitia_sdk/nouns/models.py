@@ -67,7 +67,15 @@ class AsyncModels:
         return [list(embedding.values) for embedding in answer.embeddings]
 
     async def register(
-        self, name: str, *, adapter: str, model: str, base_url: str = "", api_key: str = "", provider: str = ""
+        self,
+        name: str,
+        *,
+        adapter: str,
+        model: str,
+        base_url: str = "",
+        api_key: str = "",
+        provider: str = "",
+        embeds: bool = False,
     ) -> model_pb2.ModelDeployment:
         """Registers a model of the tenant's own; it is asked once `check` finds it ready.
 
@@ -75,10 +83,12 @@ class AsyncModels:
             adapter: who speaks to it, such as `openai`, `anthropic` or `openai_compatible`.
             api_key: key of the provider; kept sealed, and never shown again.
             provider: who is paid, as price lists know it; empty: whoever the adapter usually pays.
+            embeds: True for a model that makes vectors instead of answers.
         Raises: InvalidRequest, AlreadyExists.
         """
+        task = model_pb2.MODEL_TASK_EMBED if embeds else model_pb2.MODEL_TASK_GENERATE
         version = model_pb2.ModelVersion(adapter=adapter, model=model, base_url=base_url, provider=provider)
-        request = model_service_pb2.CreateModelDeploymentRequest(name=name, version=version, api_key=api_key)
+        request = model_service_pb2.CreateModelDeploymentRequest(name=name, task=task, version=version, api_key=api_key)
         return (await self._connection.call(self._models.CreateModelDeployment, request)).deployment
 
     async def add_version(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Final
 
-from services.inference.domain.errors import ModelNotFound, NoEmbedderConfigured, NoModelConfigured
+from services.inference.domain.errors import ModelNotFound, NoModelConfigured
 
 #: The name that stands for the chain.
 DEFAULT: Final = "default"
@@ -166,17 +166,9 @@ class Deployments:
         """Gives the chain that is asked when nobody names a model; may be empty."""
         return tuple(one for one in self._named(DEFAULT, Task.GENERATE) if one.keeps_in(*regions))
 
-    def embedder(self, name: str, *, regions: tuple[str, ...] = ()) -> DeploymentVersion:
-        """Gives the deployment that embeds. No chain: vectors of different models never compare.
-
-        Raises: ModelNotFound, NoEmbedderConfigured, NoModelConfigured (none in the region).
-        """
-        found = self._named(name, Task.EMBED)
-        if not found:
-            raise NoEmbedderConfigured if name in ("", DEFAULT) else ModelNotFound(name)
-        if not found[0].keeps_in(*regions):
-            raise NoModelConfigured(region=_both(regions))
-        return found[0]
+    def default_embedder(self) -> DeploymentVersion | None:
+        """Gives the deployment that embeds when nobody names one."""
+        return next(iter(self._named(DEFAULT, Task.EMBED)), None)
 
     def _named(self, name: str, task: Task) -> tuple[DeploymentVersion, ...]:
         of_task = tuple(one for one in self.all if one.task is task)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-from services.inference.domain.deployment import Adapter, DeploymentVersion, Task, VersionState
+from services.inference.domain.deployment import Adapter, AdapterForm, DeploymentVersion, Task, VersionState
 from services.inference.domain.errors import ModelNotFound
 from services.inference.domain.route import Route, RouteMode
 from services.inference.domain.routing.reward import RewardPolicy
@@ -96,6 +96,24 @@ def check_version(version: DeploymentVersion, *, needs_address: bool) -> None:
         number: int = getattr(version, field)
         if not 0 <= number <= _MOST_TOKENS:
             raise Invalid(f"version.{field}", f"must be 0 to {_MOST_TOKENS}")
+
+
+def check_embedder(version: DeploymentVersion) -> None:
+    """Raises Invalid where a version that embeds says what is kept to, or means anything, for one that answers only."""
+    for field in (
+        "capabilities",
+        "context_tokens",
+        "max_output_tokens",
+        "max_concurrency",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "image_tokens",
+        "tier",
+    ):
+        if getattr(version, field):
+            raise Invalid(f"version.{field}", "is not for a model that embeds; leave it out")
+    if version.form is not AdapterForm.WIRE:
+        raise Invalid("version.form", "must be WIRE for a model that embeds")
 
 
 def same_place(one: DeploymentVersion, other: DeploymentVersion) -> bool:

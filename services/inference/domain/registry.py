@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.inference.domain.deployment import Deployments, DeploymentVersion, Task, VersionState
-from services.inference.domain.errors import ModelNotFound, ModelUnreadable
+from services.inference.domain.deployment import DEFAULT, Deployments, DeploymentVersion, Task, VersionState
+from services.inference.domain.errors import ModelNotFound, ModelUnreadable, NoEmbedderConfigured
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
 from services.inference.domain.route import Route
 
@@ -61,12 +61,14 @@ class Names:
         )
         #: The chain of the settings, with the tenant's own deployments in the places of those they shadow.
         self.chain: Final = tuple(
-            found for one in installed.default_generators() if (found := self.current(one.name)) is not None
+            found
+            for one in installed.default_generators()
+            if (found := self.current(one.name)) is not None and found.task is Task.GENERATE
         )
-        self._by_model: dict[str, list[DeploymentVersion]] = {}
+        self._usual_embedder = installed.default_embedder()
+        self._by_model: dict[tuple[Task, str], list[DeploymentVersion]] = {}
         for one in self.all:
-            if one.task is Task.GENERATE:
-                self._by_model.setdefault(one.model, []).append(one)
+            self._by_model.setdefault((one.task, one.model), []).append(one)
 
     def check_readable(self, name: str) -> None:
         """Raises: ModelUnreadable: what stands behind a name, or behind one with a number, cannot be read here."""
@@ -95,10 +97,29 @@ class Names:
             checking: also gives a version that is not ready, by deployment and number.
         Raises: ModelNotFound: none, or several deployments have a model of this name.
         """
+        return self._named(name, Task.GENERATE, checking=checking)
+
+    def embedder(self, name: str, *, checking: bool = False) -> DeploymentVersion:
+        """Gives the version that embeds under a name, as `named` does; `default` is always the installation's.
+
+        There is no chain, and nobody takes the place of another: vectors of different models never compare.
+
+        Raises: ModelNotFound: there is none, or what is called so does not embed. NoEmbedderConfigured.
+        """
+        if name in ("", DEFAULT):
+            if self._usual_embedder is None:
+                raise NoEmbedderConfigured
+            return self._usual_embedder
+        found = self._named(name, Task.EMBED, checking=checking)
+        if found.task is not Task.EMBED:
+            raise ModelNotFound(name)
+        return found
+
+    def _named(self, name: str, task: Task, *, checking: bool) -> DeploymentVersion:
         found = self._pinned(name, checking=checking) or self.current(name)
         if found is not None:
             return found
-        of_model = self._by_model.get(name, [])
+        of_model = self._by_model.get((task, name), [])
         if len(of_model) != 1:
             raise ModelNotFound(name)
         return of_model[0]

@@ -20,6 +20,7 @@ from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.batch import OpenAiBatches
 from services.inference.providers.openai.chat import AZURE, OPENAI, ChatProvider, Endpoint
 from services.inference.providers.openai.chat_wire import Manners
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
 from services.inference.providers.openai.responses import ResponsesProvider
 from services.inference.providers.probe import ModelsList
 from services.inference.providers.sdk_form import (
@@ -32,7 +33,7 @@ from services.inference.providers.sdk_form import (
 )
 from services.inference.providers.servers.manners import COMPATIBLE, LLAMA_CPP, LOCAL, OLLAMA, TGI, VLLM
 from services.inference.usecases.batch_ports import BatchProvider
-from services.inference.usecases.ports import AdapterClaims, ModelProvider, ProbedProvider
+from services.inference.usecases.ports import AdapterClaims, EmbeddingProvider, ModelProvider, ProbedProvider
 from services.meshkit.core.errors import Invalid
 
 #: Entry points of this group are adapters of other packages.
@@ -50,6 +51,8 @@ class AdapterSpec:
     open: Callable[[ProviderHttp, Endpoint], ModelProvider]
     #: How the official client of its provider is opened; None: there is no such form.
     open_sdk: Callable[[ProviderHttp, Endpoint], ModelProvider] | None = None
+    #: Opens what asks for vectors; None: no model behind it embeds.
+    embed: Callable[[ProviderHttp, Endpoint], EmbeddingProvider] | None = None
 
     @property
     def forms(self) -> frozenset[AdapterForm]:
@@ -77,6 +80,7 @@ def _chat(
         open=partial(ChatProvider, manners=manners),
         open_sdk=client and partial(LoadedLate, load=client),
         probe=ModelsList,
+        embed=OpenAiEmbeddings,
     )
 
 
@@ -92,6 +96,7 @@ CATALOGUE: Final[Mapping[str, AdapterSpec]] = {
         open=ResponsesProvider,
         open_sdk=partial(LoadedLate, load=responses_client),
         probe=ModelsList,
+        embed=OpenAiEmbeddings,
     ),
     Adapter.AZURE: _chat(AZURE, Capability.JSON_SCHEMA, Capability.IMAGES, client=azure_client),
     Adapter.ANTHROPIC: AdapterSpec(
@@ -157,4 +162,5 @@ class Catalogue:
             overhead=overhead_of(adapter),
             prefills=False,
             needs_address=not spec.usual_address,
+            embeds=spec.embed is not None,
         )

@@ -9,7 +9,7 @@ from services.inference.providers.catalogue import AdapterSpec
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai.chat import Endpoint
 from services.inference.usecases.batch_ports import BatchProvider
-from services.inference.usecases.ports import ModelProvider, ProbedProvider
+from services.inference.usecases.ports import EmbeddingProvider, ModelProvider, ProbedProvider
 from services.meshkit.core.secret import Secret
 
 #: Versions that a replica keeps open; the one opened the longest ago is closed.
@@ -17,13 +17,14 @@ _MOST_OPEN: Final = 1_000
 
 
 class OpenedModels:
-    """Implements `OpenModels` and `OpenBatches`.
+    """Implements `OpenModels`, `OpenEmbedders`, `OpensProbes` and `OpenBatches`.
 
     A provider has no connection of its own, so none is left behind by one that is closed.
 
     Args:
         settled: providers of the settings, by adapter.
         looked_at: what looks at those of the settings, by adapter.
+        embedders: those of the settings that embed, by adapter.
         adapters: what registered versions may name.
         http: what registered versions are asked by.
         secrets: gives the key of a registered version.
@@ -35,6 +36,7 @@ class OpenedModels:
         settled: Mapping[str, ModelProvider],
         *,
         looked_at: Mapping[str, ProbedProvider],
+        embedders: Mapping[str, EmbeddingProvider],
         adapters: Mapping[str, AdapterSpec],
         http: ProviderHttp,
         secrets: Callable[[DeploymentVersion], Secret],
@@ -43,6 +45,7 @@ class OpenedModels:
         self._settled = settled
         self._looked_at = looked_at
         self._settled_batches = settled_batches
+        self._embedders = embedders
         self._adapters = adapters
         self._http = http
         self._secrets = secrets
@@ -76,6 +79,15 @@ class OpenedModels:
         if spec.open_batches is None:
             return None
         return spec.open_batches(self._http, _endpoint(spec, version, self._secrets(version)))
+
+    def embedder(self, version: DeploymentVersion) -> EmbeddingProvider:
+        """See `OpenEmbedders.embedder`."""
+        if not version.version:
+            return self._embedders[version.adapter]
+        spec = self._spec(version)
+        if spec.embed is None:
+            raise AdapterUnusable(version.adapter, "no model behind it embeds any more")
+        return spec.embed(self._http, _endpoint(spec, version, self._secrets(version)))
 
     def _made(self, version: DeploymentVersion, key: Secret) -> ModelProvider:
         spec = self._spec(version)

@@ -6,12 +6,13 @@ from typing import Final
 from uuid import UUID
 
 from services.inference.domain.call_policy import CacheUse, CallPolicy
-from services.inference.domain.deployment import VersionState
+from services.inference.domain.deployment import Task, VersionState
 from services.inference.domain.errors import ProviderFailure, ProviderRateLimited, ProviderUnavailable
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.registered import RegisteredVersion
 from services.inference.domain.registry import AT
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.embed import AskedVectors, Embed
 from services.inference.usecases.ports import MakesCalls
 from services.inference.usecases.register_models import RegisterModels
 from services.meshkit.content import CallContext, Integrity, Label, Message, MessageRole, text_part
@@ -30,9 +31,10 @@ _FOR_A_MOMENT: Final = (ProviderRateLimited, ProviderUnavailable)
 class CheckModels:
     """Makes one small call under law and money, as any other; its answer, or why there is none, is what was found."""
 
-    def __init__(self, *, register: RegisterModels, model_call: MakesCalls) -> None:
+    def __init__(self, *, register: RegisterModels, model_call: MakesCalls, embed: Embed) -> None:
         self._register = register
         self._model_call = model_call
+        self._embed = embed
         self._at_work: set[tuple[TenantId, UUID]] = set()
 
     async def __call__(
@@ -50,7 +52,10 @@ class CheckModels:
             name = f"{deployment.name}{AT}{number}"
             failures: tuple[str, ...] = ()
             try:
-                await self._ask(principal, context, name, deadline)
+                if deployment.task is Task.EMBED:
+                    await self._embed(_vectors(principal, context, name, deadline))
+                else:
+                    await self._ask(principal, context, name, deadline)
             except ProviderFailure as error:
                 if isinstance(error, _FOR_A_MOMENT) and was is VersionState.READY:
                     raise
@@ -86,6 +91,11 @@ class CheckModels:
             checking=True,
         )
         await self._model_call(asked, _nobody_watches, streamed=False)
+
+
+def _vectors(principal: Principal, context: CallContext, name: str, deadline: float) -> AskedVectors:
+    texts = (_QUESTION,)
+    return AskedVectors(principal=principal, context=context, model=name, texts=texts, deadline=deadline, checking=True)
 
 
 def _nobody_watches(event: object) -> None:

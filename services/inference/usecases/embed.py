@@ -1,22 +1,21 @@
 """Embeds texts: what is known comes from the cache, the rest from the embedder, under money and, outside, law."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.deployment import Deployments, DeploymentVersion, Task
-from services.inference.domain.errors import Charge, ModelBusy, ProviderFailure
+from services.inference.domain.deployment import DeploymentVersion, Task
+from services.inference.domain.errors import Charge, ModelBusy, NoModelConfigured, ProviderFailure
 from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import embedding_bound
 from services.inference.domain.vector_cache import Vector, VectorCache
-from services.inference.usecases.ports import Embedded, EmbeddingProvider, HoldClient
+from services.inference.usecases.ports import Embedded, HoldClient, KnowsEmbedders, OpenEmbedders
 from services.meshkit.calls.ports import Clearance, LawGate
 from services.meshkit.content import CallContext, Label, Usage, text_part
 from services.meshkit.content.law import Stage, Subject
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, Invalid, MeshError
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics
@@ -41,6 +40,8 @@ class AskedVectors:
     texts: tuple[str, ...]
     #: Time of the monotonic clock at which the vectors are no longer wanted.
     deadline: float
+    #: True to ask a version that is not ready, by deployment and number, whatever is known already.
+    checking: bool = False
 
     def check(self) -> None:
         """Raises Invalid, naming the field, unless all limits are kept."""
@@ -71,8 +72,8 @@ class Embed:
     def __init__(
         self,
         *,
-        deployments: Deployments,
-        embedders: Mapping[str, EmbeddingProvider],
+        registry: KnowsEmbedders,
+        models: OpenEmbedders,
         law: LawGate,
         holds: HoldClient,
         cache: VectorCache,
@@ -80,8 +81,8 @@ class Embed:
         clock: Clock,
         most_calls: int,
     ) -> None:
-        self._deployments = deployments
-        self._embedders = embedders
+        self._registry = registry
+        self._models = models
         self._law = law
         self._holds = holds
         self._cache = cache
@@ -98,8 +99,12 @@ class Embed:
         asked.check()
         tenant = asked.principal.tenant
         regions = asked.context.residency_region, rules_of(self._tenants, tenant).residency_region
-        deployment = self._deployments.embedder(asked.model, regions=regions)
-        known = {text: self._cache.get(tenant, deployment.model, text) for text in dict.fromkeys(asked.texts)}
+        deployment = self._registry.embedder(tenant, asked.model, checking=asked.checking)
+        if not deployment.keeps_in(*regions):
+            raise NoModelConfigured(region=" and ".join(sorted(set(filter(None, regions)))))
+        # A name may come to stand for another model, and its numbers begin anew then.
+        kept_as = f"{deployment.deployment_id} {deployment.full_name} {deployment.model}"
+        known = {text: self._known(tenant, kept_as, text, asked) for text in dict.fromkeys(asked.texts)}
         missing = tuple(text for text, vector in known.items() if vector is None)
         usage = Usage()
         if missing:
@@ -107,9 +112,12 @@ class Embed:
             usage = made.usage or Usage()
             for text, vector in zip(missing, made.vectors, strict=True):
                 known[text] = vector
-                self._cache.put(tenant, deployment.model, text, vector)
+                self._cache.put(tenant, kept_as, text, vector)
         vectors = tuple(vector for text in asked.texts if (vector := known[text]) is not None)
         return Vectors(vectors=vectors, model=deployment.model, usage=usage)
+
+    def _known(self, tenant: TenantId, kept_as: str, text: str, asked: AskedVectors) -> Vector | None:
+        return None if asked.checking else self._cache.get(tenant, kept_as, text)
 
     async def _bounded(self, asked: AskedVectors, deployment: DeploymentVersion, texts: tuple[str, ...]) -> Embedded:
         if self._running >= self._most_calls:
@@ -141,7 +149,7 @@ class Embed:
             # Money may have been waited for.
             seconds = self._seconds_left(asked)
             clearance = Clearance(hold=hold, verdict_id=verdict_id)
-            embedder = self._embedders[deployment.adapter]
+            embedder = self._models.embedder(deployment)
             charge = Charge.UNKNOWN
             made = await embedder.embed(deployment, texts, clearance, seconds=seconds)
             charge = made.usage or Charge.UNKNOWN

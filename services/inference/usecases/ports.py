@@ -200,6 +200,8 @@ class AdapterClaims:
     prefills: bool
     #: True when nobody knows where it is unless a version says so.
     needs_address: bool = False
+    #: True when models that embed can stand behind it.
+    embeds: bool = False
 
 
 class Adapters(Protocol):
@@ -217,6 +219,27 @@ class OpenModels(Protocol):
         """Gives the provider of a version: the same one each time, while its key stays.
 
         Raises: AdapterUnusable: the package that brought its adapter is gone. ProviderUnavailable: its key is not open.
+        """
+        ...
+
+
+class OpenEmbedders(Protocol):
+    """Opens what asks versions for vectors."""
+
+    def embedder(self, version: DeploymentVersion) -> EmbeddingProvider:
+        """Gives what asks a version. Raises: as `OpenModels.provider`."""
+        ...
+
+
+class KnowsEmbedders(Protocol):
+    """Knows which models embed, from memory; it never waits."""
+
+    def embedder(self, tenant: TenantId, name: str, *, checking: bool = False) -> DeploymentVersion:
+        """Gives the version that embeds under a name.
+
+        Args:
+            checking: also one that is not ready, by deployment and number.
+        Raises: ModelNotFound, NoEmbedderConfigured.
         """
         ...
 

@@ -9,6 +9,7 @@ from services.inference.domain.registered import (
     MOST_VERSIONS,
     RegisteredDeployment,
     RegisteredVersion,
+    check_embedder,
     check_name,
     check_version,
     same_place,
@@ -40,9 +41,7 @@ class RegisterModels:
     ) -> RegisteredDeployment:
         """Adds a deployment with its first version. Raises: Invalid, AlreadyExists, TooManyRegistered."""
         check_name(name)
-        if task is not Task.GENERATE:
-            raise Invalid("task", "must be GENERATE; others are not taken yet")
-        self._check(version)
+        self._check(version, task)
         deployment_id, now = self._ids.new("dep"), self._clock.now()
         note(target=deployment_id, details=_noted(name, version))
         sealed = await self._seals.seal(tenant, deployment_id, key) if key else None
@@ -68,7 +67,6 @@ class RegisterModels:
 
         Raises: Invalid, ModelNotFound, TooManyRegistered.
         """
-        self._check(version)
         note(target=deployment_id, details=_noted("", version))
         sealed = await self._seals.seal(tenant, deployment_id, key) if key else None
         async with self._begin(tenant) as work:
@@ -76,6 +74,7 @@ class RegisterModels:
             deployment = await work.deployment(deployment_id)
             if deployment.retired is not None:
                 raise Invalid("deployment_id", "is retired")
+            self._check(version, deployment.task)
             if len(deployment.versions) >= MOST_VERSIONS:
                 raise TooManyRegistered("version", MOST_VERSIONS)
             before = deployment.versions[0].version
@@ -133,9 +132,13 @@ class RegisterModels:
             await work.commit(deployment)
         return deployment
 
-    def _check(self, version: DeploymentVersion) -> None:
+    def _check(self, version: DeploymentVersion, task: Task) -> None:
         claims = self._adapters.claims(version.adapter)
         check_version(version, needs_address=claims.needs_address)
+        if task is Task.EMBED:
+            if not claims.embeds:
+                raise Invalid("version.adapter", f"{version.adapter!r} has no models that embed")
+            check_embedder(version)
         if version.form not in claims.forms:
             raise Invalid("version.form", f"must be {' or '.join(sorted(form.name for form in claims.forms))}")
         for capability in sorted(version.capabilities or ()):

@@ -40,6 +40,10 @@ class MemoryRegistry:
         versions = tuple(one for one in found if one is not None)
         return Resolved(route=route, versions=versions, rollout=self.rollout(tenant, route.name))
 
+    def embedder(self, tenant: TenantId, name: str, *, checking: bool = False) -> DeploymentVersion:
+        """See `KnowsEmbedders.embedder`."""
+        return self.names(tenant).embedder(name, checking=checking)
+
     def versions(self, tenant: TenantId) -> Sequence[DeploymentVersion]:
         """See `Registry.versions`."""
         return self.names(tenant).all

@@ -5,7 +5,6 @@ from random import SystemRandom
 
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.vector_cache import VectorCache
-from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
 from services.inference.transport.doors.door import Asking, Calls
 from services.inference.transport.inference_servicer import InferenceServicer
@@ -24,7 +23,6 @@ from services.inference.usecases.ports import CallStore, HoldClient, HoldsAhead,
 from services.inference.usecases.probe_health import ProbeHealth
 from services.inference.usecases.shadow import ComparisonRecords, ShadowedCalls, Shadows
 from services.inference.usecases.stream_generate import StreamGenerate
-from services.inference.wiring.providers import embedders
 from services.inference.wiring.registry import Known
 from services.inference.wiring.routing import cached_answers, scheduler
 from services.meshkit.calls.ports import LawGate
@@ -46,6 +44,8 @@ class Core:
     asking: Asking
     embed: EmbedOnce
     shadows: Shadows
+    #: As often as it is asked, whatever was kept.
+    embed_anew: Embed
     background: tuple[Background, ...]
 
 
@@ -54,7 +54,6 @@ def core(
     *,
     deployments: Deployments,
     known: Known,
-    http: ProviderHttp,
     law: LawGate,
     holds: HoldClient,
     prices: PriceList,
@@ -73,8 +72,8 @@ def core(
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
     embed = Embed(
-        deployments=deployments,
-        embedders=embedders(settings, http),
+        registry=known.registry,
+        models=known.models,
         law=law,
         holds=holds,
         cache=vectors,
@@ -153,6 +152,7 @@ def core(
         asking=asking,
         embed=embed_once,
         shadows=shadows,
+        embed_anew=embed,
         background=(
             notes,
             door_notes,

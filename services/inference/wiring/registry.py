@@ -19,6 +19,7 @@ from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.check_models import CheckModels
+from services.inference.usecases.embed import Embed
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.kept_registry import KeptRegistry
 from services.inference.usecases.learn import LearnRoutes
@@ -34,7 +35,7 @@ from services.inference.usecases.route_calls import RouteCalls
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
 from services.inference.usecases.shadow import Shadows
-from services.inference.wiring.providers import batchers, probers, providers
+from services.inference.wiring.providers import batchers, embedders, probers, providers
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
@@ -105,6 +106,7 @@ def known_models(
         router=RouteCalls(registry, observe, bandits=bandits, paces=Paces(clock=clock), hop=usual_hop(settings)),
         models=OpenedModels(
             providers(settings, http, adapters),
+            embedders=embedders(settings, http),
             looked_at=probers(settings, http, adapters),
             adapters=adapters,
             http=to_registered,
@@ -137,6 +139,7 @@ def model_servicer(
     deployments: Deployments,
     prices: PriceList,
     model_call: MakesCalls,
+    embed: Embed,
     health: KnowsHealth,
     shadows: Shadows,
     replica: str,
@@ -151,7 +154,7 @@ def model_servicer(
     return ModelServicer(
         list_models=ListModels(deployments=deployments, registered=repository, prices=prices),
         register=register,
-        check=CheckModels(register=register, model_call=model_call),
+        check=CheckModels(register=register, model_call=model_call, embed=embed),
         set_routes=SetRoutes(begin=known.begin, installed=deployments),
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),

@@ -84,6 +84,7 @@ def test_a_talk_goes_on_until_the_input_ends(comitia: Comitia, monkeypatch: pyte
         ("models", "openai/gpt-4o-mini"),
         ("model list", "openai/gpt-4o-mini"),
         ("model add acme/writer --model gpt-4o-mini", "acme/writer@1"),
+        ("model add acme/vectors --model text-embedding-3-small --embeds", "acme/vectors@1"),
         ("model route writer stub openai/gpt-4o-mini", "stub, openai/gpt-4o-mini"),
         ("model route faq stub --cache-seconds 600 --semantic-threshold 0.95", "stub"),
         ("model route writer stub=300 openai/gpt-4o-mini=700", "stub=300, openai/gpt-4o-mini=700"),

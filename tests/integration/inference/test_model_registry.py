@@ -110,6 +110,98 @@ async def test_a_deployment_is_registered_checked_and_asked_by_its_name(
     assert counted.input_tokens_bound > 0
 
 
+async def an_embedder(mesh: InferenceMesh, provider: FakeProvider, **changes: Any) -> model_pb2.ModelVersion:
+    """Registers `acme/vectors` and has it checked."""
+    request = model_service_pb2.CreateModelDeploymentRequest(
+        name="acme/vectors",
+        task=model_pb2.MODEL_TASK_EMBED,
+        version=a_version(provider, model="text-embedding-3-small", **changes),
+        api_key=KEY,
+    )
+    made = (await mesh.call("CreateModelDeployment", request)).deployment
+    assert made.task == model_pb2.MODEL_TASK_EMBED
+    return await checked_version(mesh, made.deployment_id, 1)
+
+
+def some_texts(*texts: str, model: str = "acme/vectors") -> pb.EmbedRequest:
+    return pb.EmbedRequest(model=model, texts=texts)
+
+
+async def test_a_model_that_embeds_is_registered_checked_and_asked_with_its_own_key_under_law_and_money(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    checked = await an_embedder(mesh, second)
+    assert checked.state == model_pb2.MODEL_VERSION_STATE_READY, checked.check_failures
+    made = await mesh.call("Embed", some_texts("Rivers meet.", "So do seas."))
+    assert (len(made.embeddings), made.model) == (2, "text-embedding-3-small")
+    assert len(second.meter.calls) == 2
+    assert {call.headers["authorization"] for call in second.meter.calls} == {f"Bearer {KEY}"}
+    assert len({call.hold_id for call in second.meter.calls} - {""}) == 2
+    charges = await mesh.charges()
+    assert [charge.cost_nano_usd > 0 for charge in charges] == [True, True]
+    again = await mesh.call("Embed", some_texts("Rivers meet."))
+    assert (again.embeddings[0], len(second.meter.calls)) == (made.embeddings[0], 2)
+    mesh.law.blocked.add("secret")
+    assert await mesh.refused("Embed", some_texts("a secret")) == "denied/LAW_BLOCKED"
+    await mesh.limit(1)
+    assert await mesh.refused("Embed", some_texts("Something new.")) == "exhausted/BUDGET_EXHAUSTED"
+    assert len(second.meter.calls) == 2
+
+
+async def test_what_embeds_answers_nobody_and_is_no_member_of_a_route(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    await an_embedder(mesh, second)
+    await a_deployment(mesh, "acme/writer", second)
+    assert await mesh.refused("Generate", a_request(model="acme/vectors")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Embed", some_texts("x", model="acme/writer")) == "not_found/MODEL_NOT_FOUND"
+    route = model_pb2.ModelRoute(name="writer", members=[model_pb2.RouteMember(deployment="acme/vectors")])
+    refused = await mesh.refused("SetModelRoute", model_service_pb2.SetModelRouteRequest(route=route))
+    assert refused == "precondition/MODEL_INCOMPATIBLE"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "found"),
+    [
+        (Behaviour(status=401), "PROVIDER_REFUSED"),
+        (Behaviour(raw="<html>"), "PROVIDER_UNAVAILABLE"),
+        (Behaviour(raw='{"data": [{"embedding": [0.0, 0.0]}]}'), "PROVIDER_UNAVAILABLE"),
+        (Behaviour(raw='{"data": []}'), "PROVIDER_UNAVAILABLE"),
+    ],
+)
+async def test_a_model_that_makes_no_vectors_is_refused_and_never_asked(
+    mesh: InferenceMesh, second: FakeProvider, behaviour: Behaviour, found: str
+) -> None:
+    second.next(behaviour)
+    checked = await an_embedder(mesh, second)
+    assert checked.state == model_pb2.MODEL_VERSION_STATE_REFUSED
+    assert found in checked.check_failures[0]
+    assert await mesh.refused("Embed", some_texts("x")) == "not_found/MODEL_NOT_FOUND"
+
+
+async def test_a_model_that_embeds_and_is_retired_is_asked_no_more(
+    mesh: InferenceMesh, surroundings: Surroundings, second: FakeProvider
+) -> None:
+    await an_embedder(mesh, second)
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    assert await other.refused("Embed", some_texts("x")) == "not_found/MODEL_NOT_FOUND"
+    models = (await mesh.call("ListModels", model_service_pb2.ListModelsRequest())).models
+    (own,) = (one for one in models if one.name == "acme/vectors")
+    assert own.task == model_pb2.MODEL_TASK_EMBED
+    retire = model_service_pb2.RetireModelDeploymentRequest(deployment_id=own.deployment_id)
+    await mesh.call("RetireModelDeployment", retire)
+    assert await mesh.refused("Embed", some_texts("x")) == "not_found/MODEL_NOT_FOUND"
+
+
+async def test_a_model_that_embeds_stands_where_tenants_may_name_it(
+    start: StartInference, surroundings: Surroundings, second: FakeProvider
+) -> None:
+    async with start() as mesh:
+        checked = await an_embedder(mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4()))), second)
+    assert "EGRESS_REFUSED" in checked.check_failures[0]
+    assert second.meter.calls == []
+
+
 @pytest.mark.parametrize("adapter", ["openai", "openai_responses", "anthropic"])
 async def test_a_version_may_be_asked_by_the_official_client_of_its_provider(
     mesh: InferenceMesh, second: FakeProvider, adapter: str
@@ -277,7 +369,20 @@ async def test_a_model_without_a_key_may_move(mesh: InferenceMesh, second: FakeP
             "version.capabilities",
         ),
         ({"version": {"adapter": "vllm", "form": model_pb2.ADAPTER_FORM_SDK}}, "version.form"),
-        ({"task": model_pb2.MODEL_TASK_EMBED}, "task"),
+        ({"task": 9}, "task"),
+        ({"task": model_pb2.MODEL_TASK_EMBED, "version": {"adapter": "anthropic"}}, "version.adapter"),
+        ({"task": model_pb2.MODEL_TASK_EMBED, "version": {"form": model_pb2.ADAPTER_FORM_SDK}}, "version.form"),
+        (
+            {
+                "task": model_pb2.MODEL_TASK_EMBED,
+                "version": {"capabilities": [model_pb2.MODEL_CAPABILITY_TOOLS]},
+            },
+            "version.capabilities",
+        ),
+        (
+            {"task": model_pb2.MODEL_TASK_EMBED, "version": {"requests_per_minute": 5}},
+            "version.requests_per_minute",
+        ),
     ],
 )
 async def test_a_deployment_that_is_none_is_refused(

@@ -6,18 +6,21 @@ from uuid import uuid4
 
 import pytest
 
-from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task
+from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task, VersionState
 from services.inference.domain.errors import (
     Charge,
     LawBlocked,
     ModelBusy,
+    ModelNotFound,
     NoEmbedderConfigured,
     NoModelConfigured,
     ProviderUnavailable,
 )
+from services.inference.domain.registry import Holdings
 from services.inference.domain.vector_cache import VectorCache
 from services.inference.usecases.embed import AskedVectors, Embed
 from services.inference.usecases.ports import Embedded
+from services.inference.usecases.registry import MemoryRegistry
 from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import DeadlineExceeded, Invalid, Unavailable
@@ -53,14 +56,25 @@ class FakeEmbedder:
         return Embedded(vectors=tuple((0.0, 1.0 / len(text)) for text in texts), usage=usage)
 
 
+class OpensOne:
+    """Has all versions asked by one."""
+
+    def __init__(self, embedder: FakeEmbedder) -> None:
+        self._embedder = embedder
+
+    def embedder(self, version: DeploymentVersion) -> FakeEmbedder:
+        return self._embedder
+
+
 class Room:
     def __init__(self, *deployments: DeploymentVersion, most_calls: int = 4) -> None:
         self.known = KnownTenants()
         self.law, self.holds, self.embedder = FakeLaw(), FakeHolds(), FakeEmbedder()
         self.cache = VectorCache(most=3)
+        self.registry = MemoryRegistry(Deployments(deployments), clock=FakeClock())
         self.embed = Embed(
-            deployments=Deployments(deployments),
-            embedders={one.adapter: self.embedder for one in deployments},
+            registry=self.registry,
+            models=OpensOne(self.embedder),
             law=self.law,
             holds=self.holds,
             cache=self.cache,
@@ -196,6 +210,92 @@ async def test_a_call_whose_time_is_up_is_not_begun() -> None:
     with pytest.raises(DeadlineExceeded):
         await room.ask("a", deadline=0.0)
     assert not room.holds.holds
+
+
+def a_version(number: int, **changes: Any) -> DeploymentVersion:
+    """A version that Anna's tenant registered."""
+    values: dict[str, Any] = {"name": "acme/vectors", "adapter": Adapter.VLLM, "model": "mini", "task": Task.EMBED}
+    return DeploymentVersion(**{**values, "deployment_id": "dep_1", "version": number, **changes})
+
+
+def registered(*versions: DeploymentVersion, installed: tuple[DeploymentVersion, ...] = (LOCAL,)) -> Room:
+    room = Room(*installed)
+    deployments: dict[str, list[DeploymentVersion]] = {}
+    for one in sorted(versions, key=lambda one: -one.version):
+        deployments.setdefault(one.name, []).append(one)
+    room.registry.take({ANNA.tenant: Holdings(deployments=deployments)}, whole=True)
+    return room
+
+
+async def test_a_model_of_a_tenant_is_asked_by_name_number_or_its_own_name_under_law_and_money() -> None:
+    room = registered(a_version(1, model="embed-small"))
+    for name in ("acme/vectors", "acme/vectors@1", "embed-small"):
+        assert (await room.ask(f"text for {name}", model=name)).model == "embed-small"
+    assert room.holds.states == ["settled"] * 3
+    assert len(room.law.seen) == 3
+    bert = Principal(tenant=TenantId(uuid4()), subject="key_bert", roles=frozenset(), token=Secret("t"))
+    with pytest.raises(ModelNotFound):
+        await room.ask("a", model="acme/vectors", principal=bert)
+
+
+async def test_what_embeds_by_default_is_never_a_tenants() -> None:
+    shadow = a_version(1, name=LOCAL.name, model="another")
+    room = registered(a_version(1), shadow)
+    assert (await room.ask("a")).model == LOCAL.model
+    assert (await room.ask("a", model=LOCAL.name)).model == "another"
+    assert len(room.embedder.asked) == 2, "vectors of one are never given for those of the other"
+    with pytest.raises(NoEmbedderConfigured):
+        await registered(a_version(1), installed=()).ask("a")
+
+
+async def test_vectors_of_one_version_are_not_those_of_the_next_or_of_another_model_of_its_name() -> None:
+    room = registered(a_version(1), a_version(2))
+    for name in ("acme/vectors@1", "acme/vectors@2", "acme/vectors"):
+        await room.ask("a", model=name)
+    assert len(room.embedder.asked) == 2, "the newest is asked by the plain name, and is known"
+    room.registry.take(
+        {ANNA.tenant: Holdings(deployments={"acme/vectors": [a_version(1, deployment_id="dep_2")]})}, whole=True
+    )
+    await room.ask("a", model="acme/vectors@1")
+    assert len(room.embedder.asked) == 3
+
+
+async def test_a_version_that_is_not_ready_is_asked_by_its_check_only_and_each_time_anew() -> None:
+    room = registered(a_version(1, state=VersionState.CHECKING))
+    for name in ("acme/vectors", "acme/vectors@1"):
+        with pytest.raises(ModelNotFound):
+            await room.ask("a", model=name)
+    for _ in range(2):
+        await room.ask("a", model="acme/vectors@1", checking=True)
+    assert len(room.embedder.asked) == 2
+
+
+async def test_who_answers_does_not_embed_and_who_embeds_does_not_answer() -> None:
+    writer = a_version(1, name="acme/writer", task=Task.GENERATE, model="writer")
+    room = registered(writer, a_version(1))
+    for name in ("acme/writer", "acme/writer@1", "writer", "nobody"):
+        with pytest.raises(ModelNotFound):
+            await room.ask("a", model=name)
+    names = room.registry.names(ANNA.tenant)
+    assert names.chain == ()
+    with pytest.raises(ModelNotFound):
+        names.named("mini")
+
+
+async def test_a_tenant_that_has_vectors_made_under_the_name_of_a_writer_loses_it_from_its_chain() -> None:
+    writer = DeploymentVersion(name="openai/writer", adapter=Adapter.OPENAI, model="writer")
+    room = registered(a_version(1, name="openai/writer"), installed=(writer, LOCAL))
+    assert room.registry.resolve(ANNA.tenant, "default").versions == ()
+
+
+async def test_texts_stay_in_the_region_of_their_tenant_with_its_own_models_too() -> None:
+    room = registered(
+        a_version(1, region="us"), a_version(1, name="acme/near", deployment_id="dep_2", region="eu-west-1")
+    )
+    room.known.set(ANNA.tenant, residency_region="eu")
+    with pytest.raises(NoModelConfigured, match="'eu'"):
+        await room.ask("a", model="acme/vectors")
+    await room.ask("a", model="acme/near")
 
 
 def test_the_cache_keeps_the_newest_within_its_bound() -> None:

@@ -68,7 +68,9 @@ class CreateModelDeploymentRequest(_message.Message):
     name: _builtins.str
     """Name to ask for, such as `acme/writer`, 1 to 128 letters, digits, `.`, `_`, `-` and `/`."""
     task: _model_pb2.ModelTask.ValueType
-    """What it does."""
+    """What it does; unspecified: it answers. One that embeds is asked by Embed only, and its versions say neither
+    capabilities nor limits.
+    """
     api_key: _builtins.str
     """Key of the provider, kept sealed and never shown again."""
     request_id: _builtins.str
