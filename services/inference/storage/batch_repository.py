@@ -35,7 +35,7 @@ _AT_ONCE: Final = 100
 
 _TAKE: Final = text("""
     UPDATE model_batch AS b
-    SET lease_until = clock_timestamp() + :lease, lease_epoch = lease_epoch + 1
+    SET lease_until = clock_timestamp() + CAST(:lease AS interval), lease_epoch = lease_epoch + 1
     FROM (
         SELECT tenant_id, batch_id FROM model_batch
         WHERE ended_time IS NULL AND look_time <= clock_timestamp()
@@ -48,11 +48,11 @@ _FORGET_ITEMS: Final = text("""
     DELETE FROM model_batch_item AS i USING model_batch AS b
     WHERE b.tenant_id = i.tenant_id AND b.batch_id = i.batch_id AND (b.tenant_id, b.batch_id) IN (
         SELECT tenant_id, batch_id FROM model_batch
-        WHERE ended_time < clock_timestamp() - :older ORDER BY ended_time LIMIT :most)""")
+        WHERE ended_time < clock_timestamp() - CAST(:older AS interval) ORDER BY ended_time LIMIT :most)""")
 _FORGET: Final = text("""
     DELETE FROM model_batch WHERE (tenant_id, batch_id) IN (
         SELECT tenant_id, batch_id FROM model_batch
-        WHERE ended_time < clock_timestamp() - :older ORDER BY ended_time LIMIT :most)""")
+        WHERE ended_time < clock_timestamp() - CAST(:older AS interval) ORDER BY ended_time LIMIT :most)""")
 
 
 class BatchRepository:

@@ -170,11 +170,11 @@ async def test_lines_that_are_none_and_names_that_lead_elsewhere_are_no_answers(
         await batcher.look(deployment, "batch_of_nobody")
 
 
-@pytest.mark.parametrize(("dialect", "way"), [("openai", {"top_k": 3}), ("anthropic", {"seed": 7})])
+@pytest.mark.parametrize(("dialect", "way"), [("openai", Sampling(top_k=3)), ("anthropic", Sampling(seed=7))])
 async def test_what_the_dialect_has_no_words_for_is_refused_by_field(
-    server: FakeProvider, http: ProviderHttp, dialect: BatchDialect, way: dict[str, int]
+    server: FakeProvider, http: ProviderHttp, dialect: BatchDialect, way: Sampling
 ) -> None:
-    prompt = a_prompt(sampling=Sampling(**way))
+    prompt = a_prompt(sampling=way)
     with pytest.raises(ProviderRefused) as refused:
         batcher_of(dialect, http, server, key=KEY).check(DEPLOYMENTS[dialect], prompt)
-    assert refused.value.metadata["field"] == f"sampling.{next(iter(way))}"
+    assert refused.value.metadata["field"] == f"sampling.{next(iter(way.asked()))}"

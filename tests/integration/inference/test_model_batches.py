@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -10,16 +11,20 @@ import pytest
 import pytest_asyncio
 from google.protobuf.struct_pb2 import Struct
 from pydantic import SecretStr
+from sqlalchemy import text
 
-from comitia.cost.v1 import cost_pb2
-from comitia.inference.v1 import generation_pb2, model_batch_pb2
+from comitia.cost.v1 import cost_pb2, price_list_pb2, pricing_service_pb2
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub
+from comitia.inference.v1 import generation_pb2, model_batch_pb2, model_pb2, model_service_pb2
 from comitia.inference.v1 import inference_service_pb2 as inference_pb
 from comitia.inference.v1 import model_batch_service_pb2 as pb
 from comitia.inference.v1.model_batch_service_pb2_grpc import ModelBatchServiceStub
 from services.meshkit.core.errors import MeshError
-from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.grpc.channel import call_metadata
 from services.meshkit.grpc.errors import remote_errors
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.scope import maintenance_scope
 from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_message
 from tests.support.fake_grants import FakeGrants, fake_grants
 from tests.support.providers.fake import KEY, Behaviour
@@ -112,12 +117,25 @@ def batching(start: Start, surroundings: Surroundings, grants: FakeGrants, **cha
         batch_poll_seconds=0.05,
         anthropic_api_key=SecretStr(KEY),
         anthropic_base_url=surroundings.provider.anthropic_base_url,
+        private_endpoints=True,
         **changes,
     )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(surroundings: Surroundings, grants: FakeGrants) -> AsyncIterator[InferenceMesh]:
+    # One of the two has a price of its own in batches.
+    head = "provider,model,start_time,input_usd_per_million,output_usd_per_million"
+    prices: Any = PricingServiceStub(surroundings.money.outside)
+    await prices.ImportPrices(
+        pricing_service_pb2.ImportPricesRequest(
+            content=f"{head}\nanthropic,claude-haiku-4-5:batch,2026-01-01,0.5,2.5\n",
+            format=price_list_pb2.PRICE_LIST_FORMAT_CSV,
+            source="a test",
+            apply=True,
+        ),
+        metadata=call_metadata(surroundings.keys.principal(Role.OPERATOR)),
+    )
     async with batching(surroundings.start, surroundings, grants) as mesh:
         yield mesh
 
@@ -418,3 +436,91 @@ async def test_two_replicas_carry_each_batch_on_once(
     assert [name_of(one.state) for one in ended] == ["ended"] * 6
     assert patient.mesh.provider.batches.submissions == 6
     await books_equal_the_meter(patient)
+
+
+async def test_an_answer_that_comes_after_its_hold_has_ended_corrects_what_was_assumed(patient: Patient) -> None:
+    patient.mesh.provider.batches.waits = True
+    made = await patient.submit("one")
+    await patient.until(made, STATE.Value("MODEL_BATCH_STATE_RUNNING"))
+    bound = (await held(patient)).held_nano_usd
+    async with sql_engine(patient.mesh.money.url, pool_size=1) as engine, maintenance_scope(engine) as scope:
+        [(life,)] = await scope.execute(
+            text("SELECT expire_time - created_time FROM hold WHERE tenant_id = :tenant"),
+            {"tenant": patient.mesh.principal.tenant},
+        )
+        assert life == timedelta(hours=24)
+        await scope.execute(
+            text("UPDATE hold SET expire_time = clock_timestamp() WHERE tenant_id = :tenant"),
+            {"tenant": patient.mesh.principal.tenant},
+        )
+        await scope.commit()
+    async with asyncio.timeout(10):
+        while not (charges := await patient.mesh.charges()):  # noqa: ASYNC110  # the sweep of cost finds it
+            await asyncio.sleep(0.05)
+    assert [(one.assumed, one.cost_nano_usd) for one in charges] == [(True, bound)]
+    patient.mesh.provider.batches.end()
+    batch = await patient.ended(made)
+    [result] = (await patient.results(batch)).values()
+    assert 0 < result.generation.cost_nano_usd < bound
+    assert (await held(patient)).spent_nano_usd == result.generation.cost_nano_usd
+
+
+async def test_a_price_for_batches_is_what_they_are_held_and_charged_at(patient: Patient) -> None:
+    for model in DIALECTS.values():
+        await patient.ended(await patient.submit(model=model))
+    charged = {one.model: one for one in await patient.mesh.charges()}
+    assert charged.keys() == {"gpt-4o-mini", "claude-haiku-4-5:batch"}
+    usage = charged["claude-haiku-4-5:batch"].usage
+    # Half a dollar and two and a half for a million tokens.
+    assert charged["claude-haiku-4-5:batch"].cost_nano_usd == 500 * usage.input_tokens + 2500 * usage.output_tokens
+
+
+async def a_tenants_own_model(patient: Patient) -> str:
+    """Registers a model at the provider; gives the id of its deployment."""
+    version = model_pb2.ModelVersion(
+        adapter="openai", model="gpt-4o-mini", base_url=patient.mesh.provider.openai_base_url
+    )
+    request = model_service_pb2.CreateModelDeploymentRequest(name="acme/writer", version=version, api_key=KEY)
+    made = (await patient.mesh.call("CreateModelDeployment", request)).deployment
+    check = model_service_pb2.CheckModelVersionRequest(deployment_id=made.deployment_id, version=1)
+    await patient.mesh.call("CheckModelVersion", check)
+    return made.deployment_id
+
+
+async def retire(patient: Patient, deployment_id: str) -> None:
+    request = model_service_pb2.RetireModelDeploymentRequest(deployment_id=deployment_id)
+    await patient.mesh.call("RetireModelDeployment", request)
+
+
+async def test_a_model_of_the_tenant_answers_batches_with_its_own_key(patient: Patient) -> None:
+    await a_tenants_own_model(patient)
+    batch = await patient.ended(await patient.submit("one", model="acme/writer"))
+    assert (batch.deployment, batch.deployment_version, batch.answered_count) == ("acme/writer", 1, 1)
+
+
+async def test_a_batch_whose_model_was_retired_ends_all_the_same(patient: Patient) -> None:
+    deployment_id = await a_tenants_own_model(patient)
+    batches = patient.mesh.provider.batches
+    batches.waits = True
+    left = await patient.submit("one", model="acme/writer")
+    await patient.until(left, STATE.Value("MODEL_BATCH_STATE_RUNNING"))
+    batches.mishaps.append("busy")
+    waiting = await patient.submit("two", model="acme/writer")
+    async with asyncio.timeout(10):
+        while (await patient.get(waiting)).reason != "PROVIDER_RATE_LIMITED":  # noqa: ASYNC110  # as in `until`
+            await asyncio.sleep(0.02)
+    await retire(patient, deployment_id)
+    async with sql_engine(patient.mesh.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+        await scope.execute(
+            text(
+                "UPDATE model_batch SET submitted_time = submitted_time - interval '49 hours',"
+                " look_time = clock_timestamp() WHERE tenant_id = :tenant"
+            ),
+            {"tenant": patient.mesh.principal.tenant},
+        )
+        await scope.commit()
+    assert (await patient.ended(waiting)).reason == "MODEL_NOT_FOUND"
+    [failed] = (await patient.results(waiting)).values()
+    assert (item_state(failed), failed.reason) == ("failed", "MODEL_NOT_FOUND")
+    lost = await patient.ended(left)
+    assert (name_of(lost.state), lost.reason, lost.unknown_count) == ("lost", "MODEL_NOT_FOUND", 1)
