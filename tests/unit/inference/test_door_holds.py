@@ -68,7 +68,7 @@ async def test_a_fault_of_ours_in_one_settlement_leaves_its_hold_to_expire_and_s
         await answered(holds, within, "one")
         await answered(holds, within, "two")
         await clock.until_someone_sleeps()
-        clock.advance(seconds=0.01)
+        clock.advance(seconds=0.05)
         await until(lambda: cost.states == ["dispatched", "settled"])
         assert not settling.done()
     settling.cancel()
