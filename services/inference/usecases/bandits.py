@@ -47,13 +47,17 @@ class Bandits:
         self._arms: dict[ArmName, _Arm] = {}
         self._answers: list[LearntAnswer] = []
 
+    @staticmethod
+    def features(route: Route, prompt: Prompt) -> tuple[float, ...]:
+        """Gives what a call is told apart by; nothing for a bandit that does not."""
+        return features_of(prompt) if route.mode is RouteMode.BANDIT_LINUCB else ()
+
     def ordered(
-        self, tenant: TenantId, route: Route, versions: Sequence[DeploymentVersion], prompt: Prompt
+        self, tenant: TenantId, route: Route, versions: Sequence[DeploymentVersion], features: tuple[float, ...]
     ) -> list[DeploymentVersion]:
         """Gives the versions, best first, as this call draws them."""
         if len(versions) < 2:
             return list(versions)
-        features = self._features(route, prompt)
         worth = {one.full_name: self._worth(_name(tenant, route, one), features) for one in versions}
         # Those of equal worth, such as those of which nothing is known, come in the order of the dice.
         drawn = sorted(self._dice.sample(versions, len(versions)), key=lambda one: -worth[one.full_name])
@@ -62,12 +66,12 @@ class Bandits:
         return drawn
 
     def lesson(
-        self, tenant: TenantId, route: Route, version: DeploymentVersion, prompt: Prompt, project: str
+        self, tenant: TenantId, route: Route, version: DeploymentVersion, features: tuple[float, ...], project: str
     ) -> Lesson:
         """Gives what is learnt from asking a version."""
         return Lesson(
             arm=_name(tenant, route, version),
-            features=self._features(route, prompt),
+            features=features,
             reward=route.reward or _USUAL,
             slow_seconds=route.sla_seconds or USUAL_SLOW_SECONDS,
             project=project,
@@ -146,10 +150,6 @@ class Bandits:
         if arm is None:
             arm = self._arms[name] = _Arm()
         return arm
-
-    @staticmethod
-    def _features(route: Route, prompt: Prompt) -> tuple[float, ...]:
-        return features_of(prompt) if route.mode is RouteMode.BANDIT_LINUCB else ()
 
 
 def _name(tenant: TenantId, route: Route, version: DeploymentVersion) -> ArmName:

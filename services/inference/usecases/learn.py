@@ -10,7 +10,7 @@ from services.inference.domain.routing.lesson import ArmName, Learnt
 from services.inference.usecases.bandits import Bandits
 from services.inference.usecases.learning_ports import LearntAnswer, LessonRecords
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import Invalid, MeshError, NotFound
+from services.meshkit.core.errors import ErrorKind, Invalid, MeshError, NotFound
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.telemetry.logs import logger
 
@@ -18,6 +18,8 @@ _SECONDS: Final = 1.0
 #: What other replicas have learnt is read every so many looks.
 _LOOKS: Final = 5
 _FORGET_SECONDS: Final = 900.0
+#: What the database says of itself, and of no tenant.
+_AWAY: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED})
 
 log = logger(__name__)
 
@@ -99,13 +101,23 @@ class LearnRoutes:
             of_tenant[name.tenant][0][name] = one
         for answer in answers:
             of_tenant[answer.lesson.arm.tenant][1].append(answer)
-        while of_tenant:
-            tenant, (learnt, answered) = next(iter(of_tenant.items()))
-            try:
-                arms = await self._records.add(tenant, learnt, answered)
-            except BaseException:
-                for mine, kept in of_tenant.values():
-                    self._bandits.put_back(mine, kept)
-                raise
-            del of_tenant[tenant]
-            self._bandits.know(arms)
+        failure: MeshError | None = None
+        try:
+            while of_tenant:
+                tenant, (learnt, answered) = next(iter(of_tenant.items()))
+                try:
+                    arms = await self._records.add(tenant, learnt, answered)
+                except MeshError as error:
+                    if error.kind in _AWAY:
+                        raise
+                    # What goes wrong with one tenant keeps no other from being told.
+                    failure = error
+                    self._bandits.put_back(learnt, answered)
+                else:
+                    self._bandits.know(arms)
+                del of_tenant[tenant]
+        finally:
+            for learnt, answered in of_tenant.values():
+                self._bandits.put_back(learnt, answered)
+        if failure is not None:
+            raise failure

@@ -66,18 +66,19 @@ class RouteCalls:
             self._bandits.note(candidate.lesson, outcome)
 
     def _of_route(self, asked: Asked, resolved: Resolved, route: Route, unit: bytes) -> list[Candidate]:
-        tenant = asked.principal.tenant
-        candidates = [Candidate(version=one, hop=route.hop) for one in self._ordered(asked, resolved, route, unit)]
+        tenant, features = asked.principal.tenant, self._bandits.features(route, asked.prompt)
+        ordered = self._ordered(asked, resolved, route, unit, features)
+        candidates = [Candidate(version=one, hop=route.hop) for one in ordered]
         if resolved.rollout is not None:
             candidates = self._split(tenant, resolved.rollout, candidates, unit)
-        return [self._explained(asked, route, one) for one in candidates]
+        return [self._explained(asked, route, one, features) for one in candidates]
 
-    def _explained(self, asked: Asked, route: Route, candidate: Candidate) -> Candidate:
+    def _explained(self, asked: Asked, route: Route, candidate: Candidate, features: tuple[float, ...]) -> Candidate:
         """Says why a candidate is asked, and what a bandit learns from it."""
         version, sla = candidate.version, route.sla_seconds
         lesson = None
         if route.mode.learns:
-            lesson = self._bandits.lesson(asked.principal.tenant, route, version, asked.prompt, asked.context.project)
+            lesson = self._bandits.lesson(asked.principal.tenant, route, version, features, asked.context.project)
         choice = RouteChoice(
             route=route.name,
             mode=route.mode.value,
@@ -86,7 +87,9 @@ class RouteCalls:
         )
         return replace(candidate, lesson=lesson, choice=choice)
 
-    def _ordered(self, asked: Asked, resolved: Resolved, route: Route, unit: bytes) -> Sequence[DeploymentVersion]:
+    def _ordered(
+        self, asked: Asked, resolved: Resolved, route: Route, unit: bytes, features: tuple[float, ...]
+    ) -> Sequence[DeploymentVersion]:
         by_name = {
             one.name: one for one in resolved.versions if one.task is Task.GENERATE and one.tier >= route.min_tier
         }
@@ -99,7 +102,7 @@ class RouteCalls:
         # A call is planned more than once, and asks those that it drew first.
         drawn = asked.drawn.get(route.name)
         if drawn is None:
-            versions = self._bandits.ordered(asked.principal.tenant, route, ordered, asked.prompt)
+            versions = self._bandits.ordered(asked.principal.tenant, route, ordered, features)
             drawn = asked.drawn[route.name] = tuple(one.full_name for one in versions)
         places = {name: place for place, name in enumerate(drawn)}
         return sorted(ordered, key=lambda one: places.get(one.full_name, len(places)))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -57,11 +58,12 @@ def an_arm(route: Route, version: DeploymentVersion) -> ArmName:
 
 
 def first(bandits: Bandits, route: Route, prompt: Any = None) -> DeploymentVersion:
-    return bandits.ordered(TENANT, route, (OPENAI, ANTHROPIC, LOCAL), prompt or a_prompt())[0]
+    features = bandits.features(route, prompt or a_prompt())
+    return bandits.ordered(TENANT, route, (OPENAI, ANTHROPIC, LOCAL), features)[0]
 
 
 def teach(bandits: Bandits, route: Route, version: DeploymentVersion, outcome: AttemptOutcome, times: int = 1) -> None:
-    lesson = bandits.lesson(TENANT, route, version, a_prompt(), "")
+    lesson = bandits.lesson(TENANT, route, version, bandits.features(route, a_prompt()), "")
     for _ in range(times):
         bandits.note(lesson, outcome)
 
@@ -172,7 +174,7 @@ def test_linucb_tells_calls_apart_and_thompson_does_not() -> None:
             kind = "json" if number % 2 else "text"
             chosen = first(bandits, route, prompts[kind])
             fits = chosen is (OPENAI if kind == "json" else LOCAL)
-            lesson = bandits.lesson(TENANT, route, chosen, prompts[kind], "")
+            lesson = bandits.lesson(TENANT, route, chosen, bandits.features(route, prompts[kind]), "")
             bandits.note(lesson, GOOD if fits else FAILED)
             right[kind] += fits and number >= 800
         shares[mode] = right
@@ -204,12 +206,16 @@ class MemoryLessons:
         self.arms: dict[ArmName, Learnt] = {}
         self.answers: dict[str, LearntAnswer] = {}
         self.away = False
+        #: Tenants whose rows cannot be written.
+        self.refused: set[TenantId] = set()
 
     async def add(
         self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]
     ) -> Mapping[ArmName, Learnt]:
         if self.away:
             raise Unavailable("postgres")
+        if tenant in self.refused:
+            raise Invalid("row", "cannot be written")
         self.answers |= {one.hold_id: one for one in answers}
         for name, one in lessons.items():
             self.arms[name] = self.arms.get(name, NOTHING).plus(one)
@@ -266,6 +272,20 @@ async def test_what_is_learnt_while_the_database_is_away_is_told_later_and_once(
     await tell.look(whole=True)
     name = an_arm(route, OPENAI)
     assert records.arms[name].pulls == bandits.known(name).pulls == 2
+
+
+async def test_what_goes_wrong_with_one_tenant_keeps_no_other_from_being_told() -> None:
+    records, route, other = MemoryLessons(), a_bandit(), TenantId(uuid4())
+    bandits, tell = a_replica(records)
+    teach(bandits, route, OPENAI, GOOD)
+    bandits.note(bandits.lesson(other, route, OPENAI, (), ""), GOOD)
+    records.refused.add(TENANT)
+    with pytest.raises(Invalid):
+        await tell.look(whole=False)
+    assert {name.tenant for name in records.arms} == {other}
+    records.refused.clear()
+    await tell.look(whole=False)
+    assert records.arms[an_arm(route, OPENAI)].pulls == 1
 
 
 async def test_a_reported_quality_changes_what_was_learnt_of_the_answer() -> None:

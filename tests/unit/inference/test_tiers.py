@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,12 +18,14 @@ from services.inference.domain.routing.tiered import Pace, keeps, tiered
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome
 from services.inference.transport.call_policy import policy_of, policy_to_proto
 from services.inference.transport.convert import generation_to_proto
+from services.inference.transport.doors.door import Asking, Calls, Visit
 from services.inference.transport.model_convert import route_of, route_to_proto
 from services.inference.usecases.paces import Paces
 from services.meshkit.core.errors import Invalid
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
-from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, a_context, an_asked, failing
+from services.meshkit.testing.seeded_ids import SeededIds
+from tests.support.inference import ANNA, ANTHROPIC, LOCAL, OPENAI, a_context, a_prompt, an_asked, failing
 from tests.unit.inference.conftest import Room
 from tests.unit.inference.test_registry import a_route, a_version, held
 
@@ -159,3 +162,19 @@ def test_the_registry_knows_the_policy_of_a_route_and_of_a_name_that_is_none(roo
     assert room.registry.policy(TENANT, "w") == policy
     assert room.registry.policy(TENANT, OPENAI.name) == USUAL
     assert room.registry.policy(TENANT, "") == USUAL
+
+
+async def test_at_a_door_a_route_says_all_but_that_what_was_shown_is_void(room: Room) -> None:
+    policies = {"w": CallPolicy(work_class=WorkClass.BATCH), "v": CallPolicy(mid_stream=MidStream.FAIL)}
+    routes = [a_route(name, OPENAI.name, policy=policy) for name, policy in policies.items()]
+    room.registry.take({TENANT: held(routes=routes)}, whole=True)
+    calls = Calls(answer=room.generate, stream=room.stream_generate)
+    asking = Asking(keyed=calls, unkeyed=calls, registry=room.registry, clock=room.clock, ids=SeededIds(1))
+    visit = Visit(request=make_mocked_request("POST", "/"), id="req_1", rest="", deadline=60.0)
+    visit.principal = ANNA
+    said = {name: asking.asked(visit, name, a_prompt(), door="/", user="anna").policy for name in ("w", "v", "stub")}
+    assert said["w"] == CallPolicy(
+        mid_stream=MidStream.CONTINUE, work_class=WorkClass.BATCH, sticky_key=f"{ANNA.subject}\x00anna"
+    )
+    assert said["v"].mid_stream is MidStream.FAIL
+    assert said["stub"].mid_stream is MidStream.CONTINUE
