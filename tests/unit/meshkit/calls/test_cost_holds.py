@@ -98,8 +98,23 @@ def test_a_call_waits_for_money_as_long_as_it_stays_of_use(left: float | None, n
 
 @pytest.mark.parametrize("opener", [ProviderHttp, HttpReader])
 def test_each_way_in_takes_leave(opener: type) -> None:
-    ways = [way for name, way in inspect.getmembers(opener, inspect.isfunction) if not name.startswith("_")]
+    ways = [
+        way
+        for name, way in inspect.getmembers(opener, inspect.isfunction)
+        if not name.startswith("_") and way is not ProviderHttp.look
+    ]
     assert ways
     for way in ways:
         leave = inspect.signature(way, eval_str=True).parameters["clearance"]
         assert (leave.annotation, leave.default) == (Clearance, inspect.Parameter.empty)
+
+
+def test_who_only_looks_has_no_room_for_anything_of_a_tenants_and_needs_no_leave() -> None:
+    assert set(inspect.signature(ProviderHttp.look).parameters) == {
+        "self",
+        "deployment",
+        "url",
+        "headers",
+        "seconds",
+        "fine",
+    }
