@@ -128,3 +128,14 @@ async def test_nothing_is_handed_over_without_the_leave_of_its_prompts() -> None
     async with provider_http(connections=1) as http:
         with pytest.raises(Internal):
             await anext(http.lines("one", "POST", "http://127.0.0.1:9", {}, seconds=1, data=b"{}"))
+
+
+def test_who_only_looks_has_no_room_for_anything_of_a_tenants_and_needs_no_leave() -> None:
+    assert set(inspect.signature(ProviderHttp.look).parameters) == {
+        "self",
+        "deployment",
+        "url",
+        "headers",
+        "seconds",
+        "fine",
+    }
