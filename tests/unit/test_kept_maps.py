@@ -94,7 +94,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "inference/domain/similar_answers.py:SimilarAnswers",
             "inference/usecases/near_answers.py:NearAnswers",
             "inference/domain/output_format.py:_compiled()",
-            "inference/domain/prompt.py:SchemaProblems",
+            "inference/domain/prompt_limits.py:SchemaProblems",
             "gateway/clients/openfga.py:OpenFgaRelationStore",
             "gateway/relations/parse.py:_remembered()",
             "meshkit/calls/law_gate.py:_outcome()",

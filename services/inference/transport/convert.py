@@ -24,8 +24,8 @@ from services.inference.domain.prompt import (
     ToolChoice,
     ToolChoiceMode,
     ToolDefinition,
-    checked_prompt,
 )
+from services.inference.domain.prompt_limits import checked_prompt
 from services.inference.usecases.embed import Vectors
 from services.meshkit.content import CallKey, Message
 from services.meshkit.content.proto import (

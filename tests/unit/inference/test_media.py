@@ -11,7 +11,8 @@ from services.inference.domain.deployment import Adapter, DeploymentVersion
 from services.inference.domain.errors import CallNotBounded, MediaInvalid
 from services.inference.domain.media import MAX_MEDIA_BYTES, MAX_SIDE, PDF, as_law_left, shown_to_law, size_of
 from services.inference.domain.money_bound import bound_of
-from services.inference.domain.prompt import Prompt, checked_prompt
+from services.inference.domain.prompt import Prompt
+from services.inference.domain.prompt_limits import checked_prompt
 from services.meshkit.content import (
     BlobPart,
     DocumentPart,

@@ -10,12 +10,11 @@ from services.inference.domain.prompt import (
     Prompt,
     ReasoningEffort,
     Sampling,
-    SchemaProblems,
     ToolChoice,
     ToolChoiceMode,
     ToolDefinition,
-    checked_prompt,
 )
+from services.inference.domain.prompt_limits import SchemaProblems, checked_prompt
 from services.meshkit.content import (
     BlobPart,
     ImagePart,
@@ -161,7 +160,7 @@ def test_a_schema_is_looked_at_once_and_not_kept(monkeypatch: pytest.MonkeyPatch
     def problem(schema: object) -> None:
         looked.append(schema)
 
-    monkeypatch.setattr("services.inference.domain.prompt.schema_problem", problem)
+    monkeypatch.setattr("services.inference.domain.prompt_limits.schema_problem", problem)
     problems = SchemaProblems(most=2)
     for text in ('{"a":1}', '{"a":2}', '{"a":1}', '{"a":3}', '{"a":1}', '{"a":2}'):
         assert problems.of(text) is None

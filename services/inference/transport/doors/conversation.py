@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from services.inference.domain.prompt import Prompt, checked_prompt
+from services.inference.domain.prompt import Prompt
+from services.inference.domain.prompt_limits import checked_prompt
 from services.inference.transport.doors.labels import BROUGHT, SAID
 from services.meshkit.content import Label, Message, MessageRole, Part, ToolCallPart, ToolResultPart
 from services.meshkit.core.errors import Invalid, MeshError

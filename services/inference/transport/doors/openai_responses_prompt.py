@@ -8,7 +8,6 @@ import msgspec
 
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import (
-    MAX_PARTS,
     Prompt,
     ReasoningEffort,
     Sampling,
@@ -16,6 +15,7 @@ from services.inference.domain.prompt import (
     ToolChoiceMode,
     ToolDefinition,
 )
+from services.inference.domain.prompt_limits import MAX_PARTS
 from services.inference.transport.doors.bodies import media_of
 from services.inference.transport.doors.conversation import Conversation, Words
 from services.inference.transport.doors.labels import SAID
