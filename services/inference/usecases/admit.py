@@ -17,6 +17,7 @@ from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.ports import MakesCalls, Scheduler
 from services.meshkit.content import Usage
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 
 #: A call waits this share of its time for a seat at most.
@@ -55,6 +56,12 @@ class FairScheduler:
         self._refused = metrics.QUEUE_REFUSED.labels(_QUEUE)
         self._waited = {one: metrics.MODEL_SEAT_WAIT.labels(one.value) for one in WorkClass}
         metrics.QUEUE_ITEMS.labels(_QUEUE).set_function(lambda: queue.waiting)
+
+    def check(self, tenant: TenantId) -> None:
+        """Refuses at once what would be refused for want of a seat. Raises: ModelBusy."""
+        if self._queue.is_full(tenant, WorkClass.INTERACTIVE):
+            self._refused.inc()
+            raise ModelBusy(self._queue.seats, retry_after=self._retry_after())
 
     @asynccontextmanager
     async def seat(self, asked: Asked, *, weight: int) -> AsyncGenerator[_Taken]:

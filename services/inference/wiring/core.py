@@ -141,6 +141,7 @@ def core(
     asking = Asking(
         keyed=Calls(answer=generate, stream=stream_generate),
         unkeyed=Calls(answer=door_call.answer, stream=door_call.stream),
+        check_seats=seats.check,
         registry=known.registry,
         clock=clock,
         ids=ids,

@@ -11,6 +11,7 @@ import pytest
 from services.inference.domain.answer import Answer
 from services.inference.domain.call_policy import CallPolicy, WorkClass
 from services.inference.domain.errors import ModelBusy
+from services.inference.usecases.admit import FairScheduler
 from services.meshkit.core.identity import Principal, TenantId
 from tests.support.inference import ANNA, a_context, an_asked, says
 from tests.unit.inference.conftest import Room, make_room, until
@@ -188,3 +189,15 @@ async def test_a_repeat_of_a_call_in_flight_takes_no_seat() -> None:
     assert (crowd.room.queue.seated, crowd.room.queue.waiting) == (1, 0)
     await crowd.answer()
     assert await again == await first
+
+
+async def test_who_would_be_turned_away_is_so_before_anything_is_read() -> None:
+    crowd = Crowd(waiting=1)
+    scheduler = FairScheduler(crowd.room.queue, wait_seconds=2.0, clock=crowd.room.clock)
+    await crowd.ask("seated")
+    scheduler.check(ANNA.tenant)
+    await crowd.ask("waits")
+    with pytest.raises(ModelBusy) as busy:
+        scheduler.check(ANNA.tenant)
+    assert busy.value.retry_after is not None
+    scheduler.check(_principal(2).tenant)

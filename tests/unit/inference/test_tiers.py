@@ -169,7 +169,14 @@ async def test_at_a_door_a_route_says_all_but_that_what_was_shown_is_void(room: 
     routes = [a_route(name, OPENAI.name, policy=policy) for name, policy in policies.items()]
     room.registry.take({TENANT: held(routes=routes)}, whole=True)
     calls = Calls(answer=room.generate, stream=room.stream_generate)
-    asking = Asking(keyed=calls, unkeyed=calls, registry=room.registry, clock=room.clock, ids=SeededIds(1))
+    asking = Asking(
+        keyed=calls,
+        unkeyed=calls,
+        check_seats=lambda _: None,
+        registry=room.registry,
+        clock=room.clock,
+        ids=SeededIds(1),
+    )
     visit = Visit(request=make_mocked_request("POST", "/"), id="req_1", rest="", deadline=60.0)
     visit.principal = ANNA
     said = {name: asking.asked(visit, name, a_prompt(), door="/", user="anna").policy for name in ("w", "v", "stub")}

@@ -159,6 +159,11 @@ class FairQueue:
         """Seats that are taken."""
         return sum(lane.seated for lane in self._lanes.values())
 
+    def is_full(self, tenant: Hashable, work_class: WorkClass) -> bool:
+        """Says whether a tenant has as many calls waiting as it may: one more would be turned away."""
+        account = self._lanes[work_class].accounts.get(tenant)
+        return account is not None and len(account.waiting) >= self._most_waiting_each
+
     def enter(self, tenant: Hashable, work_class: WorkClass, weight: int) -> tuple[Ticket, list[Ticket]]:
         """Asks for a seat.
 

@@ -16,7 +16,7 @@ from services.inference.usecases.ports import Registry
 from services.meshkit.content import CallContext, CallId
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import IdSource
 
 #: Names a request, so that its repeat gets the first answer.
@@ -100,10 +100,21 @@ class Asking:
     #: For calls that a repeat finds again, and for those that none does.
     keyed: Calls
     unkeyed: Calls
+    #: Raises ModelBusy when one more call of a tenant would be turned away.
+    check_seats: Callable[[TenantId], None]
     #: Knows what calls do that do not say it themselves; at a door none does.
     registry: Registry
     clock: Clock
     ids: IdSource
+
+    async def body(self, visit: Visit) -> bytes:
+        """Reads the body, unless the call would be turned away whatever it says: a refusal is to cost little.
+
+        Raises: ModelBusy.
+        """
+        if IDEMPOTENCY_KEY not in visit.request.headers:
+            self.check_seats(visit.principal.tenant)
+        return await visit.request.read()
 
     def asked(self, visit: Visit, model: str, prompt: Prompt, *, door: str, user: str | None) -> Asked:
         """Gives what is asked. At a door the key is the agent, so what it uses and may use is kept for each key.

@@ -30,7 +30,7 @@ class MessagesDoor:
 
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """See `Door`."""
-        request = messages_request(await visit.request.read())
+        request = messages_request(await self._asking.body(visit))
         talk = conversation_of(request)
         prompt = prompt_of(request, talk)
         user = None if request.metadata is None else request.metadata.user_id

@@ -28,7 +28,7 @@ class ResponsesDoor:
 
     async def __call__(self, visit: Visit) -> web.StreamResponse:
         """See `Door`."""
-        request = responses_request(await visit.request.read())
+        request = responses_request(await self._asking.body(visit))
         talk = conversation_of(request)
         prompt = prompt_of(request, talk, default_output=self._default_output)
         user = request.safety_identifier or request.user
