@@ -14,6 +14,7 @@ from typing import Final, Protocol
 from services.inference.domain.answer import Answer, StreamEvent
 from services.inference.domain.call_policy import CacheUse, CallPolicy, WorkClass
 from services.inference.domain.deployment import DEFAULT
+from services.inference.domain.media import media_bytes
 from services.inference.domain.reliability.health import ITS_FAULTS
 from services.inference.domain.routing.comparison import Compared, compared, is_shadowed
 from services.inference.usecases.asked import Asked
@@ -33,6 +34,8 @@ SHADOW: Final = "shadow"
 #: Copies that wait, and that are made at once.
 _MOST_WAITING: Final = 64
 _AT_ONCE: Final = 4
+#: Pictures and documents of one copy: they stay in memory until it is made.
+_MOST_MEDIA_BYTES: Final = 256 * 1024
 #: Longest time of a copy, from when it is begun.
 _SECONDS: Final = 60.0
 _TELL_SECONDS: Final = 1.0
@@ -106,12 +109,12 @@ class Shadows:
         return None if shadow is None else Pair(tenant=tenant, route=route.name, shadow=shadow.full_name)
 
     def offer(self, pair: Pair, asked: Asked, answer: Answer, calls: MakesCalls) -> None:
-        """Takes a copy in, if there is room.
+        """Takes a copy in, if there is room for one of its size.
 
         Args:
             calls: makes it.
         """
-        if len(self._waiting) >= _MOST_WAITING:
+        if len(self._waiting) >= _MOST_WAITING or sum(map(media_bytes, asked.prompt.parts)) > _MOST_MEDIA_BYTES:
             self._refused.inc()
             self.note(pair, Compared(skipped=1))
             return

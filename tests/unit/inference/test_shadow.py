@@ -16,10 +16,21 @@ from services.inference.domain.registered import check_route
 from services.inference.domain.route import Shadow
 from services.inference.domain.routing.comparison import Compared, compared, is_shadowed, similarity
 from services.inference.usecases.shadow import Pair
-from services.meshkit.content import CallId, CallKey, Usage
+from services.meshkit.content import (
+    CallId,
+    CallKey,
+    Confidentiality,
+    DocumentPart,
+    Integrity,
+    Label,
+    Message,
+    MessageRole,
+    Part,
+    Usage,
+)
 from services.meshkit.core.errors import Invalid, Unavailable
 from services.meshkit.testing.mesh_keys import TENANT
-from tests.support.inference import ANTHROPIC, OPENAI, a_context, an_asked, failing, says
+from tests.support.inference import ANTHROPIC, OPENAI, a_context, a_prompt, an_asked, failing, says
 from tests.unit.inference.conftest import Room
 from tests.unit.inference.test_registry import a_route, held
 
@@ -141,6 +152,15 @@ async def test_a_full_queue_skips_copies_and_keeps_nobody_waiting(room: Room) ->
     for number in range(70):
         await room.ask(asked(number))
     assert await found(room) == Compared(skipped=6)
+
+
+async def test_long_pictures_are_not_kept_for_a_copy(room: Room) -> None:
+    shadowed(room)
+    label = Label(integrity=Integrity.USER, confidentiality=Confidentiality.TENANT)
+    pages = Part(DocumentPart(media_type="application/pdf", data=b"%PDF-" + bytes(300_000), title=""), label)
+    messages = (Message(role=MessageRole.USER, parts=(pages,)),)
+    await room.ask(replace(asked(), prompt=a_prompt(messages=messages)))
+    assert await found(room) == Compared(skipped=1)
 
 
 async def test_what_cannot_be_told_now_is_told_later(room: Room) -> None:
