@@ -20,7 +20,7 @@ from services.meshkit.content import (
     CallId,
     CallKey,
     Confidentiality,
-    DocumentPart,
+    ImagePart,
     Integrity,
     Label,
     Message,
@@ -31,6 +31,7 @@ from services.meshkit.content import (
 from services.meshkit.core.errors import Invalid, Unavailable
 from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import ANTHROPIC, OPENAI, a_context, a_prompt, an_asked, failing, says
+from tests.support.pictures import a_png
 from tests.unit.inference.conftest import Room
 from tests.unit.inference.test_registry import a_route, held
 
@@ -157,8 +158,8 @@ async def test_a_full_queue_skips_copies_and_keeps_nobody_waiting(room: Room) ->
 async def test_long_pictures_are_not_kept_for_a_copy(room: Room) -> None:
     shadowed(room)
     label = Label(integrity=Integrity.USER, confidentiality=Confidentiality.TENANT)
-    pages = Part(DocumentPart(media_type="application/pdf", data=b"%PDF-" + bytes(300_000), title=""), label)
-    messages = (Message(role=MessageRole.USER, parts=(pages,)),)
+    picture = Part(ImagePart(media_type="image/png", data=a_png(padding=300_000)), label)
+    messages = (Message(role=MessageRole.USER, parts=(picture,)),)
     await room.ask(replace(asked(), prompt=a_prompt(messages=messages)))
     assert await found(room) == Compared(skipped=1)
 
