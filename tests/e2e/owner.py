@@ -122,7 +122,9 @@ class Owner:
 def asked_inside(mesh: RunningMesh, name: str, token: str, fields: Mapping[str, Any]) -> Any:
     """Makes an internal call as a service that may, for the caller with this token."""
     rpc = next(rpc for rpc in INTERNAL if rpc.name == name)
-    headers = (*shown_by(mesh, min(rpc.guard.peers)), *bearer(token))
+    # Each service has grants for what it works on: these are for runs.
+    peer = "orchestrator" if "orchestrator" in rpc.guard.peers else min(rpc.guard.peers)
+    headers = (*shown_by(mesh, peer), *bearer(token))
     with grpc.insecure_channel(mesh.addresses.services[rpc.path.split(".")[1]]) as channel:
         return rpc.on(channel)(rpc.message(fields), metadata=headers, timeout=20)
 
