@@ -1,6 +1,6 @@
 """A tenant that has one of everything, all of it marked; for tests in which somebody else asks for it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Final
@@ -119,12 +119,15 @@ class Owner:
         return [one for one in given if one.encode() in seen and one not in sent]
 
 
+def one_peer(peers: Collection[str]) -> str:
+    """Gives one of the services that may make a call: of grants, which are for what a service works on, for runs."""
+    return "orchestrator" if "orchestrator" in peers else min(peers)
+
+
 def asked_inside(mesh: RunningMesh, name: str, token: str, fields: Mapping[str, Any]) -> Any:
     """Makes an internal call as a service that may, for the caller with this token."""
     rpc = next(rpc for rpc in INTERNAL if rpc.name == name)
-    # Each service has grants for what it works on: these are for runs.
-    peer = "orchestrator" if "orchestrator" in rpc.guard.peers else min(rpc.guard.peers)
-    headers = (*shown_by(mesh, peer), *bearer(token))
+    headers = (*shown_by(mesh, one_peer(rpc.guard.peers)), *bearer(token))
     with grpc.insecure_channel(mesh.addresses.services[rpc.path.split(".")[1]]) as channel:
         return rpc.on(channel)(rpc.message(fields), metadata=headers, timeout=20)
 
