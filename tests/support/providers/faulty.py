@@ -283,6 +283,10 @@ class FaultyProvider:
             return
         head = (first + await reader.readuntil(b"\r\n\r\n")).decode()
         target, *lines = head.split("\r\n")
+        if target.startswith("GET "):
+            # Who only looks whether it is there asks for nothing, and is no call.
+            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            return
         headers = {name.lower(): text for name, _, text in (line.partition(": ") for line in lines if line)}
         body: dict[str, Any] = json.loads(await reader.readexactly(int(headers["content-length"])))
         path = target.split(" ")[1]
