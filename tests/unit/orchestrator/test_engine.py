@@ -87,6 +87,7 @@ class House:
     def _settled(self, run: OwnedRun, calls: Sequence[ModelCall]) -> None:
         journal = self.store.runs[run.run_id].journal
         recorded = {(one.path, one.call_answered.call_index) for one in journal if one.HasField("call_answered")}
+        recorded |= {(one.path, one.call_failed.call_index) for one in journal if one.HasField("call_failed")}
         assert {(call.path, call.call_index) for call in calls} <= recorded, "told before its fact was recorded"
         self.told.extend(calls)
 
