@@ -131,10 +131,12 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "what is kept names its tenant, and whoever asks for it is compared with that": frozenset(
         {
+            "inference/domain/similar_answers.py:SimilarAnswers",
             "inference/usecases/judge_rollouts.py:JudgeRollouts",
             "cost/domain/hold_lines.py:HoldLines",
             "cost/storage/seen_rows.py:SeenRows",
             "meshkit/guard/feed.py:_Known",
+            "orchestrator/clients/acknowledgements.py:Acknowledgements",
             "orchestrator/clients/live_events.py:NatsLiveEvents",
             "orchestrator/engine/alarms.py:Alarms",
             "orchestrator/engine/calls_in_flight.py:CallsInFlight",

@@ -97,15 +97,17 @@ class SimilarAnswers:
         #: All of them, and those of each tenant and group, least recently used first.
         self._kept: OrderedDict[int, _Kept] = OrderedDict()
         self._of_tenant: dict[TenantId, OrderedDict[int, None]] = {}
-        self._of_group: dict[CacheKey, OrderedDict[int, None]] = {}
+        self._of_group: dict[tuple[TenantId, CacheKey], OrderedDict[int, None]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def look(self, group: CacheKey, vector: Sequence[float], *, least: float, now: float) -> Near | None:
-        """Gives the answer to the nearest question of a group, if that is near enough."""
+    def look(
+        self, tenant: TenantId, group: CacheKey, vector: Sequence[float], *, least: float, now: float
+    ) -> Near | None:
+        """Gives the answer to the nearest question of a tenant's group, if that is near enough."""
         best, at_best = least, -1
-        for number in tuple(self._of_group.get(group, ())):
+        for number in tuple(self._of_group.get((tenant, group), ())):
             kept = self._kept[number]
             if kept.until <= now:
                 self._drop(number)
@@ -114,7 +116,7 @@ class SimilarAnswers:
         if at_best < 0:
             return None
         found = self._kept[at_best]
-        for order in (self._kept, self._of_tenant[found.tenant], self._of_group[group]):
+        for order in (self._kept, self._of_tenant[tenant], self._of_group[tenant, group]):
             order.move_to_end(at_best)
         return Near(answer=found.answer, similarity=min(best, 1.0))
 
@@ -129,7 +131,7 @@ class SimilarAnswers:
         )
         self.bytes += size
         of_tenant = self._of_tenant.setdefault(tenant, OrderedDict())
-        of_group = self._of_group.setdefault(group, OrderedDict())
+        of_group = self._of_group.setdefault((tenant, group), OrderedDict())
         of_tenant[number] = of_group[number] = None
         if len(of_group) > self._most_of_group:
             self._drop(next(iter(of_group)))
@@ -141,8 +143,9 @@ class SimilarAnswers:
     def _drop(self, number: int) -> None:
         kept = self._kept.pop(number)
         self.bytes -= kept.bytes
-        del self._of_tenant[kept.tenant][number], self._of_group[kept.group][number]
-        if not self._of_tenant[kept.tenant]:
+        of_tenant, place = self._of_tenant[kept.tenant], (kept.tenant, kept.group)
+        del of_tenant[number], self._of_group[place][number]
+        if not of_tenant:
             del self._of_tenant[kept.tenant]
-        if not self._of_group[kept.group]:
-            del self._of_group[kept.group]
+        if not self._of_group[place]:
+            del self._of_group[place]

@@ -16,6 +16,7 @@ from services.inference.usecases.embed import AskedVectors, Vectors
 from services.meshkit.content import join
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -59,7 +60,7 @@ class NearAnswers:
         self._embed = embed
         self._embedder = embedder
         self._clock = clock
-        self._making: dict[CacheKey, list[_Making]] = {}
+        self._making: dict[tuple[TenantId, CacheKey], list[_Making]] = {}
 
     @asynccontextmanager
     async def turn(
@@ -85,7 +86,7 @@ class NearAnswers:
                 yield turn
                 return
             making = _Making(vector, BeingMade())
-            self._making.setdefault(group, []).append(making)
+            self._making.setdefault((asked.principal.tenant, group), []).append(making)
         try:
             yield turn
         finally:
@@ -95,14 +96,15 @@ class NearAnswers:
             elif making is not None and turn.made is not None:
                 making.being_made.of_no_use = True
             if making is not None:
-                self._ended(group, making)
+                self._ended((asked.principal.tenant, group), making)
 
     async def _found(self, asked: Asked, group: CacheKey, vector: Vector, least: float) -> Near | None:
         """Gives what is kept, or what a call that is being made gets; None: the call is to be made."""
         until = self._clock.monotonic() + (asked.deadline - self._clock.monotonic()) * _SHARE_OF_TIME
-        while (near := self._kept.look(group, vector, least=least, now=self._clock.monotonic())) is None:
+        tenant = asked.principal.tenant
+        while (near := self._kept.look(tenant, group, vector, least=least, now=self._clock.monotonic())) is None:
             left = until - self._clock.monotonic()
-            like = (one for one in self._making.get(group, ()) if similarity(one.vector, vector) >= least)
+            like = (one for one in self._making.get((tenant, group), ()) if similarity(one.vector, vector) >= least)
             making = next(like, None)
             if making is None or left <= 0:
                 return None
@@ -130,8 +132,8 @@ class NearAnswers:
             log.warning("a question is not compared with others", error=error.message)
             return None
 
-    def _ended(self, group: CacheKey, making: _Making) -> None:
-        self._making[group].remove(making)
-        if not self._making[group]:
-            del self._making[group]
+    def _ended(self, place: tuple[TenantId, CacheKey], making: _Making) -> None:
+        self._making[place].remove(making)
+        if not self._making[place]:
+            del self._making[place]
         making.being_made.over.set()

@@ -287,7 +287,8 @@ def test_what_is_kept_is_bounded_for_each_group_and_tenant_and_in_all() -> None:
 
     def looked(group: str, angle: float, *, now: float = 0.0) -> bool:
         vector = (cos(angle), sin(angle))
-        return kept.look(CacheKey(group.encode()), vector, least=0.999, now=now) is not None
+        key = CacheKey(group.encode())
+        return any(kept.look(tenant, key, vector, least=0.999, now=now) for tenant in tenants)
 
     for number in range(3):
         keep(tenants[0], "a", float(number))
