@@ -214,8 +214,16 @@ async def test_a_call_whose_time_is_up_is_not_begun() -> None:
 
 def a_version(number: int, **changes: Any) -> DeploymentVersion:
     """A version that Anna's tenant registered."""
-    values: dict[str, Any] = {"name": "acme/vectors", "adapter": Adapter.VLLM, "model": "mini", "task": Task.EMBED}
-    return DeploymentVersion(**{**values, "deployment_id": "dep_1", "version": number, **changes})
+    values: dict[str, Any] = {
+        "name": "acme/vectors",
+        "adapter": Adapter.VLLM,
+        "model": "mini",
+        "task": Task.EMBED,
+        "deployment_id": "dep_1",
+        "version": number,
+        **changes,
+    }
+    return DeploymentVersion(**values)
 
 
 def registered(*versions: DeploymentVersion, installed: tuple[DeploymentVersion, ...] = (LOCAL,)) -> Room:
