@@ -55,7 +55,7 @@ async def test_what_is_no_pdf_or_cannot_be_bounded_is_refused_by_its_name(mesh: 
         for lie in (url(data="eA=="), url("text/plain")):
             with pytest.raises(openai.BadRequestError) as refused:
                 await ai.responses.create(model=MODEL, input=shown(tenant, lie))
-            assert (refused.value.code, refused.value.param) == ("invalid_field", "input[0].content[1].file_data")
+            assert (refused.value.code, refused.value.param) == ("media_invalid", "input[0].content[1].file_data")
         with pytest.raises(openai.BadRequestError) as unbounded:
             await ai.responses.create(model="stub", input=shown(tenant, url()))
         assert unbounded.value.code == "call_not_bounded"
