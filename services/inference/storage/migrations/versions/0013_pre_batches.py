@@ -4,7 +4,7 @@ from alembic.operations import Operations
 
 from services.meshkit.sql.rls import run_together, tenant_table
 
-revision = "0017"
+revision = "0013"
 down_revision = "0012"
 
 _TABLES = """
