@@ -42,7 +42,9 @@ class MemoryRegistry:
 
     def embedder(self, tenant: TenantId, name: str, *, checking: bool = False) -> DeploymentVersion:
         """See `KnowsEmbedders.embedder`."""
-        return self.names(tenant).embedder(name, checking=checking)
+        names = self.names(tenant)
+        names.check_readable(name or DEFAULT)
+        return names.embedder(name, checking=checking)
 
     def versions(self, tenant: TenantId) -> Sequence[DeploymentVersion]:
         """See `Registry.versions`."""
