@@ -28,7 +28,7 @@ Embeds = Callable[[AskedVectors], Awaitable[Vectors]]
 #: A call waits this share of its time for the answer that one like it is about to get.
 _SHARE_OF_TIME: Final = 0.5
 #: Longest time that a call waits to know its vector; then it is made as if nobody had asked the like.
-_VECTOR_SECONDS: Final = 1.0
+_VECTOR_SECONDS: Final = 3.0
 
 
 class Turn:
