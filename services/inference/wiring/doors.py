@@ -4,10 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import grpc.aio
-
 from services.inference.clients.key_exchange import GatewayKeyExchange
-from services.inference.settings import InferenceSettings
 from services.inference.transport.doors.body_room import BodyRoom
 from services.inference.transport.doors.chat_door import ChatDoor
 from services.inference.transport.doors.door import Door
@@ -18,35 +15,23 @@ from services.inference.transport.doors.messages_door import CountTokensDoor, Me
 from services.inference.transport.doors.models_door import ModelsDoor
 from services.inference.transport.doors.responses_door import ResponsesDoor
 from services.inference.transport.doors.routes import Doors
-from services.inference.usecases.ports import Registry
+from services.inference.usecases.registry import MemoryRegistry
 from services.inference.wiring.core import Core
-from services.meshkit.core.clock import Clock
-from services.meshkit.core.ids import IdSource
+from services.inference.wiring.ground import Ground
 from services.meshkit.core.rate import burst_of
 from services.meshkit.grpc.call import Drain
 from services.meshkit.grpc.client_address import block_of
 from services.meshkit.grpc.limits import Allowance, RateLimited
 from services.meshkit.grpc.server import Beside
-from services.meshkit.grpc.tls import MeshTls
-from services.meshkit.guard.mesh_guard import MeshGuard
 from services.meshkit.guard.rate import RateGate
 
 #: Keys that nobody here knows and that one address may have looked up, per second; twice as many at once.
 _LOOKUPS_PER_SECOND: Final = 10.0
 
 
-def doors(
-    settings: InferenceSettings,
-    *,
-    core: Core,
-    registry: Registry,
-    guard: MeshGuard,
-    to_gateway: grpc.aio.Channel,
-    tls: MeshTls | None,
-    clock: Clock,
-    ids: IdSource,
-) -> tuple[Beside, ...]:
+def doors(on: Ground, *, core: Core, registry: MemoryRegistry) -> tuple[Beside, ...]:
     """Gives what serves the doors beside gRPC; nothing when they are to be served nowhere."""
+    settings, guard, clock, ids = on.settings, on.guard, on.clock, on.ids
     listen = settings.doors_listen
     if listen is None:
         return ()
@@ -65,7 +50,7 @@ def doors(
     async def opened(drain: Drain) -> AsyncGenerator[None]:
         keys = DoorKeys(
             known=guard.feed,
-            exchange=GatewayKeyExchange(to_gateway),
+            exchange=GatewayKeyExchange(on.gateway),
             verify=guard.admission.verify,
             hold_back=_hold_back(guard.rates),
             clock=clock,
@@ -73,7 +58,7 @@ def doors(
         room = BodyRoom(settings.doors_body_bytes)
         handle = Doors(served, admission=guard.admission, keys=keys, room=room, drain=drain, clock=clock, ids=ids)
         with guard.feed.changed(keys.forget):
-            async with listening(handle, listen=listen, tls=tls, drain_seconds=settings.drain_seconds):
+            async with listening(handle, listen=listen, tls=on.identity.tls, drain_seconds=settings.drain_seconds):
                 yield
 
     return (opened,)
