@@ -6,7 +6,7 @@ claim the call id ∥ law before ─▶ chain: hold, as leaving now ─▶ provi
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 
 from services.inference.domain.answer import Answer, TextDelta
 from services.inference.domain.call import RecordedCall
@@ -75,7 +75,9 @@ class ModelCall:
             ):
                 if isinstance(claimed, RecordedCall):
                     return await self._conclude.replay(asked, claimed)
-                async with self._cached.turn(asked, plan, before) as turn:
+                async with AsyncExitStack() as looking:
+                    async with self._claims.given_back_if_it_fails(asked):
+                        turn = await looking.enter_async_context(self._cached.turn(asked, plan, before))
                     if turn.answer is not None and turn.verdict is not None:
                         kept = self._conclude.kept(
                             asked, turn.answer, turn.verdict, claimed.lost_attempts, similarity=turn.similarity

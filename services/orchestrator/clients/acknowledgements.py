@@ -59,9 +59,12 @@ class Acknowledgements:
                 return
             waiting = self._waiting[run.run_id] = run, []
             self._arrived.set()
-        room = _MOST_CALLS - len(waiting[1])
-        waiting[1].extend(calls[:room])
-        self._refused.inc(max(0, len(calls) - room))
+        waiting[1].extend(calls)
+        # The oldest were told before, where a run was read from its journal.
+        excess = len(waiting[1]) - _MOST_CALLS
+        if excess > 0:
+            del waiting[1][:excess]
+            self._refused.inc(excess)
 
     async def send(self) -> None:
         """Tells of what comes, until cancelled. Run by `acknowledging`."""

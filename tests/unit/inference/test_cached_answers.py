@@ -15,6 +15,7 @@ from services.inference.domain.route import Candidate, Plan, Route, RouteMode
 from services.inference.usecases.attempt import judged_before
 from services.inference.usecases.cached_answers import CachedAnswers
 from services.meshkit.content import Usage, text_of
+from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from tests.support.inference import (
     ANNA,
@@ -128,6 +129,13 @@ async def test_the_law_judges_a_kept_answer_for_each_caller(room: Room) -> None:
     with pytest.raises(LawBlocked):
         await ask(room, "second")
     assert len(room.openai.asked) == 1
+
+
+async def test_a_call_that_the_law_could_not_judge_is_not_lost(room: Room) -> None:
+    room.law.faults.next(Unavailable("the law is away"))
+    with pytest.raises(Unavailable):
+        await ask(room, "first")
+    assert (await ask(room, "first")).lost_attempts == 0
 
 
 async def test_another_version_of_a_model_and_another_route_are_other_calls(room: Room) -> None:

@@ -83,4 +83,5 @@ async def test_what_waits_is_bounded_for_each_run() -> None:
         acknowledgements.add(ONE, [ModelCall("a", 0, number)])
     await acknowledgements.send_waiting()
     (told,) = generations.told
-    assert len(told[1]) == 256
+    # The newest: those before may have been told already, by who drove the run then.
+    assert [index for _, _, index in told[1]] == list(range(44, 300))

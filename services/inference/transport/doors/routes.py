@@ -155,9 +155,7 @@ class Doors:
             if isinstance(error, Internal):
                 log.error("our own rules were broken", method=name, error=repr(error), exc_info=error)
         except web.HTTPRequestEntityTooLarge:
-            failure = RequestTooLarge(
-                f"the body is longer than {MAX_REQUEST_BYTES} bytes", limit_bytes=MAX_REQUEST_BYTES
-            )
+            failure = _too_large()
         except ConnectionError:
             # Whoever asked has gone; aiohttp notices, too.
             failure = Cancelled("the caller went away before the answer")
@@ -247,10 +245,19 @@ class Doors:
 
 
 def _length_of(request: web.BaseRequest) -> int:
-    """Gives how long the body of a request is, bytes; the most that it may be when the request does not say."""
+    """Gives how long the body of a request is, bytes; the most that it may be when the request does not say.
+
+    Raises: RequestTooLarge.
+    """
     if request.content_length is not None:
+        if request.content_length > MAX_REQUEST_BYTES:
+            raise _too_large()
         return request.content_length
     return MAX_REQUEST_BYTES if request.can_read_body else 0
+
+
+def _too_large() -> RequestTooLarge:
+    return RequestTooLarge(f"the body is longer than {MAX_REQUEST_BYTES} bytes", limit_bytes=MAX_REQUEST_BYTES)
 
 
 def _refusal(failure: MeshError, dialect: Dialect, request_id: str, headers: Mapping[str, str]) -> web.Response:
