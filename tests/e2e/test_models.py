@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 
 from comitia.inference.v1 import model_pb2
 from comitia_sdk.errors import AlreadyExists, NotFound
-from tests.e2e.conftest import MakeTenant, Tenant
+from tests.e2e.conftest import MakeTenant, Tenant, until
 from tests.support.mesh import RunningMesh
 from tests.support.providers.fake import KEY
 
@@ -201,3 +201,42 @@ async def test_weights_and_rollouts_divide_callers_who_stay_where_they_are(tenan
     assert (done.state, done.decided_by != "judge") == (model_pb2.ROLLOUT_STATE_PROMOTED, True)
     assert set((await sides(tenant)).values()) == {"acme/next"}
     assert [one.deployment for one in (await models.route("writer")).members] == ["acme/next"]
+
+
+async def test_a_model_is_swapped_under_load_without_a_request_that_fails(ai: AsyncOpenAI, tenant: Tenant) -> None:
+    models = tenant.client.models
+    await registered(tenant, "acme/writer", "gpt-4o-mini")
+    await registered(tenant, "acme/next", "gpt-4o")
+    await models.set_route("writer", ["acme/writer"])
+    by: list[str] = []
+    over = asyncio.Event()
+
+    async def caller() -> None:
+        while not over.is_set():
+            raw = await ai.chat.completions.with_raw_response.create(
+                model="writer", messages=[{"role": "user", "content": f"How are rivers? {tenant.mark}"}]
+            )
+            by.append(raw.headers["x-comitia-deployment"])
+
+    async def asked_by(name: str, count: int) -> None:
+        """Waits until so many more requests were answered by one."""
+        start = len(by)
+
+        async def so_many() -> bool:
+            return by[start:].count(name) >= count
+
+        assert await until(so_many, seconds=20)
+
+    async with asyncio.TaskGroup() as callers:
+        for _ in range(4):
+            callers.create_task(caller())
+        await asked_by("acme/writer", 10)
+        for name in ("acme/next", "acme/writer", "acme/next"):
+            await models.set_route("writer", [name])
+            seen = len(by)
+            await asked_by(name, 10)
+            # What was under way goes on by the version that it began with; all others go by the new one at once.
+            others = [one for one in by[seen + 4 :] if one != name]
+            assert len(others) <= 4, others
+        over.set()
+    assert len(by) >= 40
