@@ -38,6 +38,7 @@ NOBODY: Final[Mapping[str, str]] = {
     "agent": "Nobody7",
     "agent_version": "7.7.7",
     "api_key_id": "key_01jd0000000000000000000000",
+    "batch_id": "batch_01jd0000000000000000000000",
     "bundle": "nobody7@1.0.0",
     "budget_id": "budget_01jd0000000000000000000000",
     "deployment_id": "dep_01jd0000000000000000000000",
@@ -67,6 +68,7 @@ KINDS: Final[Mapping[str, str]] = {
     "agents": "agent",
     "allowed_agents": "agent",
     "api_key_id": "api_key_id",
+    "batch_id": "batch_id",
     "budget_id": "budget_id",
     "budget_ids": "budget_id",
     "bundle": "bundle",
@@ -101,7 +103,7 @@ OWN_NAMES: Final[Mapping[str, str]] = {
     "WorkflowService": "workflow",
 }
 #: Ids that are given by the caller, of things outside, or read by nobody.
-FREE: Final = frozenset({"blob_id", "client_id", "tool_call_id", "tool_id", "confirm_name", "display_name"})
+FREE: Final = frozenset({"blob_id", "client_id", "item_id", "tool_call_id", "tool_id", "confirm_name", "display_name"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +180,7 @@ def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[O
                 "agent": agent,
                 "agent_version": "1.0.0",
                 "api_key_id": key.api_key.api_key_id,
+                "batch_id": client.batches.create({"a": SECRET}, max_output_tokens=8).batch_id,
                 "bundle": f"{MARK}@1.0.0",
                 "budget_id": session.budget_id,
                 "deployment_id": model.deployment_id,
@@ -226,6 +229,7 @@ def still_there(owner: Owner) -> None:
     assert ids["workflow"] in {workflow.name for workflow in client.workflows.list()}
     assert client.models.get(ids["deployment_id"]).versions[0].model == SECRET
     assert client.models.rollout(ids["rollout_id"]).state == ROLLOUT_STATE_RUNNING
+    assert not client.batches.get(ids["batch_id"]).cancel_requested
     assert ids["user_id"] in {user.user_id for user in client.users.list()}
     assert ids["oidc_issuer_id"] in {issuer.oidc_issuer_id for issuer in client.users.list_issuers()}
     [account] = client.identity.list_service_accounts()
