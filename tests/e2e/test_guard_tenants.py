@@ -5,7 +5,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 from google.protobuf.json_format import MessageToDict
@@ -213,6 +213,8 @@ async def test_a_page_token_of_another_tenant_shows_nothing_of_it(
             first.session_id, theirs.session_id = owner.ids["run_id"], world.ended_session
         if rpc.name == "RunService/ListRunSteps":
             first.run_id, theirs.run_id = owner.ids["run_id"], world.ended_session
+        if rpc.name == "ModelBatchService/ListModelBatchResults":
+            first.batch_id, theirs.batch_id = owner.ids["batch_id"], cast(Any, requests[rpc.name]).batch_id
         own = await doors.knock(service, rpc, first, bearer(token))
         assert own.code == "OK", f"{rpc.name}: {own.short}"
         answer: Any = rpc.response_class.FromString(own.body)
