@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from comitia.inference.v1 import generation_pb2
 from services.inference.domain.call_policy import USUAL, CacheUse, CallPolicy, MidStream, OnDisconnect, WorkClass
-from services.inference.transport.call_policy import policy_of
+from services.inference.transport.call_policy import policy_of, policy_to_proto
 from services.meshkit.core.errors import Invalid
 
 
@@ -52,3 +52,9 @@ def test_what_nothing_obeys_is_refused_by_name(said: dict[str, Any]) -> None:
     with pytest.raises(Invalid) as refused:
         policy_of(generation_pb2.CallPolicy(**said))
     assert refused.value.field == f"policy.{next(iter(said))}"
+
+
+def test_what_a_route_says_of_a_second_model_holds_for_calls_that_do_not() -> None:
+    usual = policy_of(generation_pb2.CallPolicy(hedge_after=Duration(seconds=2)), field="route.policy")
+    assert policy_of(policy_to_proto(usual)) == usual
+    assert policy_of(generation_pb2.CallPolicy(), usual=usual).hedge_seconds == 2.0
