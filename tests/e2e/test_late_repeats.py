@@ -158,6 +158,7 @@ LASTING: Final = frozenset(
         "LedgerService/RepriceEvents",
         "MemoryService/ForgetMemory",
         "MemoryService/Remember",
+        "ModelService/ReportModelQuality",
         "TenantService/DeleteTenant",
         "ToolService/InvokeTool",
         "ToolService/StreamInvokeTool",
