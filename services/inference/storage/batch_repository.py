@@ -324,6 +324,7 @@ def _settled_at_birth(job: BatchJob) -> dict[str, Any]:
     return {
         "deployment": job.deployment,
         "version": job.version,
+        "deployment_id": job.deployment_id,
         "payee": job.payee,
         "grant_id": job.grant_id,
         "project": job.project,
@@ -350,6 +351,7 @@ def _job_of(row: Row[Any]) -> BatchJob:
         tenant=TenantId(row.tenant_id),
         deployment=row.deployment,
         version=row.version,
+        deployment_id=row.deployment_id,
         payee=row.payee,
         grant_id=row.grant_id,
         project=row.project,

@@ -248,6 +248,15 @@ class BatchProvider(Protocol):
         ...
 
 
+class HearsOfModels(Protocol):
+    """Knows whether what is known here of models is what all replicas know."""
+
+    @property
+    def heard(self) -> bool:
+        """True while the database is there: only then is a model that is not known gone."""
+        ...
+
+
 class OpenBatches(Protocol):
     """Opens the batch APIs of versions."""
 

@@ -74,6 +74,7 @@ class CreateBatch:
             tenant=principal.tenant,
             deployment=version.name,
             version=version.version,
+            deployment_id=version.deployment_id,
             payee=version.payee,
             grant_id=grant,
             project=principal.project or "",

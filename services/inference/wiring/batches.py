@@ -52,6 +52,8 @@ def batches(
     )
     carry = CarryBatch(
         registry=known.registry,
+        news=known.news,
+        tenants=tenants,
         open_batches=known.models,
         store=repository,
         tokens=tokens,
