@@ -24,10 +24,13 @@ from services.inference.storage.batch_tables import model_batch, model_batch_ite
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome
 from services.inference.usecases.batch_ports import BatchView, LeasedBatch, LeaseLost
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import to_uuid
+from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
 
 #: Most sealed bytes of a page of results; one that is longer is a page of its own.
 _PAGE_BYTES: Final = 2 * 1024 * 1024
@@ -37,10 +40,19 @@ _TAKE: Final = text("""
     UPDATE model_batch AS b
     SET lease_until = clock_timestamp() + CAST(:lease AS interval), lease_epoch = lease_epoch + 1
     FROM (
-        SELECT tenant_id, batch_id FROM model_batch
-        WHERE ended_time IS NULL AND look_time <= clock_timestamp()
-            AND (lease_until IS NULL OR lease_until <= clock_timestamp())
-        ORDER BY look_time LIMIT :most FOR UPDATE SKIP LOCKED
+        SELECT one.tenant_id, one.batch_id
+        FROM model_batch AS one JOIN (
+            SELECT tenant_id, batch_id, row_number() OVER (PARTITION BY tenant_id ORDER BY look_time) + (
+                SELECT count(*) FROM model_batch AS held
+                WHERE held.tenant_id = waiting.tenant_id AND held.ended_time IS NULL
+                    AND held.lease_until > clock_timestamp()) AS place
+            FROM model_batch AS waiting
+            WHERE ended_time IS NULL AND look_time <= clock_timestamp()
+                AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+        ) AS placed ON placed.tenant_id = one.tenant_id AND placed.batch_id = one.batch_id
+        WHERE placed.place <= :of_one_tenant AND one.ended_time IS NULL AND one.look_time <= clock_timestamp()
+            AND (one.lease_until IS NULL OR one.lease_until <= clock_timestamp())
+        ORDER BY one.look_time LIMIT :most FOR UPDATE OF one SKIP LOCKED
     ) AS due
     WHERE b.tenant_id = due.tenant_id AND b.batch_id = due.batch_id
     RETURNING b.*""")
@@ -154,12 +166,20 @@ class BatchRepository:
             await scope.commit()
         return view
 
-    async def take(self, *, most: int, lease: timedelta) -> Sequence[LeasedBatch]:
+    async def take(self, *, most: int, of_one_tenant: int, lease: timedelta) -> Sequence[LeasedBatch]:
         """See `BatchStore.take`."""
+        values = {"most": most, "of_one_tenant": of_one_tenant, "lease": lease}
         async with maintenance_scope(self._maintenance) as scope:
-            rows = (await scope.execute(_TAKE, {"most": most, "lease": lease})).all()
+            rows = (await scope.execute(_TAKE, values)).all()
             await scope.commit()
-        return [LeasedBatch(job=_job_of(row), epoch=row.lease_epoch) for row in rows]
+        leased: list[LeasedBatch] = []
+        for row in rows:
+            try:
+                leased.append(LeasedBatch(job=_job_of(row), epoch=row.lease_epoch))
+            except ValueError:
+                # Another release wrote it. Its lease keeps it from being taken again and again.
+                log.exception("a batch cannot be read", batch_id=from_uuid(BATCH_PREFIX, row.batch_id))
+        return leased
 
     async def renew(self, leased: LeasedBatch, *, lease: timedelta) -> None:
         """See `BatchStore.renew`."""

@@ -82,8 +82,15 @@ class BatchStore(BatchReader, Protocol):
         """Notes that a batch is to stop, and has it looked at soon. Raises: BatchNotFound, BatchEnded."""
         ...
 
-    async def take(self, *, most: int, lease: timedelta) -> Sequence[LeasedBatch]:
-        """Leases batches that are due, those waiting longest first; no other replica gets them until the lease ends."""
+    async def take(self, *, most: int, of_one_tenant: int, lease: timedelta) -> Sequence[LeasedBatch]:
+        """Leases batches that are due, those waiting longest first; no other replica gets them until the lease ends.
+
+        One that cannot be read here is left to another release.
+
+        Args:
+            of_one_tenant: leases that a tenant has at once, on all replicas. Two that take at the same moment may each
+                give it one.
+        """
         ...
 
     async def renew(self, leased: LeasedBatch, *, lease: timedelta) -> None:
