@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from hashlib import sha256
 from itertools import accumulate, takewhile
 from typing import Any, Final
 from uuid import UUID
@@ -80,10 +81,11 @@ class BatchRepository:
         self._maintenance = maintenance
         self._keys = keys
 
-    async def check_repeat(self, tenant: TenantId) -> None:
-        """See `BatchStore.check_repeat`."""
+    async def check_addable(self, tenant: TenantId) -> None:
+        """See `BatchStore.check_addable`."""
         async with tenant_scope(self._app, tenant) as scope:
             await claim_once(scope)
+            await _check_room(scope, tenant)
 
     async def add(self, job: BatchJob, items: Sequence[tuple[str, bytes]]) -> BatchView:
         """See `BatchStore.add`."""
@@ -101,11 +103,9 @@ class BatchRepository:
         view = BatchView(job=job, counts={ItemState.WAITING: len(items)})
         async with tenant_scope(self._app, job.tenant) as scope:
             await claim_once(scope)
-            open_ones = select(func.count()).where(
-                model_batch.c.tenant_id == job.tenant, model_batch.c.ended_time.is_(None)
-            )
-            if (await scope.execute(open_ones)).scalar_one() >= MOST_OPEN_BATCHES:
-                raise TooManyBatches(MOST_OPEN_BATCHES)
+            # Batches of one tenant are counted one after the other, on all replicas: each sees those before it.
+            await scope.execute(select(func.pg_advisory_xact_lock(_lock_of(job.tenant))))
+            await _check_room(scope, job.tenant)
             values = {"tenant_id": job.tenant, "batch_id": job.id, "item_count": job.item_count, **_values(job)}
             await scope.execute(
                 insert(model_batch).values(**values, **_settled_at_birth(job), look_time=func.clock_timestamp())
@@ -326,6 +326,17 @@ async def _job(scope: Scope, tenant: TenantId, batch_id: str, bound_to: str | No
     if row is None:
         raise BatchNotFound(batch_id)
     return _job_of(row)
+
+
+async def _check_room(scope: Scope, tenant: TenantId) -> None:
+    """Raises: TooManyBatches."""
+    open_ones = select(func.count()).where(model_batch.c.tenant_id == tenant, model_batch.c.ended_time.is_(None))
+    if (await scope.execute(open_ones)).scalar_one() >= MOST_OPEN_BATCHES:
+        raise TooManyBatches(MOST_OPEN_BATCHES)
+
+
+def _lock_of(tenant: TenantId) -> int:
+    return int.from_bytes(sha256(b"comitia.model_batch" + tenant.bytes).digest()[:8], "big", signed=True)
 
 
 async def _counted(scope: Scope, job: BatchJob) -> BatchView:

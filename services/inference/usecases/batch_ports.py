@@ -65,8 +65,8 @@ class BatchReader(Protocol):
 class BatchStore(BatchReader, Protocol):
     """Keeps batches, and gives each to one replica at a time, by the database's clock."""
 
-    async def check_repeat(self, tenant: TenantId) -> None:
-        """Raises: AnsweredBefore: the running request was carried out before."""
+    async def check_addable(self, tenant: TenantId) -> None:
+        """Raises: AnsweredBefore: the running request was carried out before; TooManyBatches."""
         ...
 
     async def add(self, job: BatchJob, items: Sequence[tuple[str, bytes]]) -> BatchView:

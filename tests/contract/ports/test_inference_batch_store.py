@@ -209,7 +209,25 @@ async def test_a_tenant_has_so_many_open_batches_and_no_more(store: BatchReposit
         await store.add(a_job(tenant=tenant), ITEMS)
     with pytest.raises(TooManyBatches):
         await store.add(a_job(tenant=tenant), ITEMS)
+    with pytest.raises(TooManyBatches):
+        await store.check_addable(tenant)
+    await store.check_addable(TenantId(uuid4()))
     await store.add(a_job(), ITEMS)
     listed = await store.views(tenant, bound_to=None, before=None, most=3)
     assert len(listed) == 3
     assert [one.job.id for one in listed] == sorted((one.job.id for one in listed), reverse=True)
+
+
+async def test_batches_that_come_at_once_are_counted_one_after_the_other(
+    store: BatchRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = TenantId(uuid4())
+    for _ in range(MOST_OPEN_BATCHES - 1):
+        await store.add(a_job(tenant=tenant), ITEMS)
+
+    async def takes_long(*_: Any) -> None:
+        await asyncio.sleep(1)
+
+    monkeypatch.setattr("services.inference.storage.batch_repository.keep_once", takes_long)
+    made = await asyncio.gather(*(store.add(a_job(tenant=tenant), ITEMS) for _ in range(2)), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in made) == ["BatchView", "TooManyBatches"]
