@@ -18,6 +18,7 @@ from uuid import UUID, uuid5
 
 from services.inference.domain.answer import Answer
 from services.inference.domain.call import Blocked, Unjudged
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.errors import BatchEnded
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
@@ -90,6 +91,8 @@ class BatchJob:
     #: Name of the deployment and number of its version; 0 for one of the settings.
     deployment: str
     version: int
+    #: Which deployment of this name, `dep_…`; empty for one of the settings.
+    deployment_id: str = ""
     #: Who is paid.
     payee: str
     #: On which it acts, `grant_…`.
@@ -117,6 +120,14 @@ class BatchJob:
     def full_name(self) -> str:
         """Name of the version that is asked, such as `acme/writer@3`."""
         return f"{self.deployment}@{self.version}" if self.version else self.deployment
+
+    def asks(self, version: DeploymentVersion) -> bool:
+        """Says whether it is this version that the batch is for."""
+        return (version.name, version.version, version.deployment_id) == (
+            self.deployment,
+            self.version,
+            self.deployment_id,
+        )
 
     def to_reserve(self, index: int) -> UUID:
         """Gives the id by which money is held for an item: the same after a crash, another once it was given back."""

@@ -1,8 +1,8 @@
 """The one place where sockets to providers open."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Collection, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from math import inf
@@ -85,21 +85,18 @@ class ProviderHttp:
         """
         parser = SseParser()
         loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        until = min(end, loop.time() + first_byte_seconds)
         with _told(deployment, url):
-            async with (
-                asyncio.timeout(seconds),
-                asyncio.timeout(_finite(first_byte_seconds)) as silence,
-                self._post(url, headers, body, clearance) as response,
-            ):
-                await self._raise_for_status(deployment, url, response)
+            async with self._answer(deployment, url, self._post(url, headers, body, clearance), until) as response:
                 received = 0
-                async for chunk in response.content.iter_any():
-                    silence.reschedule(None if between_seconds == inf else loop.time() + between_seconds)
+                while chunk := await _next_chunk(response, until):
                     received += len(chunk)
                     if received > MAX_BODY_BYTES:
                         raise failures.garbage(deployment)
                     for event in parser.feed(chunk):
                         yield event
+                    until = min(end, loop.time() + between_seconds)
         if not parser.clean:
             raise failures.cut_off(deployment)
 
@@ -125,7 +122,7 @@ class ProviderHttp:
         with _told(deployment, url):
             async with (
                 asyncio.timeout(seconds),
-                self._post(url, headers, body, clearance) as response,
+                await self._post(url, headers, body, clearance) as response,
                 asyncio.timeout(_finite(between_seconds)) as silence,
             ):
                 await self._raise_for_status(deployment, url, response)
@@ -179,17 +176,15 @@ class ProviderHttp:
         if data is not None and not clearances:
             raise Internal("nothing leaves without a hold")
         received, rest = 0, b""
+        end = asyncio.get_running_loop().time() + seconds
         asked = {"user-agent": "comitia-inference", **headers}
         if isinstance(data, bytes):
             asked["content-type"] = "application/json"
         sent = data.form() if isinstance(data, Upload) else data
         with _told(deployment, url):
-            async with (
-                asyncio.timeout(seconds),
-                self._session.request(method, url, data=sent, headers=asked, allow_redirects=False) as response,
-            ):
-                await self._raise_for_status(deployment, url, response)
-                async for chunk in response.content.iter_any():
+            request = self._session.request(method, url, data=sent, headers=asked, allow_redirects=False)
+            async with self._answer(deployment, url, request, end) as response:
+                while chunk := await _next_chunk(response, end):
                     received += len(chunk)
                     if received > most_bytes or len(rest) > MAX_BODY_BYTES:
                         raise failures.garbage(deployment)
@@ -198,12 +193,27 @@ class ProviderHttp:
                         yield line
             yield rest
 
-    def _post(
+    @asynccontextmanager
+    async def _answer(
+        self, deployment: str, url: str, request: Awaitable[aiohttp.ClientResponse], until: float
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        """Opens an answer whose head comes in time. No limit of time holds in the block.
+
+        One that is held across a `yield` would fall on whatever whoever reads is doing, as a cancellation of nobody's.
+        """
+        async with asyncio.timeout_at(until):
+            response = await request
+        async with response:
+            async with asyncio.timeout_at(until):
+                await self._raise_for_status(deployment, url, response)
+            yield response
+
+    async def _post(
         self, url: str, headers: Mapping[str, str], body: bytes, clearance: Clearance
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         ours = {"content-type": "application/json", "user-agent": "comitia-inference", HOLD_HEADER: clearance.hold.id}
         data = BytesIO(body) if len(body) > _MOST_AT_ONCE else body
-        return self._session.post(url, data=data, headers={**headers, **ours}, allow_redirects=False)
+        return await self._session.post(url, data=data, headers={**headers, **ours}, allow_redirects=False)
 
     async def _raise_for_status(self, deployment: str, url: str, response: aiohttp.ClientResponse) -> None:
         if response.status == 200:
@@ -274,6 +284,12 @@ def _not_connected(deployment: str, url: str, cause: aiohttp.ClientConnectorErro
 
 def _finite(seconds: float) -> float | None:
     return None if seconds == inf else seconds
+
+
+async def _next_chunk(response: aiohttp.ClientResponse, until: float) -> bytes:
+    """Gives what came, empty at the end."""
+    async with asyncio.timeout_at(until):
+        return await response.content.readany()
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

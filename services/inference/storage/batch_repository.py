@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from hashlib import sha256
 from itertools import accumulate, takewhile
 from typing import Any, Final
 from uuid import UUID
@@ -24,10 +25,13 @@ from services.inference.storage.batch_tables import model_batch, model_batch_ite
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome
 from services.inference.usecases.batch_ports import BatchView, LeasedBatch, LeaseLost
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import to_uuid
+from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
 
 #: Most sealed bytes of a page of results; one that is longer is a page of its own.
 _PAGE_BYTES: Final = 2 * 1024 * 1024
@@ -37,10 +41,19 @@ _TAKE: Final = text("""
     UPDATE model_batch AS b
     SET lease_until = clock_timestamp() + CAST(:lease AS interval), lease_epoch = lease_epoch + 1
     FROM (
-        SELECT tenant_id, batch_id FROM model_batch
-        WHERE ended_time IS NULL AND look_time <= clock_timestamp()
-            AND (lease_until IS NULL OR lease_until <= clock_timestamp())
-        ORDER BY look_time LIMIT :most FOR UPDATE SKIP LOCKED
+        SELECT one.tenant_id, one.batch_id
+        FROM model_batch AS one JOIN (
+            SELECT tenant_id, batch_id, row_number() OVER (PARTITION BY tenant_id ORDER BY look_time) + (
+                SELECT count(*) FROM model_batch AS held
+                WHERE held.tenant_id = waiting.tenant_id AND held.ended_time IS NULL
+                    AND held.lease_until > clock_timestamp()) AS place
+            FROM model_batch AS waiting
+            WHERE ended_time IS NULL AND look_time <= clock_timestamp()
+                AND (lease_until IS NULL OR lease_until <= clock_timestamp())
+        ) AS placed ON placed.tenant_id = one.tenant_id AND placed.batch_id = one.batch_id
+        WHERE placed.place <= :of_one_tenant AND one.ended_time IS NULL AND one.look_time <= clock_timestamp()
+            AND (one.lease_until IS NULL OR one.lease_until <= clock_timestamp())
+        ORDER BY one.look_time LIMIT :most FOR UPDATE OF one SKIP LOCKED
     ) AS due
     WHERE b.tenant_id = due.tenant_id AND b.batch_id = due.batch_id
     RETURNING b.*""")
@@ -68,10 +81,11 @@ class BatchRepository:
         self._maintenance = maintenance
         self._keys = keys
 
-    async def check_repeat(self, tenant: TenantId) -> None:
-        """See `BatchStore.check_repeat`."""
+    async def check_addable(self, tenant: TenantId) -> None:
+        """See `BatchStore.check_addable`."""
         async with tenant_scope(self._app, tenant) as scope:
             await claim_once(scope)
+            await _check_room(scope, tenant)
 
     async def add(self, job: BatchJob, items: Sequence[tuple[str, bytes]]) -> BatchView:
         """See `BatchStore.add`."""
@@ -89,11 +103,9 @@ class BatchRepository:
         view = BatchView(job=job, counts={ItemState.WAITING: len(items)})
         async with tenant_scope(self._app, job.tenant) as scope:
             await claim_once(scope)
-            open_ones = select(func.count()).where(
-                model_batch.c.tenant_id == job.tenant, model_batch.c.ended_time.is_(None)
-            )
-            if (await scope.execute(open_ones)).scalar_one() >= MOST_OPEN_BATCHES:
-                raise TooManyBatches(MOST_OPEN_BATCHES)
+            # Batches of one tenant are counted one after the other, on all replicas: each sees those before it.
+            await scope.execute(select(func.pg_advisory_xact_lock(_lock_of(job.tenant))))
+            await _check_room(scope, job.tenant)
             values = {"tenant_id": job.tenant, "batch_id": job.id, "item_count": job.item_count, **_values(job)}
             await scope.execute(
                 insert(model_batch).values(**values, **_settled_at_birth(job), look_time=func.clock_timestamp())
@@ -154,12 +166,20 @@ class BatchRepository:
             await scope.commit()
         return view
 
-    async def take(self, *, most: int, lease: timedelta) -> Sequence[LeasedBatch]:
+    async def take(self, *, most: int, of_one_tenant: int, lease: timedelta) -> Sequence[LeasedBatch]:
         """See `BatchStore.take`."""
+        values = {"most": most, "of_one_tenant": of_one_tenant, "lease": lease}
         async with maintenance_scope(self._maintenance) as scope:
-            rows = (await scope.execute(_TAKE, {"most": most, "lease": lease})).all()
+            rows = (await scope.execute(_TAKE, values)).all()
             await scope.commit()
-        return [LeasedBatch(job=_job_of(row), epoch=row.lease_epoch) for row in rows]
+        leased: list[LeasedBatch] = []
+        for row in rows:
+            try:
+                leased.append(LeasedBatch(job=_job_of(row), epoch=row.lease_epoch))
+            except ValueError:
+                # Another release wrote it. Its lease keeps it from being taken again and again.
+                log.exception("a batch cannot be read", batch_id=from_uuid(BATCH_PREFIX, row.batch_id))
+        return leased
 
     async def renew(self, leased: LeasedBatch, *, lease: timedelta) -> None:
         """See `BatchStore.renew`."""
@@ -308,6 +328,17 @@ async def _job(scope: Scope, tenant: TenantId, batch_id: str, bound_to: str | No
     return _job_of(row)
 
 
+async def _check_room(scope: Scope, tenant: TenantId) -> None:
+    """Raises: TooManyBatches."""
+    open_ones = select(func.count()).where(model_batch.c.tenant_id == tenant, model_batch.c.ended_time.is_(None))
+    if (await scope.execute(open_ones)).scalar_one() >= MOST_OPEN_BATCHES:
+        raise TooManyBatches(MOST_OPEN_BATCHES)
+
+
+def _lock_of(tenant: TenantId) -> int:
+    return int.from_bytes(sha256(b"comitia.model_batch" + tenant.bytes).digest()[:8], "big", signed=True)
+
+
 async def _counted(scope: Scope, job: BatchJob) -> BatchView:
     columns = model_batch_item.c
     statement = (
@@ -324,6 +355,7 @@ def _settled_at_birth(job: BatchJob) -> dict[str, Any]:
     return {
         "deployment": job.deployment,
         "version": job.version,
+        "deployment_id": job.deployment_id,
         "payee": job.payee,
         "grant_id": job.grant_id,
         "project": job.project,
@@ -350,6 +382,7 @@ def _job_of(row: Row[Any]) -> BatchJob:
         tenant=TenantId(row.tenant_id),
         deployment=row.deployment,
         version=row.version,
+        deployment_id=row.deployment_id,
         payee=row.payee,
         grant_id=row.grant_id,
         project=row.project,

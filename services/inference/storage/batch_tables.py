@@ -26,6 +26,8 @@ model_batch: Final = Table(
     Column("batch_id", Uuid, nullable=False),
     Column("deployment", Text, nullable=False),
     Column("version", Integer, nullable=False),
+    # Which deployment of this name it is; empty for one of the settings.
+    Column("deployment_id", Text, nullable=False),
     Column("payee", Text, nullable=False),
     Column("grant_id", Text, nullable=False),
     Column("project", Text, nullable=False),

@@ -65,8 +65,8 @@ class BatchReader(Protocol):
 class BatchStore(BatchReader, Protocol):
     """Keeps batches, and gives each to one replica at a time, by the database's clock."""
 
-    async def check_repeat(self, tenant: TenantId) -> None:
-        """Raises: AnsweredBefore: the running request was carried out before."""
+    async def check_addable(self, tenant: TenantId) -> None:
+        """Raises: AnsweredBefore: the running request was carried out before; TooManyBatches."""
         ...
 
     async def add(self, job: BatchJob, items: Sequence[tuple[str, bytes]]) -> BatchView:
@@ -82,8 +82,15 @@ class BatchStore(BatchReader, Protocol):
         """Notes that a batch is to stop, and has it looked at soon. Raises: BatchNotFound, BatchEnded."""
         ...
 
-    async def take(self, *, most: int, lease: timedelta) -> Sequence[LeasedBatch]:
-        """Leases batches that are due, those waiting longest first; no other replica gets them until the lease ends."""
+    async def take(self, *, most: int, of_one_tenant: int, lease: timedelta) -> Sequence[LeasedBatch]:
+        """Leases batches that are due, those waiting longest first; no other replica gets them until the lease ends.
+
+        One that cannot be read here is left to another release.
+
+        Args:
+            of_one_tenant: leases that a tenant has at once, on all replicas. Two that take at the same moment may each
+                give it one.
+        """
         ...
 
     async def renew(self, leased: LeasedBatch, *, lease: timedelta) -> None:
@@ -245,6 +252,15 @@ class BatchProvider(Protocol):
 
     async def cancel(self, deployment: DeploymentVersion, provider_id: str) -> None:
         """Asks to stop. Harmless to repeat, and for one that has ended."""
+        ...
+
+
+class HearsOfModels(Protocol):
+    """Knows whether what is known here of models is what all replicas know."""
+
+    @property
+    def heard(self) -> bool:
+        """True while the database is there: only then is a model that is not known gone."""
         ...
 
 

@@ -65,8 +65,8 @@ class CreateBatch:
         version, batcher = self._chosen(principal.tenant, model)
         for index, item in enumerate(items):
             _check(item.prompt, version, batcher, place=f"items[{index}]")
-        # A repeat is answered before it stores another grant.
-        await self._store.check_repeat(principal.tenant)
+        # A grant is stored only for what will be kept: not for a repeat, nor for one batch too many.
+        await self._store.check_addable(principal.tenant)
         batch_id = self._ids.uuid()
         grant = await self._tokens.issue(caller, from_uuid(BATCH_PREFIX, batch_id))
         job = BatchJob(
@@ -74,6 +74,7 @@ class CreateBatch:
             tenant=principal.tenant,
             deployment=version.name,
             version=version.version,
+            deployment_id=version.deployment_id,
             payee=version.payee,
             grant_id=grant,
             project=principal.project or "",

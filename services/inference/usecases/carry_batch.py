@@ -12,7 +12,13 @@ from typing import Final
 
 from services.inference.domain.batch_job import BatchItem, BatchJob, BatchState, ItemState, ends
 from services.inference.domain.deployment import DeploymentVersion
-from services.inference.domain.errors import Charge, ModelNotFound, PatientWorkUnsupported, ProviderFailure
+from services.inference.domain.errors import (
+    Charge,
+    ModelNotFound,
+    NoModelConfigured,
+    PatientWorkUnsupported,
+    ProviderFailure,
+)
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.batch_ports import (
     BatchCall,
@@ -21,6 +27,7 @@ from services.inference.usecases.batch_ports import (
     BatchProvider,
     BatchStore,
     BatchTokens,
+    HearsOfModels,
     LeasedBatch,
     OpenBatches,
 )
@@ -31,6 +38,7 @@ from services.meshkit.calls.ports import LawGate
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.failpoints import failpoint, register
+from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry.logs import logger
 
@@ -71,6 +79,8 @@ class CarryBatch:
         self,
         *,
         registry: Registry,
+        news: HearsOfModels,
+        tenants: KnowsTenants,
         open_batches: OpenBatches,
         store: BatchStore,
         tokens: BatchTokens,
@@ -81,6 +91,8 @@ class CarryBatch:
         clock: Clock,
     ) -> None:
         self._registry = registry
+        self._news = news
+        self._tenants = tenants
         self._open_batches = open_batches
         self._store = store
         self._tokens = tokens
@@ -109,8 +121,6 @@ class CarryBatch:
         try:
             version, batcher = self._asked_of(job)
         except MeshError as error:
-            if error.kind not in OF_THE_ITEM:
-                raise
             return await self._without_model(leased, error), None
         work = _Work(leased=leased, version=version, batcher=batcher)
         match job.state:
@@ -122,11 +132,19 @@ class CarryBatch:
                 return await self._look(work), None
 
     def _asked_of(self, job: BatchJob) -> tuple[DeploymentVersion, BatchProvider]:
-        """Finds who is asked. Raises: ModelNotFound, PatientWorkUnsupported, AdapterUnusable: nobody is, any more."""
-        found = self._registry.resolve(job.tenant, job.full_name, checking=True).versions
-        version = next((one for one in found if (one.name, one.version) == (job.deployment, job.version)), None)
+        """Finds who is asked: the version that was accepted, and while nothing has left only where it may go now.
+
+        Raises: ModelNotFound, NoModelConfigured, PatientWorkUnsupported, AdapterUnusable: nobody is, any more.
+        """
+        leaves = job.state is BatchState.ACCEPTED
+        found = self._registry.resolve(job.tenant, job.full_name, checking=not leaves).versions
+        # Another deployment may have taken the name of one that was retired.
+        version = next((one for one in found if job.asks(one)), None)
         if version is None:
             raise ModelNotFound(job.full_name)
+        region = rules_of(self._tenants, job.tenant).residency_region
+        if leaves and not version.keeps_in(region):
+            raise NoModelConfigured(region=region)
         batcher = self._open_batches.batcher(version)
         if batcher is None:
             raise PatientWorkUnsupported(version.name, "model", "does no batches any more")
@@ -199,7 +217,13 @@ class CarryBatch:
         job = work.job
         items = await self._store.items(job)
         names = frozenset(item.hold_id for item in items if item.state is ItemState.SENT)
-        provider_id = await work.batcher.find(work.version, job.name, names, job.submitted or job.created)
+        try:
+            provider_id = await work.batcher.find(work.version, job.name, names, job.submitted or job.created)
+        except ProviderFailure as failure:
+            # Whoever could not look does not know that it is not there: that takes as long as where nobody can see.
+            if not job.given_up(self._clock.now(), blind=True):
+                raise
+            return await self._lost(work.leased, failure.reason)
         now = self._clock.now()
         if provider_id:
             return await self._store.save(work.leased, job.to(BatchState.RUNNING, now, provider_id=provider_id), ())
@@ -211,8 +235,7 @@ class CarryBatch:
         """Asks how far the provider is, passes on that it is to stop, and takes in what came of it."""
         leased, job = work.leased, work.job
         if job.cancel_requested and job.state is BatchState.RUNNING:
-            await work.batcher.cancel(work.version, job.provider_id)
-            leased = await self._store.save(leased, job.to(BatchState.CANCELLING, self._clock.now()), ())
+            leased = await self._told_to_stop(work)
         try:
             progress = await work.batcher.look(work.version, job.provider_id)
             if progress.ended:
@@ -224,6 +247,15 @@ class CarryBatch:
         if leased.job.given_up(self._clock.now(), blind=False):
             return await self._lost(leased, "BATCH_NOT_ENDED")
         return leased
+
+    async def _told_to_stop(self, work: _Work) -> LeasedBatch:
+        """Passes on that a batch is to stop; one that cannot be told is told at the next look, and looked at now."""
+        try:
+            await work.batcher.cancel(work.version, work.job.provider_id)
+        except ProviderFailure as failure:
+            log.warning("a batch cannot be stopped right now", batch_id=work.job.name, reason=failure.reason)
+            return work.leased
+        return await self._store.save(work.leased, work.job.to(BatchState.CANCELLING, self._clock.now()), ())
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -237,9 +269,15 @@ class CarryBatch:
         return await self._store.save(leased, leased.job.to(BatchState.LOST, self._clock.now(), reason=reason), items)
 
     async def _without_model(self, leased: LeasedBatch, error: MeshError) -> LeasedBatch:
-        """Ends a batch whose model is gone, unless it has left: that one may come back, and its answers with it."""
+        """Ends a batch whose model is gone, unless it has left: that one may come back, and its answers with it.
+
+        Raises: MeshError: it waits for its model.
+        """
         job = leased.job
-        if job.state is BatchState.ACCEPTED:
+        if not self._news.heard:
+            # What this replica has not heard of may be there all the same.
+            raise error
+        if job.state is BatchState.ACCEPTED and error.kind in OF_THE_ITEM:
             items = ends(await self._store.items(job), ItemState.FAILED, error.reason)
             return await self._finished(leased, items, reason=error.reason)
         if not job.given_up(self._clock.now(), blind=True):
@@ -249,11 +287,27 @@ class CarryBatch:
     async def _without_caller(self, leased: LeasedBatch, reason: str) -> LeasedBatch:
         """Ends a batch whose caller may work no longer: nothing more leaves, and nobody may be shown what comes."""
         job = leased.job
-        items = await self._store.items(job)
         if job.state in (BatchState.ACCEPTED, BatchState.HELD):
             # What is held for it has not left, and is free once it expires.
-            return await self._finished(leased, ends(items, ItemState.FAILED, reason), reason=reason)
-        if job.provider_id:
+            items = ends(await self._store.items(job), ItemState.FAILED, reason)
+            return await self._finished(leased, items, reason=reason)
+        try:
             version, batcher = self._asked_of(job)
-            await batcher.cancel(version, job.provider_id)
+        except MeshError as error:
+            # If nobody is left who could be told to stop, nobody is.
+            gone = self._news.heard and error.kind in OF_THE_ITEM
+            if not gone and not job.given_up(self._clock.now(), blind=True):
+                raise
+            return await self._lost(leased, reason)
+        if job.state is BatchState.SUBMITTING:
+            # It may be there, and is to stop there: it is looked for as long as any other.
+            leased = await self._search(_Work(leased=leased, version=version, batcher=batcher))
+            if leased.job.state is not BatchState.RUNNING:
+                return leased
+        try:
+            await batcher.cancel(version, leased.job.provider_id)
+        except ProviderFailure as failure:
+            if not leased.job.given_up(self._clock.now(), blind=False):
+                raise
+            log.warning("a batch was not stopped", batch_id=job.name, reason=failure.reason)
         return await self._lost(leased, reason)

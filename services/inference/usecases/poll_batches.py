@@ -16,6 +16,8 @@ log = logger(__name__)
 
 #: Batches that a replica carries on at once.
 _AT_ONCE: Final = 4
+#: Of one tenant, on all replicas: a provider that is slow to answer one tenant holds up no other.
+_OF_ONE_TENANT: Final = 2
 _LEASE: Final = timedelta(seconds=60)
 _RENEW_SECONDS: Final = 20.0
 #: Longest pause between two looks for batches that are due.
@@ -50,32 +52,46 @@ class PollBatches:
         self._retention = retention
         self._clock = clock
         self._dice = dice
+        self._forgot = clock.monotonic()
+        self._away = False
 
     async def __call__(self) -> None:
-        """Polls until cancelled."""
-        forgot = self._clock.monotonic()
-        away = False
-        while True:
-            try:
-                await self.round()
-                if self._clock.monotonic() - forgot > _FORGET_SECONDS:
-                    forgot = self._clock.monotonic()
-                    await self._store.forget(older=self._retention, most=_FORGET_AT_ONCE)
-                away = False
-            except MeshError as error:
-                if not away:
-                    log.warning("batches cannot be looked at right now", error=error.message)
-                away = True
-            idle = min(_MOST_IDLE_SECONDS, self._every.total_seconds())
-            await self._clock.sleep(idle * self._dice.uniform(0.5, 1.0))
+        """Polls until cancelled. Each step has a seat, which the next batch gets as soon as that step is done."""
+        seats = asyncio.Semaphore(_AT_ONCE)
+        async with asyncio.TaskGroup() as steps:
+            while True:
+                await seats.acquire()
+                leased = await self._next()
+                if leased is None:
+                    seats.release()
+                    idle = min(_MOST_IDLE_SECONDS, self._every.total_seconds())
+                    await self._clock.sleep(idle * self._dice.uniform(0.5, 1.0))
+                else:
+                    step = steps.create_task(self._step(leased), name="carry a batch on")
+                    step.add_done_callback(lambda _: seats.release())
 
-    async def round(self) -> int:
-        """Takes a step with each batch that is due, a few at a time; says with how many."""
-        leased = await self._store.take(most=_AT_ONCE, lease=_LEASE)
-        await asyncio.gather(*(self._step(one) for one in leased))
-        return len(leased)
+    async def _next(self) -> LeasedBatch | None:
+        """Leases a batch that is due; None: there is none, or nobody can say."""
+        leased: LeasedBatch | None = None
+        try:
+            leased = next(iter(await self._store.take(most=1, of_one_tenant=_OF_ONE_TENANT, lease=_LEASE)), None)
+            if self._clock.monotonic() - self._forgot > _FORGET_SECONDS:
+                self._forgot = self._clock.monotonic()
+                await self._store.forget(older=self._retention, most=_FORGET_AT_ONCE)
+            self._away = False
+        except MeshError as error:
+            if not self._away:
+                log.warning("batches cannot be looked at right now", error=error.message)
+            self._away = True
+        except Exception:
+            # Whatever it is, all other work of this replica goes on.
+            if not self._away:
+                log.exception("batches cannot be read")
+            self._away = True
+        return leased
 
     async def _step(self, leased: LeasedBatch) -> None:
+        """Takes a step, and says when to look again. Nothing that happens in it ends more than the step."""
         pause = self._every * self._dice.uniform(0.5, 1.0)
         renewing = asyncio.create_task(self._renew(leased), name="renew a batch's lease")
         try:
@@ -87,15 +103,26 @@ class PollBatches:
         except MeshError as error:
             log.warning("a batch waits", batch_id=leased.job.name, reason=error.reason, error=error.message)
             pause = max(pause * _SETBACK, error.retry_after or timedelta())
+        except asyncio.CancelledError:
+            if _is_ending():
+                raise
+            # Something inside the step was cancelled, and this task was not.
+            log.exception("a step with a batch was broken off", batch_id=leased.job.name)
+            pause *= _SETBACK
         except Exception:
             # Such as a row that another release wrote: other batches go on.
             log.exception("a batch cannot be carried on", batch_id=leased.job.name)
             pause *= _SETBACK
         finally:
             renewing.cancel()
-            with suppress(asyncio.CancelledError, LeaseLost):
-                await renewing
-        await self._store.hand_back(leased, look_in=pause)
+            await asyncio.gather(renewing, return_exceptions=True)
+        try:
+            await self._store.hand_back(leased, look_in=pause)
+        except MeshError as error:
+            # It is looked at again once the lease has ended.
+            log.warning("a batch keeps its lease", batch_id=leased.job.name, error=error.message)
+        except Exception:
+            log.exception("a batch keeps its lease", batch_id=leased.job.name)
 
     async def _renew(self, leased: LeasedBatch) -> None:
         """Keeps the lease while a step takes long. One that is lost shows when the step writes."""
@@ -103,3 +130,8 @@ class PollBatches:
             await self._clock.sleep(_RENEW_SECONDS)
             with suppress(MeshError):
                 await self._store.renew(leased, lease=_LEASE)
+
+
+def _is_ending() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -39,6 +39,8 @@ def batches(on: Ground, *, known: Known) -> Batches:
     )
     carry = CarryBatch(
         registry=known.registry,
+        news=known.news,
+        tenants=tenants,
         open_batches=known.models,
         store=repository,
         tokens=tokens,

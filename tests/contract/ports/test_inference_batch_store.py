@@ -76,7 +76,7 @@ ITEMS = [("a", b"what a asks"), ("b", b"what b asks")]
 
 async def leased_of(store: BatchRepository, job: BatchJob) -> LeasedBatch:
     await store.add(job, ITEMS)
-    [leased] = await store.take(most=9, lease=LEASE)
+    [leased] = await store.take(most=9, of_one_tenant=9, lease=LEASE)
     return leased
 
 
@@ -100,24 +100,53 @@ async def test_a_batch_is_kept_whole_and_what_it_asked_until_it_has_ended(store:
 async def test_each_batch_is_leased_by_one_at_a_time(store: BatchRepository) -> None:
     for _ in range(6):
         await store.add(a_job(), ITEMS)
-    taken = await asyncio.gather(*(store.take(most=4, lease=LEASE) for _ in range(4)))
+    taken = await asyncio.gather(*(store.take(most=4, of_one_tenant=9, lease=LEASE) for _ in range(4)))
     ids = [one.job.id for part in taken for one in part]
     assert len(ids) == len(set(ids)) == 6
-    assert not await store.take(most=4, lease=LEASE)
+    assert not await store.take(most=4, of_one_tenant=9, lease=LEASE)
+
+
+async def test_one_tenant_leaves_leases_to_the_others(store: BatchRepository) -> None:
+    busy, other = TenantId(uuid4()), TenantId(uuid4())
+    for tenant in (busy, busy, busy, other):
+        await store.add(a_job(tenant=tenant), ITEMS)
+    taken = await store.take(most=9, of_one_tenant=2, lease=LEASE)
+    assert [one.job.tenant for one in taken].count(busy) == 2
+    assert [one.job.tenant for one in taken].count(other) == 1
+    assert not await store.take(most=9, of_one_tenant=2, lease=LEASE)
+    freed = next(one for one in taken if one.job.tenant == busy)
+    await store.hand_back(freed, look_in=timedelta(hours=1))
+    [third] = await store.take(most=9, of_one_tenant=2, lease=LEASE)
+    assert (third.job.tenant, third.job.id in {one.job.id for one in taken}) == (busy, False)
+
+
+async def test_a_batch_that_cannot_be_read_keeps_nobody_from_the_others(
+    store: BatchRepository, urls: DatabaseUrls
+) -> None:
+    odd, good = a_job(), a_job()
+    await store.add(odd, ITEMS)
+    await store.add(good, ITEMS)
+    async with sql_engine(urls.migrator, pool_size=1) as engine, engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE model_batch DROP CONSTRAINT ck_model_batch_state"))
+    async with sql_engine(urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+        values = {"id": odd.id}
+        await scope.execute(text("UPDATE model_batch SET state = 'dreaming' WHERE batch_id = :id"), values)
+        await scope.commit()
+    assert [one.job.id for one in await store.take(most=9, of_one_tenant=9, lease=LEASE)] == [good.id]
 
 
 async def test_whoever_lost_the_lease_writes_nothing(store: BatchRepository) -> None:
     job = a_job()
     await store.add(job, ITEMS)
-    [late] = await store.take(most=1, lease=timedelta())
-    [now] = await store.take(most=1, lease=LEASE)
+    [late] = await store.take(most=1, of_one_tenant=9, lease=timedelta())
+    [now] = await store.take(most=1, of_one_tenant=9, lease=LEASE)
     item = BatchItem(index=0, item_id="a", state=ItemState.SENT)
     with pytest.raises(LeaseLost):
         await store.save(late, replace(job, state=BatchState.HELD), [item])
     with pytest.raises(LeaseLost):
         await store.renew(late, lease=LEASE)
     await store.hand_back(late, look_in=timedelta())
-    assert not await store.take(most=1, lease=LEASE)
+    assert not await store.take(most=1, of_one_tenant=9, lease=LEASE)
     assert (await store.items(job))[0].state is ItemState.WAITING
     await store.renew(now, lease=LEASE)
     await store.save(now, replace(job, state=BatchState.HELD), [item])
@@ -127,13 +156,13 @@ async def test_a_batch_is_looked_at_again_when_it_is_due_or_to_stop(store: Batch
     leased = await leased_of(store, a_job())
     job = leased.job
     await store.hand_back(leased, look_in=timedelta(hours=1))
-    assert not await store.take(most=1, lease=LEASE)
+    assert not await store.take(most=1, of_one_tenant=9, lease=LEASE)
     view = await store.request_cancel(job.tenant, job.name, bound_to=None)
     assert view.job.cancel_requested
-    [again] = await store.take(most=1, lease=LEASE)
+    [again] = await store.take(most=1, of_one_tenant=9, lease=LEASE)
     assert again.job.cancel_requested
     await store.hand_back(again, look_in=timedelta(hours=1))
-    assert not await store.take(most=1, lease=LEASE)
+    assert not await store.take(most=1, of_one_tenant=9, lease=LEASE)
 
 
 async def test_a_wish_to_stop_that_comes_during_a_step_is_heard_after_it(store: BatchRepository) -> None:
@@ -141,7 +170,7 @@ async def test_a_wish_to_stop_that_comes_during_a_step_is_heard_after_it(store: 
     await store.request_cancel(leased.job.tenant, leased.job.name, bound_to=None)
     leased = await store.save(leased, replace(leased.job, state=BatchState.HELD), [])
     await store.hand_back(leased, look_in=timedelta(hours=1))
-    [again] = await store.take(most=1, lease=LEASE)
+    [again] = await store.take(most=1, of_one_tenant=9, lease=LEASE)
     assert again.job.cancel_requested
 
 
@@ -150,7 +179,7 @@ async def test_what_has_ended_is_neither_leased_nor_cancelled_and_is_forgotten(s
     ended = replace(leased.job, state=BatchState.ENDED, ended=datetime.now(UTC) - timedelta(hours=1))
     leased = await store.save(leased, ended, [])
     await store.hand_back(leased, look_in=timedelta())
-    assert not await store.take(most=1, lease=LEASE)
+    assert not await store.take(most=1, of_one_tenant=9, lease=LEASE)
     with pytest.raises(BatchEnded):
         await store.request_cancel(ended.tenant, ended.name, bound_to=None)
     assert await store.forget(older=timedelta(hours=2), most=9) == 0
@@ -180,7 +209,25 @@ async def test_a_tenant_has_so_many_open_batches_and_no_more(store: BatchReposit
         await store.add(a_job(tenant=tenant), ITEMS)
     with pytest.raises(TooManyBatches):
         await store.add(a_job(tenant=tenant), ITEMS)
+    with pytest.raises(TooManyBatches):
+        await store.check_addable(tenant)
+    await store.check_addable(TenantId(uuid4()))
     await store.add(a_job(), ITEMS)
     listed = await store.views(tenant, bound_to=None, before=None, most=3)
     assert len(listed) == 3
     assert [one.job.id for one in listed] == sorted((one.job.id for one in listed), reverse=True)
+
+
+async def test_batches_that_come_at_once_are_counted_one_after_the_other(
+    store: BatchRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = TenantId(uuid4())
+    for _ in range(MOST_OPEN_BATCHES - 1):
+        await store.add(a_job(tenant=tenant), ITEMS)
+
+    async def takes_long(*_: Any) -> None:
+        await asyncio.sleep(1)
+
+    monkeypatch.setattr("services.inference.storage.batch_repository.keep_once", takes_long)
+    made = await asyncio.gather(*(store.add(a_job(tenant=tenant), ITEMS) for _ in range(2)), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in made) == ["BatchView", "TooManyBatches"]

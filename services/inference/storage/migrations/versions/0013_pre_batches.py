@@ -13,6 +13,7 @@ CREATE TABLE model_batch (
     batch_id uuid NOT NULL,
     deployment text NOT NULL,
     version integer NOT NULL,
+    deployment_id text NOT NULL,
     payee text NOT NULL,
     grant_id text NOT NULL,
     project text NOT NULL,
