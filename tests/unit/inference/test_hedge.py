@@ -4,15 +4,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.answer import Answer, StreamEvent, TextDelta
 from services.inference.domain.call_policy import CallPolicy, MidStream
-from services.inference.domain.errors import Charge, ProviderRefused, ProviderUnavailable
+from services.inference.domain.errors import AnswerBrokeOff, Charge, ProviderRefused, ProviderUnavailable
 from services.inference.domain.reliability.retry_budget import AT_START
 from services.inference.domain.rollout.rollout import ALL
+from services.inference.domain.route import Candidate
+from services.inference.usecases.attempt import Attempt
 from services.meshkit.content import text_of
+from services.meshkit.content.law import Stage, Subject, Verdict
+from services.meshkit.core.identity import Principal
 from tests.support.inference import (
     ANTHROPIC,
     LOCAL,
@@ -157,6 +162,16 @@ async def test_one_that_took_over_and_breaks_off_goes_as_the_policy_says(room: R
     )
 
 
+async def test_a_second_whose_text_broke_off_is_whom_the_next_one_continues(room: Room) -> None:
+    answering(room, room.openai, failing(ProviderUnavailable), after=2.5)
+    room.anthropic.scripts = [failing(ProviderUnavailable, Charge.UNKNOWN, "One. Two. ")]
+    room.anthropic.before_piece = lambda: room.clock.sleep(1.0)
+    policy = CallPolicy(hedge_seconds=2.0, mid_stream=MidStream.FAIL)
+    with pytest.raises(AnswerBrokeOff) as broke_off:
+        await timed(room, room.watch(an_asked(policy=policy)))
+    assert broke_off.value.metadata["deployment"] == ANTHROPIC.name
+
+
 async def test_seconds_draw_on_the_purse_of_repeats(room: Room) -> None:
     beside = 0
     for number in range(20):
@@ -190,6 +205,44 @@ async def test_a_call_that_is_left_leaves_neither(room: Room) -> None:
         await asyncio.sleep(0)
     assert (room.openai.closed, room.anthropic.closed) == (1, 1)
     assert set(states(room).values()) == {"dispatched"}
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+async def test_an_attempt_is_stopped_also_while_the_law_still_reads_what_it_would_show(
+    room: Room, monkeypatch: pytest.MonkeyPatch, blocks: bool
+) -> None:
+    evaluate, reads, read = room.law.evaluate, asyncio.Event(), asyncio.Event()
+
+    async def slow(principal: Principal, subject: Subject) -> Verdict:
+        if subject.stage is Stage.DURING:
+            reads.set()
+            try:
+                await read.wait()
+            except asyncio.CancelledError:
+                # As one that tidies up.
+                await read.wait()
+                if not blocks:
+                    raise
+        return await evaluate(principal, subject)
+
+    monkeypatch.setattr(room.law, "evaluate", slow)
+    room.openai.scripts, room.openai.before_piece = [says("Yes. ", "No.")], lambda: asyncio.sleep(0)
+    if blocks:
+        room.law.block("Yes", stage=Stage.DURING)
+    attempt = Attempt(
+        an_asked(), Candidate(version=OPENAI), room.openai, law=room.law, holds=room.holds, clock=room.clock
+    )
+    running = asyncio.create_task(attempt.run(lambda _: None))
+    await reads.wait()
+    # The answer is whole, and the attempt waits for the law.
+    for _ in range(30):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0)
+    read.set()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert states(room) == {OPENAI.model: "dispatched"}
 
 
 fates = st.tuples(
