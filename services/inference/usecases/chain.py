@@ -316,11 +316,13 @@ class Chain:
             given = self._allowed(course, candidate, repeat=True)
             if not isinstance(given, Permit):
                 continue
+            # Before it is opened: it has less time while somebody else waits who could still answer.
+            del course.waiting[place]
             try:
                 attempt = self._opened(course, candidate, given)
             except MeshError:
+                course.waiting.insert(place, candidate)
                 continue
-            course.waiting.remove(candidate)
             course.hedged = True
             metrics.MODEL_HEDGES.inc()
             race.start(1, self._run(course, given, attempt, race.release_of(1)))

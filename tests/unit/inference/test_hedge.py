@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.inference.domain.answer import Answer, StreamEvent, TextDelta
 from services.inference.domain.call_policy import CallPolicy, MidStream
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.errors import AnswerBrokeOff, Charge, ProviderRefused, ProviderUnavailable
 from services.inference.domain.reliability.retry_budget import AT_START
 from services.inference.domain.rollout.rollout import ALL
@@ -23,6 +24,7 @@ from tests.support.inference import (
     LOCAL,
     OPENAI,
     Script,
+    ScriptedModels,
     ScriptedProvider,
     a_context,
     an_asked,
@@ -170,6 +172,33 @@ async def test_a_second_whose_text_broke_off_is_whom_the_next_one_continues(room
     with pytest.raises(AnswerBrokeOff) as broke_off:
         await timed(room, room.watch(an_asked(policy=policy)))
     assert broke_off.value.metadata["deployment"] == ANTHROPIC.name
+
+
+async def test_a_second_that_nobody_can_follow_has_all_of_the_time_that_is_left() -> None:
+    room = make_room((OPENAI, ANTHROPIC))
+    answering(room, room.openai, says("Late."), after=20)
+    answer = await asked(room)
+    assert answer.provider == "anthropic"
+    first, second = room.openai.asked[0].seconds, room.anthropic.asked[0].seconds
+    # The first has half of it: the other could still answer.
+    assert second == pytest.approx(2 * first - 2.0, abs=0.5)
+
+
+async def test_a_second_that_cannot_be_opened_keeps_its_place(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, shut = ScriptedModels.provider, [ANTHROPIC.name]
+
+    def provider(models: ScriptedModels, version: DeploymentVersion) -> ScriptedProvider:
+        if version.name in shut:
+            shut.remove(version.name)
+            raise ProviderUnavailable("its key cannot be opened right now", deployment=version.name)
+        return opened(models, version)
+
+    monkeypatch.setattr(ScriptedModels, "provider", provider)
+    answering(room, room.openai, failing(ProviderUnavailable), after=4)
+    room.providers[LOCAL.adapter].scripts = [failing(ProviderUnavailable)]
+    answer = await asked(room)
+    assert answer.provider == "anthropic"
+    assert [one.partition(":")[0] for one in answer.failed_attempts] == [LOCAL.name, OPENAI.name]
 
 
 async def test_seconds_draw_on_the_purse_of_repeats(room: Room) -> None:
