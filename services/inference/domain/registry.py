@@ -85,6 +85,10 @@ class Names:
             return self.own.version(name.deployment, name.version)
         return self._installed.get(name.deployment)
 
+    def has(self, full_name: str) -> bool:
+        """Says whether a version is one of the settings or registered still, whatever its state."""
+        return full_name in self._installed or self._pinned(full_name, checking=True) is not None
+
     def current(self, deployment: str) -> DeploymentVersion | None:
         """Gives the version of a deployment that is asked now; None: there is none."""
         shadowed = deployment in self.own.deployments

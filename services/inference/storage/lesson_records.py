@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.inference.domain.routing.lesson import ArmName, BanditKind, Learnt, corrected
 from services.inference.domain.routing.reward import Earned
 from services.inference.storage.routing_tables import bandit_arm, learnt_answer
-from services.inference.usecases.learning_ports import LearntAnswer
+from services.inference.usecases.learning_ports import MOST_ARMS, LearntAnswer
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
@@ -33,11 +33,16 @@ _ADDED_UP: Final[ColumnElement[Any]] = literal_column(
 
 
 class SqlLessonRecords:
-    """Implements `LessonRecords`."""
+    """Implements `LessonRecords`.
 
-    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine) -> None:
+    Args:
+        most_arms: are read at once.
+    """
+
+    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine, *, most_arms: int = MOST_ARMS) -> None:
         self._app = app
         self._maintenance = maintenance
+        self._most_arms = most_arms
 
     async def add(
         self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]
@@ -54,7 +59,7 @@ class SqlLessonRecords:
 
     async def since(self, moment: datetime | None) -> tuple[datetime, Mapping[ArmName, Learnt]]:
         """See `LessonRecords.since`."""
-        statement = select(bandit_arm)
+        statement = select(bandit_arm).order_by(bandit_arm.c.updated_time.desc()).limit(self._most_arms)
         if moment is not None:
             statement = statement.where(bandit_arm.c.updated_time >= moment - _OVERLAP)
         async with maintenance_scope(self._maintenance, read_only=True) as scope:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -290,9 +290,7 @@ class Attempt:
                         showing = asyncio.create_task(self._show(text, label, release), name="law during")
         finally:
             if showing is not None:
-                showing.cancel()
-                with suppress(asyncio.CancelledError):
-                    await showing
+                await _ended(showing)
         return finished
 
     def _call(self, prompt: Prompt, clearance: Clearance) -> ProviderCall:
@@ -368,6 +366,19 @@ class Attempt:
         if left <= 0:
             raise DeadlineExceeded("the time of this call is used up")
         return left
+
+
+async def _ended(showing: asyncio.Task[None]) -> None:
+    """Stops what shows text, and waits for it. Raises: what the law said, unless the attempt itself is being stopped.
+
+    Not by `await showing`: it tells nobody whether the task is stopped or the one that waits for it.
+    """
+    showing.cancel()
+    await asyncio.wait((showing,))
+    failure = None if showing.cancelled() else showing.exception()
+    attempt = asyncio.current_task()
+    if failure is not None and not (attempt is not None and attempt.cancelling()):
+        raise failure
 
 
 def _parts(text: str, finished: Finished, label: Label) -> tuple[Part, ...]:

@@ -1,6 +1,7 @@
 """What this replica knows of the arms of bandits, in memory: choosing by it takes microseconds and waits for nobody."""
 
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -12,8 +13,9 @@ from services.inference.domain.routing.lesson import NOTHING, ArmName, BanditKin
 from services.inference.domain.routing.linucb import Ridge, features_of
 from services.inference.domain.routing.reward import USUAL_SLOW_SECONDS, Earned, RewardPolicy, earned
 from services.inference.domain.routing.thompson import thompson_draw
-from services.inference.usecases.learning_ports import LearntAnswer
+from services.inference.usecases.learning_ports import MOST_ARMS, LearntAnswer
 from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
 
 #: One call of so many goes to an arm by the dice alone, so that one which did badly once is heard of again.
 EXPLORES: Final = 50
@@ -38,14 +40,46 @@ class _Arm:
 class Bandits:
     """Orders the members of routes by what is known of them, and takes in what came of it.
 
+    Of too many arms the one that was not used for the longest time is forgotten, and heard of again once somebody adds
+    to it. One that has learnt what no other replica knows yet stays until that is told.
+
     Args:
         dice: what is tried is drawn with them; the same ones draw the same.
+        most_arms: are kept.
     """
 
-    def __init__(self, *, dice: Random) -> None:
+    def __init__(self, *, dice: Random, most_arms: int = MOST_ARMS) -> None:
         self._dice = dice
-        self._arms: dict[ArmName, _Arm] = {}
+        self._most_arms = most_arms
+        self._stands: Callable[[ArmName], bool] = lambda _: True
+        #: Those that may be forgotten, the one that was used last at the end.
+        self._told: OrderedDict[ArmName, _Arm] = OrderedDict()
+        #: Those with something fresh; few, as they are told once a second.
+        self._untold: dict[ArmName, _Arm] = {}
         self._answers: list[LearntAnswer] = []
+        metrics.show_size("inference.bandit_arms", self)
+
+    def __len__(self) -> int:
+        """Counts the arms that are kept."""
+        return len(self._told) + len(self._untold)
+
+    def keep_to(self, stands: Callable[[ArmName], bool]) -> None:
+        """Has nothing kept of arms that are gone.
+
+        Args:
+            stands: says whether calls may still come to an arm.
+        """
+        self._stands = stands
+
+    def forget_gone(self, tenants: Collection[TenantId] | None) -> None:
+        """Forgets arms that are gone, with all that they have learnt.
+
+        Args:
+            tenants: whose arms may be; None: anybody's.
+        """
+        for arms in (self._told, self._untold):
+            for name in [one for one in arms if (tenants is None or one.tenant in tenants) and not self._stands(one)]:
+                del arms[name]
 
     @staticmethod
     def features(route: Route, prompt: Prompt) -> tuple[float, ...]:
@@ -94,43 +128,60 @@ class Bandits:
 
     def taken(self) -> tuple[dict[ArmName, Learnt], list[LearntAnswer]]:
         """Takes out what other replicas do not know yet."""
-        fresh = {name: arm.fresh for name, arm in self._arms.items() if arm.fresh is not NOTHING}
-        for name in fresh:
-            self._arms[name].fresh = NOTHING
+        untold, self._untold = self._untold, {}
+        fresh = {name: arm.fresh for name, arm in untold.items()}
+        for name, arm in untold.items():
+            arm.fresh = NOTHING
+            self._told[name] = arm
+        self._bound()
         answers, self._answers = self._answers, []
         return fresh, answers
 
     def put_back(self, fresh: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]) -> None:
         """Puts back what was taken out and could not be told."""
         for name, one in fresh.items():
-            arm = self._arm(name)
+            if not self._stands(name):
+                continue
+            arm = self._find(name)
+            if arm is None:
+                # Forgotten meanwhile.
+                arm = self._arm(name)
+                arm.all = one
             arm.fresh = arm.fresh.plus(one)
+            self._keep_untold(name, arm)
         kept, self._answers = self._answers, []
         self._keep((*answers, *kept))
 
     def know(self, arms: Mapping[ArmName, Learnt]) -> None:
-        """Takes in all that arms have learnt on all replicas, but for what this one has not told yet."""
-        for name, one in arms.items():
+        """Takes in all that arms have learnt on all replicas, but for what this one has not told yet.
+
+        Args:
+            arms: the newest first: of too many the others are forgotten.
+        """
+        for name, one in reversed(tuple(arms.items())):
+            if not self._stands(name):
+                continue
             arm = self._arm(name)
             arm.all = one.plus(arm.fresh) if arm.fresh is not NOTHING else one
             arm.ridge = None
 
     def known(self, name: ArmName) -> Learnt:
         """Gives what an arm has learnt."""
-        arm = self._arms.get(name)
+        arm = self._find(name)
         return NOTHING if arm is None else arm.all
 
     def _learn(self, lesson: Lesson, gained: Earned) -> None:
         reward = gained.reward
-        if reward is None:
+        if reward is None or not self._stands(lesson.arm):
             return
         arm, one = self._arm(lesson.arm), learnt(lesson.arm.kind, lesson.features, reward)
         arm.all, arm.fresh = arm.all.plus(one), arm.fresh.plus(one)
         if arm.ridge is not None:
             arm.ridge.learn(lesson.features, reward)
+        self._keep_untold(lesson.arm, arm)
 
     def _worth(self, name: ArmName, features: tuple[float, ...]) -> float:
-        arm = self._arms.get(name)
+        arm = self._find(name)
         if name.kind is BanditKind.THOMPSON:
             known = NOTHING if arm is None else arm.all
             return thompson_draw(known.pulls, known.sums or (0.0,), self._dice)
@@ -145,11 +196,27 @@ class Bandits:
         if len(self._answers) > _MOST_ANSWERS:
             del self._answers[: len(self._answers) - _MOST_ANSWERS]
 
+    def _find(self, name: ArmName) -> _Arm | None:
+        if name in self._told:
+            self._told.move_to_end(name)
+            return self._told[name]
+        return self._untold.get(name)
+
     def _arm(self, name: ArmName) -> _Arm:
-        arm = self._arms.get(name)
+        arm = self._find(name)
         if arm is None:
-            arm = self._arms[name] = _Arm()
+            arm = self._told[name] = _Arm()
+            self._bound()
         return arm
+
+    def _keep_untold(self, name: ArmName, arm: _Arm) -> None:
+        """Keeps an arm until what it has learnt is told."""
+        self._told.pop(name, None)
+        self._untold[name] = arm
+
+    def _bound(self) -> None:
+        while self._told and len(self) > self._most_arms:
+            self._told.popitem(last=False)
 
 
 def _name(tenant: TenantId, route: Route, version: DeploymentVersion) -> ArmName:

@@ -274,13 +274,18 @@ class Chain:
             return await self._run(course, permit, attempt, course.release)
         race = Race[_Answered](course.release, decides=_ends_the_call)
         race.start(0, self._run(course, permit, attempt, race.release_of(0)))
-        second: Candidate | None = None
+        beside: tuple[Candidate, Attempt] | None = None
         try:
             if await race.silent_until(self._silence(attempt, seconds)) and not attempt.answers:
-                second = self._beside(course, race)
+                beside = self._beside(course, race)
             ended = await race.end()
         finally:
             await race.stop()
+        second = None
+        if beside is not None:
+            second, other = beside
+            # Not what the one that ended last let go: the reader saw the text of one of them at most.
+            course.released = "" if ended.shown is None else (attempt, other)[ended.shown].released
         for lane, (raw, _, _) in ended.answers.items():
             if lane != ended.winner:
                 await finish(attempt.settle(raw))
@@ -292,8 +297,10 @@ class Chain:
             answered = ended.answers[ended.winner]
             course.notes.sort(key=lambda note: note.hold_id == answered[0].hold.id)
             return answered
-        if second is None or 0 in ended.failures:
+        if second is None or (0 in ended.failures and ended.shown != 1):
             raise ended.failures[0]
+        if 0 in ended.failures:
+            course.fail(candidate, ended.failures[0])
         if _ends_the_call(ended.failures[1]):
             raise ended.failures[1]
         take_over(course, second, ended.failures[1])
@@ -303,21 +310,23 @@ class Chain:
         await attempt.sent.wait()
         await self._clock.sleep(seconds)
 
-    def _beside(self, course: Course, race: Race[_Answered]) -> Candidate | None:
+    def _beside(self, course: Course, race: Race[_Answered]) -> tuple[Candidate, Attempt] | None:
         """Begins to ask the next one that may be asked beside another, on its purse of repeats; None: there is none."""
-        for candidate in course.waiting:
+        for place, candidate in enumerate(tuple(course.waiting)):
             given = self._allowed(course, candidate, repeat=True)
             if not isinstance(given, Permit):
                 continue
+            # Before it is opened: it has less time while somebody else waits who could still answer.
+            del course.waiting[place]
             try:
                 attempt = self._opened(course, candidate, given)
             except MeshError:
+                course.waiting.insert(place, candidate)
                 continue
-            course.waiting.remove(candidate)
             course.hedged = True
             metrics.MODEL_HEDGES.inc()
             race.start(1, self._run(course, given, attempt, race.release_of(1)))
-            return candidate
+            return candidate, attempt
         return None
 
     def _opened(self, course: Course, candidate: Candidate, permit: Permit) -> Attempt:

@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 from services.inference.domain.routing.lesson import ArmName, Learnt, Lesson
 from services.inference.domain.routing.reward import Earned
 from services.meshkit.core.identity import TenantId
+
+#: Arms that a replica knows, and reads at once. Of one that it does not know it hears again when it learns of it.
+MOST_ARMS: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +32,11 @@ class LessonRecords(Protocol):
         ...
 
     async def since(self, moment: datetime | None) -> tuple[datetime, Mapping[ArmName, Learnt]]:
-        """Gives all that those arms have learnt to which somebody has added since; all of them for None.
+        """Gives all that those arms have learnt to which somebody has added since; any time for None.
 
-        Returns: the moment to ask for next, and what was learnt.
+        Of more than a replica can know it gives those to which somebody has added last.
+
+        Returns: the moment to ask for next, and what was learnt, the newest first.
         """
         ...
 

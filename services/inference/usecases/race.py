@@ -1,4 +1,7 @@
-"""Two attempts at one call at once. The first answer that is whole wins, or the first whose text is shown."""
+"""Two attempts at one call at once. The first answer that is whole wins; once text of one is shown, only that one may.
+
+Both may come to something in one turn of the loop, so nothing goes by which task was woken first.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
@@ -8,8 +11,11 @@ from typing import Any, Generic, TypeVar
 from services.inference.domain.answer import StreamEvent
 from services.inference.usecases.calls_in_flight import Release
 from services.meshkit.core.errors import MeshError
+from services.meshkit.telemetry.logs import logger
 
 Answered = TypeVar("Answered")
+
+log = logger(__name__)
 
 
 @dataclass(slots=True)
@@ -18,8 +24,10 @@ class Ended(Generic[Answered]):
 
     answers: dict[int, Answered] = field(default_factory=dict[int, Answered])
     failures: dict[int, MeshError] = field(default_factory=dict[int, MeshError])
-    #: Whose answer counts; of several the one in the first lane. None: nobody's.
+    #: Whose answer counts: that of the lane whose text was shown, else of several the one in the first. None: nobody's.
     winner: int | None = None
+    #: The lane whose text was shown, whatever became of it. None: neither's.
+    shown: int | None = None
 
 
 class Race(Generic[Answered]):
@@ -37,6 +45,8 @@ class Race(Generic[Answered]):
         #: The lane whose text is shown.
         self._shown: int | None = None
         self._shows = asyncio.Event()
+        #: True once it is over: who is being stopped shows nothing on its way out.
+        self._over = False
 
     def release_of(self, lane: int) -> Release | None:
         """Gives what shows the text of a lane, unless that of the other is shown."""
@@ -45,7 +55,7 @@ class Race(Generic[Answered]):
             return None
 
         def show(event: StreamEvent) -> None:
-            if self._shown is None:
+            if self._shown is None and not self._over:
                 self._shown = lane
                 self._shows.set()
             if self._shown == lane:
@@ -78,6 +88,7 @@ class Race(Generic[Answered]):
                     # What is shown cannot be taken back by another's answer.
                     await _stopped(task for lane, task in self._lanes.items() if lane != self._shown)
         finally:
+            self._over = True
             shows.cancel()
             await self.stop()
         return self._ended()
@@ -87,6 +98,8 @@ class Race(Generic[Answered]):
         await _stopped(self._lanes.values())
 
     def _is_over(self) -> bool:
+        if self._shown is not None:
+            return self._lanes[self._shown].done()
         if all(task.done() for task in self._lanes.values()):
             return True
         for lane, task in self._lanes.items():
@@ -97,7 +110,7 @@ class Race(Generic[Answered]):
         return False
 
     def _ended(self) -> Ended[Answered]:
-        ended = Ended[Answered]()
+        ended = Ended[Answered](shown=self._shown)
         for lane, task in sorted(self._lanes.items()):
             if task.cancelled():
                 continue
@@ -106,9 +119,13 @@ class Race(Generic[Answered]):
                 ended.answers[lane] = task.result()
             elif isinstance(error, MeshError):
                 ended.failures[lane] = error
-            else:
+            elif self._shown in (None, lane):
                 raise error
-        ended.winner = self._shown if self._shown in ended.answers else next(iter(ended.answers), None)
+            else:
+                # A fault of ours: it must not take away what the reader sees.
+                log.error("an attempt beside the one that is shown failed unexpectedly", lane=lane, exc_info=error)
+        whole = (lane for lane in ended.answers if self._shown in (None, lane))
+        ended.winner = next(whole, None)
         return ended
 
 

@@ -1,6 +1,6 @@
 """The registry in memory: what the settings configure and what tenants registered, as of the last look."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.deployment import DEFAULT, Deployments, DeploymentVersion
@@ -10,6 +10,9 @@ from services.inference.usecases.ports import Resolved
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
+
+#: Told of whom something may have changed; None: of everybody.
+ToldOfChange = Callable[[Collection[TenantId] | None], None]
 
 _NOTHING = Holdings()
 
@@ -27,6 +30,17 @@ class MemoryRegistry:
         #: Rollouts that this replica took back while the database was away; what they say comes before what it said.
         self._taken_back: dict[str, Rollout] = {}
         self._heard = clock.monotonic()
+        self._known = False
+        self._followers: list[ToldOfChange] = []
+
+    def follow(self, told: ToldOfChange) -> None:
+        """Has somebody told of every change, once it is in place."""
+        self._followers.append(told)
+
+    @property
+    def known(self) -> bool:
+        """False until it was heard for the first time what is registered."""
+        return self._known
 
     def resolve(self, tenant: TenantId, name: str, *, checking: bool = False) -> Resolved:
         """See `Registry.resolve`."""
@@ -110,6 +124,9 @@ class MemoryRegistry:
             for version in versions
         }
         metrics.MODELS_UNREADABLE.set(sum(len(each.own.unreadable) for each in names.values()))
+        self._known = True
+        for told in self._followers:
+            told(None if whole else holdings.keys())
 
     def heard(self) -> None:
         """Hears that nothing has changed."""

@@ -11,6 +11,7 @@ from services.inference.domain.money_bound import bounded_everywhere
 from services.inference.domain.rollout.assignment import arm_of
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Arm, AttemptOutcome, Candidate, HopLimits, Plan, Route, RouteMode, Trial
+from services.inference.domain.routing.lesson import ArmName
 from services.inference.domain.routing.weighted import weighted
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.bandits import Bandits
@@ -39,6 +40,8 @@ class RouteCalls:
         self._bandits = bandits
         self._paces = paces
         self._hop = hop
+        bandits.keep_to(self._stands)
+        registry.follow(bandits.forget_gone)
 
     def plan(self, asked: Asked, *, regions: tuple[str, ...]) -> Plan:
         """See `Router.plan`."""
@@ -64,6 +67,13 @@ class RouteCalls:
         self._paces.note(candidate.version, outcome)
         if candidate.lesson is not None:
             self._bandits.note(candidate.lesson, outcome)
+
+    def _stands(self, arm: ArmName) -> bool:
+        """Says whether calls may still come to an arm; of what nobody knows yet, that they may."""
+        names = self._registry.names(arm.tenant)
+        if not self._registry.known or names.own.unreadable:
+            return True
+        return names.route(arm.route) is not None and names.has(arm.arm)
 
     def _of_route(self, asked: Asked, resolved: Resolved, route: Route, unit: bytes) -> list[Candidate]:
         tenant, features = asked.principal.tenant, self._bandits.features(route, asked.prompt)

@@ -11,6 +11,8 @@ from google.protobuf.duration_pb2 import Duration
 from sqlalchemy import text
 
 from comitia.inference.v1 import generation_pb2, model_pb2, model_service_pb2
+from services.inference.domain.routing.lesson import ArmName, BanditKind, Learnt
+from services.inference.storage.lesson_records import SqlLessonRecords
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
@@ -102,6 +104,21 @@ async def test_what_was_learnt_survives_a_restart_and_replicas_add_to_it(
         hold_id = (await once_known(other)).hold_id
         await other.call("ReportModelQuality", a_score(hold_id, 0.0))
         assert sum(pulls for pulls, _ in (await arms(mesh)).values()) == 5
+
+
+async def test_of_more_arms_than_a_replica_can_know_it_reads_the_newest(mesh: InferenceMesh) -> None:
+    tenant, one = mesh.principal.tenant, Learnt(pulls=1, sums=(0.5,))
+    names = [ArmName(tenant=tenant, route="writer", kind=BanditKind.THOMPSON, arm=f"acme/{name}@1") for name in "abc"]
+    async with (
+        sql_engine(mesh.urls.app, pool_size=1) as app,
+        sql_engine(mesh.urls.maintenance, pool_size=1) as maintenance,
+    ):
+        records = SqlLessonRecords(app, maintenance, most_arms=2)
+        for name in names:
+            await records.add(tenant, {name: one}, ())
+        moment, newest = await records.since(None)
+        assert list(newest) == [names[2], names[1]]
+        assert list((await records.since(moment))[1]) == list(newest)
 
 
 async def test_a_quality_is_told_once_by_its_own_tenant_and_project_and_of_a_bandits_answer(

@@ -13,11 +13,13 @@ from uuid import uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.errors import ProviderUnavailable
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.registered import check_route
+from services.inference.domain.registry import Holdings
 from services.inference.domain.route import AttemptOutcome, Route, RouteMember, RouteMode
 from services.inference.domain.routing.lesson import (
     NOTHING,
@@ -302,6 +304,94 @@ async def test_a_reported_quality_changes_what_was_learnt_of_the_answer() -> Non
 async def test_a_quality_that_is_none_is_refused(score: float) -> None:
     with pytest.raises(Invalid, match="score"):
         await a_replica(MemoryLessons())[1].judge(ANNA, "hold_1", score)
+
+
+def test_of_too_many_arms_the_one_that_was_not_used_for_longest_is_forgotten() -> None:
+    bandits, route = Bandits(dice=Random(5), most_arms=2), a_bandit()
+    names = [an_arm(route, one) for one in (OPENAI, ANTHROPIC, LOCAL)]
+    for one in (OPENAI, ANTHROPIC):
+        teach(bandits, route, one, GOOD)
+        bandits.taken()
+    assert bandits.known(names[0]).pulls == 1
+    teach(bandits, route, LOCAL, GOOD)
+    bandits.taken()
+    assert [bandits.known(name).pulls for name in names] == [1, 0, 1]
+    assert REGISTRY.get_sample_value("comitia_cache_items", {"cache": "inference.bandit_arms"}) == len(bandits) == 2
+
+
+def test_of_what_others_have_learnt_the_newest_is_kept() -> None:
+    bandits, route = Bandits(dice=Random(5), most_arms=2), a_bandit()
+    names = [an_arm(route, one) for one in (OPENAI, ANTHROPIC, LOCAL)]
+    bandits.know({name: Learnt(pulls=3, sums=(1.0,)) for name in names})
+    assert [bandits.known(name).pulls for name in names] == [3, 3, 0]
+
+
+async def test_an_arm_whose_lesson_is_not_told_yet_stays_until_it_is() -> None:
+    records, route = MemoryLessons(), a_bandit()
+    bandits = Bandits(dice=Random(5), most_arms=1)
+    tell = LearnRoutes(bandits, records, clock=FakeClock())
+    records.away = True
+    for one in (OPENAI, ANTHROPIC, LOCAL):
+        teach(bandits, route, one, GOOD)
+    with pytest.raises(Unavailable):
+        await tell.look(whole=False)
+    names = [an_arm(route, one) for one in (OPENAI, ANTHROPIC, LOCAL)]
+    assert [bandits.known(name).pulls for name in names] == [1, 1, 1]
+    records.away = False
+    await tell.look(whole=False)
+    assert [records.arms[name].pulls for name in names] == [1, 1, 1]
+    assert len(bandits) == 1
+
+
+def test_an_arm_that_was_forgotten_is_heard_of_again_once_it_is_learnt_of() -> None:
+    bandits, route = Bandits(dice=Random(5), most_arms=1), a_bandit()
+    name = an_arm(route, OPENAI)
+    bandits.know({name: Learnt(pulls=3, sums=(1.0,))})
+    bandits.know({an_arm(route, LOCAL): Learnt(pulls=3, sums=(1.0,))})
+    teach(bandits, route, OPENAI, GOOD)
+    assert bandits.known(name).pulls == 1
+    bandits.taken()
+    bandits.know({name: Learnt(pulls=4, sums=(2.0,))})
+    assert bandits.known(name).pulls == 4
+
+
+VERSION = replace(OPENAI, name="acme/a", version=2, deployment_id="dep_a")
+GONE = {
+    "tenant": Holdings(),
+    "route": held(VERSION),
+    "version": held(replace(VERSION, version=3), routes=[a_bandit()]),
+}
+
+
+@pytest.mark.parametrize("gone", GONE)
+def test_an_arm_is_dropped_with_its_tenant_its_route_or_its_version_and_does_not_come_back(
+    room: Room, gone: str
+) -> None:
+    route, other, bandits = a_bandit(), TenantId(uuid4()), room.bandits
+    room.registry.take({one: held(VERSION, routes=[route]) for one in (TENANT, other)}, whole=True)
+    name = an_arm(route, VERSION)
+    names = [name, replace(name, tenant=other)]
+    bandits.know({one: Learnt(pulls=3, sums=(1.0,)) for one in names})
+    teach(bandits, route, VERSION, GOOD)
+    room.registry.take({TENANT: GONE[gone]}, whole=False)
+    assert len(bandits) == 1
+    # What was on its way meanwhile.
+    teach(bandits, route, VERSION, GOOD)
+    bandits.put_back({name: Learnt(pulls=1, sums=(1.0,))}, ())
+    bandits.know({name: Learnt(pulls=3, sums=(1.0,))})
+    assert [bandits.known(one).pulls for one in names] == [0, 3]
+    assert not bandits.taken()[0]
+    room.registry.take({}, whole=True)
+    assert len(bandits) == 0
+
+
+def test_arms_are_kept_while_nobody_knows_whether_they_stand(room: Room) -> None:
+    route = a_bandit()
+    name = an_arm(route, VERSION)
+    room.bandits.know({name: Learnt(pulls=3, sums=(1.0,))})
+    assert room.bandits.known(name).pulls == 3
+    room.registry.take({TENANT: replace(held(), unreadable=frozenset({"w"}))}, whole=True)
+    assert room.bandits.known(name).pulls == 3
 
 
 @pytest.mark.parametrize("mode", MODES)

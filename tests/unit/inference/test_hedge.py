@@ -4,20 +4,27 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.answer import Answer, StreamEvent, TextDelta
 from services.inference.domain.call_policy import CallPolicy, MidStream
-from services.inference.domain.errors import Charge, ProviderRefused, ProviderUnavailable
+from services.inference.domain.deployment import DeploymentVersion
+from services.inference.domain.errors import AnswerBrokeOff, Charge, ProviderRefused, ProviderUnavailable
 from services.inference.domain.reliability.retry_budget import AT_START
 from services.inference.domain.rollout.rollout import ALL
+from services.inference.domain.route import Candidate
+from services.inference.usecases.attempt import Attempt
 from services.meshkit.content import text_of
+from services.meshkit.content.law import Stage, Subject, Verdict
+from services.meshkit.core.identity import Principal
 from tests.support.inference import (
     ANTHROPIC,
     LOCAL,
     OPENAI,
     Script,
+    ScriptedModels,
     ScriptedProvider,
     a_context,
     an_asked,
@@ -157,6 +164,43 @@ async def test_one_that_took_over_and_breaks_off_goes_as_the_policy_says(room: R
     )
 
 
+async def test_a_second_whose_text_broke_off_is_whom_the_next_one_continues(room: Room) -> None:
+    answering(room, room.openai, failing(ProviderUnavailable), after=2.5)
+    room.anthropic.scripts = [failing(ProviderUnavailable, Charge.UNKNOWN, "One. Two. ")]
+    room.anthropic.before_piece = lambda: room.clock.sleep(1.0)
+    policy = CallPolicy(hedge_seconds=2.0, mid_stream=MidStream.FAIL)
+    with pytest.raises(AnswerBrokeOff) as broke_off:
+        await timed(room, room.watch(an_asked(policy=policy)))
+    assert broke_off.value.metadata["deployment"] == ANTHROPIC.name
+
+
+async def test_a_second_that_nobody_can_follow_has_all_of_the_time_that_is_left() -> None:
+    room = make_room((OPENAI, ANTHROPIC))
+    answering(room, room.openai, says("Late."), after=20)
+    answer = await asked(room)
+    assert answer.provider == "anthropic"
+    first, second = room.openai.asked[0].seconds, room.anthropic.asked[0].seconds
+    # The first has half of it: the other could still answer.
+    assert second == pytest.approx(2 * first - 2.0, abs=0.5)
+
+
+async def test_a_second_that_cannot_be_opened_keeps_its_place(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, shut = ScriptedModels.provider, [ANTHROPIC.name]
+
+    def provider(models: ScriptedModels, version: DeploymentVersion) -> ScriptedProvider:
+        if version.name in shut:
+            shut.remove(version.name)
+            raise ProviderUnavailable("its key cannot be opened right now", deployment=version.name)
+        return opened(models, version)
+
+    monkeypatch.setattr(ScriptedModels, "provider", provider)
+    answering(room, room.openai, failing(ProviderUnavailable), after=4)
+    room.providers[LOCAL.adapter].scripts = [failing(ProviderUnavailable)]
+    answer = await asked(room)
+    assert answer.provider == "anthropic"
+    assert [one.partition(":")[0] for one in answer.failed_attempts] == [LOCAL.name, OPENAI.name]
+
+
 async def test_seconds_draw_on_the_purse_of_repeats(room: Room) -> None:
     beside = 0
     for number in range(20):
@@ -190,6 +234,44 @@ async def test_a_call_that_is_left_leaves_neither(room: Room) -> None:
         await asyncio.sleep(0)
     assert (room.openai.closed, room.anthropic.closed) == (1, 1)
     assert set(states(room).values()) == {"dispatched"}
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+async def test_an_attempt_is_stopped_also_while_the_law_still_reads_what_it_would_show(
+    room: Room, monkeypatch: pytest.MonkeyPatch, blocks: bool
+) -> None:
+    evaluate, reads, read = room.law.evaluate, asyncio.Event(), asyncio.Event()
+
+    async def slow(principal: Principal, subject: Subject) -> Verdict:
+        if subject.stage is Stage.DURING:
+            reads.set()
+            try:
+                await read.wait()
+            except asyncio.CancelledError:
+                # As one that tidies up.
+                await read.wait()
+                if not blocks:
+                    raise
+        return await evaluate(principal, subject)
+
+    monkeypatch.setattr(room.law, "evaluate", slow)
+    room.openai.scripts, room.openai.before_piece = [says("Yes. ", "No.")], lambda: asyncio.sleep(0)
+    if blocks:
+        room.law.block("Yes", stage=Stage.DURING)
+    attempt = Attempt(
+        an_asked(), Candidate(version=OPENAI), room.openai, law=room.law, holds=room.holds, clock=room.clock
+    )
+    running = asyncio.create_task(attempt.run(lambda _: None))
+    await reads.wait()
+    # The answer is whole, and the attempt waits for the law.
+    for _ in range(30):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.sleep(0)
+    read.set()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    assert states(room) == {OPENAI.model: "dispatched"}
 
 
 fates = st.tuples(
