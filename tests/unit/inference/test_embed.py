@@ -70,7 +70,7 @@ class Room:
     def __init__(self, *deployments: DeploymentVersion, most_calls: int = 4) -> None:
         self.known = KnownTenants()
         self.law, self.holds, self.embedder = FakeLaw(), FakeHolds(), FakeEmbedder()
-        self.cache = VectorCache(most=3)
+        self.cache = VectorCache(most_bytes=10_000)
         self.registry = MemoryRegistry(Deployments(deployments), clock=FakeClock())
         self.embed = Embed(
             registry=self.registry,
@@ -299,15 +299,19 @@ async def test_texts_stay_in_the_region_of_their_tenant_with_its_own_models_too(
     await room.ask("a", model="acme/near")
 
 
-def test_the_cache_keeps_the_newest_within_its_bound() -> None:
-    cache = VectorCache(most=2)
+def test_the_cache_keeps_the_newest_within_its_bound_of_bytes() -> None:
+    small, long = (1.0,), (1.0,) * 384
+    cache = VectorCache(most_bytes=1_100)
     for text in ("a", "b"):
-        cache.put(TENANT, "m", text, (1.0,))
-    assert cache.get(TENANT, "m", "a") == (1.0,)
-    cache.put(TENANT, "m", "c", (1.0,))
-    assert len(cache) == 2
+        cache.put(TENANT, "m", text, small)
+    assert cache.get(TENANT, "m", "a") == small
+    cache.put(TENANT, "m", "c", small)
+    cache.put(TENANT, "m", "c", small)
+    assert (len(cache), cache.bytes) == (2, 2 * 516)
     assert cache.get(TENANT, "m", "b") is None
     assert cache.get(TENANT, "other", "a") is None
-    empty = VectorCache(most=0)
-    empty.put(TENANT, "m", "a", (1.0,))
-    assert len(empty) == 0
+    cache.put(TENANT, "m", "d", long)
+    assert (len(cache), cache.bytes) == (0, 0), "one that is longer than all of it is not kept"
+    roomy = VectorCache(most_bytes=100_000)
+    roomy.put(TENANT, "m", "d", long)
+    assert 2_000 <= roomy.bytes <= 2_100, "as the setting says"
