@@ -22,8 +22,8 @@ from services.inference.usecases.embed import AskedVectors, Embed
 from services.inference.usecases.ports import Embedded
 from services.inference.usecases.registry import MemoryRegistry
 from services.meshkit.calls.ports import Clearance
-from services.meshkit.content import Usage
-from services.meshkit.core.errors import DeadlineExceeded, Invalid, Unavailable
+from services.meshkit.content import Confidentiality, Label, Usage
+from services.meshkit.core.errors import DeadlineExceeded, Internal, Invalid, Unavailable
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
@@ -247,6 +247,27 @@ async def test_what_embeds_by_default_is_never_a_tenants() -> None:
     assert len(room.embedder.asked) == 2, "vectors of one are never given for those of the other"
     with pytest.raises(NoEmbedderConfigured):
         await registered(a_version(1), installed=()).ask("a")
+
+
+async def test_what_must_stay_inside_is_embedded_by_the_installation_whatever_a_tenant_calls_its_own() -> None:
+    room = registered(a_version(1, name=LOCAL.name, model="another"))
+    made = await room.ask("a", model=LOCAL.name, inside=LOCAL)
+    assert made.model == LOCAL.model
+    assert not room.law.seen, "nothing left"
+
+
+async def test_what_must_stay_inside_is_sent_to_nobody_outside() -> None:
+    room = Room(OPENAI)
+    with pytest.raises(Internal):
+        await room.ask("a", inside=OPENAI)
+    assert not room.embedder.asked
+    assert not room.holds.holds
+
+
+async def test_the_law_sees_texts_under_their_label() -> None:
+    room, secret = Room(OPENAI), Label(confidentiality=Confidentiality.RESTRICTED)
+    await room.ask("a", label=secret)
+    assert [part.label for part in room.law.seen[0].parts] == [secret]
 
 
 async def test_vectors_of_one_version_are_not_those_of_the_next_or_of_another_model_of_its_name() -> None:
