@@ -13,7 +13,7 @@ from services.inference.domain.answer import Answer
 from services.inference.domain.answer_cache import CacheKey
 from services.inference.domain.output_format import OutputKind
 from services.inference.domain.prompt import Prompt
-from services.meshkit.content import MessageRole, TextPart, text_of, text_part
+from services.meshkit.content import Label, MessageRole, TextPart, text_of, text_part
 from services.meshkit.core.identity import TenantId
 
 #: Longest question, characters with their accents apart: the local embedder reads it to its end.
@@ -29,6 +29,7 @@ class Question:
     """The last words of a prompt, and all else of it."""
 
     text: str
+    label: Label
     #: Equal for questions that may share an answer. Their numbers are in it: vectors say little of those.
     rest: Prompt
 
@@ -53,7 +54,7 @@ def question_of(prompt: Prompt) -> Question | None:
         return None
     numbers = text_part(" ".join(_NUMBER.findall(words[0])), asked.parts[0].label)
     rest = replace(prompt, messages=(*instructions, replace(asked, parts=(numbers,))))
-    return Question(text=words[0], rest=rest)
+    return Question(text=words[0], label=asked.parts[0].label, rest=rest)
 
 
 @dataclass(slots=True, kw_only=True)

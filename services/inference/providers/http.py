@@ -23,7 +23,7 @@ from services.meshkit.outward.addresses import AddressRefused, AddressRule, Look
 #: documents the header (ASCII, at most 512 characters), Claude Code sends it to Anthropic, and other servers pass over
 #: what they do not know (RFC 9110, section 5.1).
 HOLD_HEADER: Final = "x-client-request-id"
-#: Longest body of an error or of a whole answer, bytes; a stream may be longer in all.
+#: Longest answer, whole or streamed, bytes.
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
 #: What an error says beside its status is not worth a longer wait.
@@ -74,6 +74,7 @@ class ProviderHttp:
         seconds: float,
         first_byte_seconds: float = inf,
         between_seconds: float = inf,
+        most_bytes: int = MAX_BODY_BYTES,
     ) -> AsyncGenerator[SseEvent]:
         """Posts and gives the events of the answering stream. Closing the generator closes the socket.
 
@@ -81,6 +82,7 @@ class ProviderHttp:
             seconds: longest time until the end of the stream.
             first_byte_seconds: longest time until its first byte.
             between_seconds: longest time without a byte after that.
+            most_bytes: longest stream.
         Raises: ProviderFailure; at once when what comes is no event, and a stream that ends inside an event is cut off.
         """
         parser = SseParser()
@@ -92,7 +94,7 @@ class ProviderHttp:
                 received = 0
                 while chunk := await _next_chunk(response, until):
                     received += len(chunk)
-                    if received > MAX_BODY_BYTES:
+                    if received > most_bytes:
                         raise failures.garbage(deployment)
                     for event in parser.feed(chunk):
                         yield event
@@ -110,12 +112,14 @@ class ProviderHttp:
         *,
         seconds: float,
         between_seconds: float = inf,
+        most_bytes: int = MAX_BODY_BYTES,
     ) -> bytes:
         """Posts and gives the whole answer.
 
         Args:
             seconds: longest time until its end.
             between_seconds: longest time without a byte once it has begun.
+            most_bytes: longest answer.
         Raises: ProviderFailure.
         """
         loop = asyncio.get_running_loop()
@@ -130,7 +134,7 @@ class ProviderHttp:
                 async for chunk in response.content.iter_any():
                     silence.reschedule(None if between_seconds == inf else loop.time() + between_seconds)
                     read += chunk
-                    if len(read) > MAX_BODY_BYTES:
+                    if len(read) > most_bytes:
                         raise failures.garbage(deployment)
                 return bytes(read)
 

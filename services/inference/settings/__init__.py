@@ -23,8 +23,8 @@ class InferenceSettings(
     max_embedding_calls: int = Field(
         default=128, ge=1, le=10_000, description="Embedding calls made at once; one more is refused with a retry hint."
     )
-    vector_cache_entries: int = Field(
-        default=10_000, ge=0, le=1_000_000, description="Vectors kept in memory, about 1.6 KB each for 384 components."
+    vector_cache_bytes: int = Field(
+        default=20 * 1024 * 1024, ge=0, description="Of vectors kept in memory, about 2 KB each for 384 components."
     )
     call_retention_hours: float = Field(
         default=24.0,

@@ -14,7 +14,7 @@ from services.meshkit.calls.ports import Clearance, LawGate
 from services.meshkit.content import CallContext, Label, Usage, text_part
 from services.meshkit.content.law import Stage, Subject
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import DeadlineExceeded, Invalid, MeshError
+from services.meshkit.core.errors import DeadlineExceeded, Internal, Invalid, MeshError
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
@@ -26,6 +26,7 @@ log = logger(__name__)
 MAX_TEXTS: Final = 256
 MAX_CHARACTERS: Final = 32_000
 _HOLD_MARGIN_SECONDS: Final = 30.0
+_UNLABELLED: Final = Label()
 _QUEUE: Final = "inference_embeddings"
 
 
@@ -40,6 +41,10 @@ class AskedVectors:
     texts: tuple[str, ...]
     #: Time of the monotonic clock at which the vectors are no longer wanted.
     deadline: float
+    #: What the law knows of the texts.
+    label: Label = _UNLABELLED
+    #: The version to ask, whatever the tenant has under its name, for what must not leave the mesh.
+    inside: DeploymentVersion | None = None
     #: True to ask a version that is not ready, by deployment and number, whatever is known already.
     checking: bool = False
 
@@ -99,7 +104,7 @@ class Embed:
         asked.check()
         tenant = asked.principal.tenant
         regions = asked.context.residency_region, rules_of(self._tenants, tenant).residency_region
-        deployment = self._registry.embedder(tenant, asked.model, checking=asked.checking)
+        deployment = self._version(asked)
         if not deployment.keeps_in(*regions):
             raise NoModelConfigured(region=" and ".join(sorted(set(filter(None, regions)))))
         # A name may come to stand for another model, and its numbers begin anew then.
@@ -115,6 +120,13 @@ class Embed:
                 self._cache.put(tenant, kept_as, text, vector)
         vectors = tuple(vector for text in asked.texts if (vector := known[text]) is not None)
         return Vectors(vectors=vectors, model=deployment.model, usage=usage)
+
+    def _version(self, asked: AskedVectors) -> DeploymentVersion:
+        if asked.inside is None:
+            return self._registry.embedder(asked.principal.tenant, asked.model, checking=asked.checking)
+        if not asked.inside.inside_mesh:
+            raise Internal(f"{asked.inside.name} is outside of the mesh")
+        return asked.inside
 
     def _known(self, tenant: TenantId, kept_as: str, text: str, asked: AskedVectors) -> Vector | None:
         return None if asked.checking else self._cache.get(tenant, kept_as, text)
@@ -172,7 +184,7 @@ class Embed:
             return ""
         subject = Subject(
             stage=Stage.BEFORE,
-            parts=tuple(text_part(text, Label()) for text in texts),
+            parts=tuple(text_part(text, asked.label) for text in texts),
             context=asked.context,
             target=deployment.model,
         )

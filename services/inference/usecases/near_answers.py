@@ -8,6 +8,7 @@ from typing import Final
 from services.inference.domain.answer import Answer
 from services.inference.domain.answer_cache import CacheKey, may_be_kept
 from services.inference.domain.call_policy import CacheUse
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.similar_answers import Near, Question, SimilarAnswers, similarity
 from services.inference.domain.vector_cache import Vector
 from services.inference.usecases.asked import Asked
@@ -52,10 +53,10 @@ class NearAnswers:
     """Looks for answers, and has calls that ask nearly the same wait for the first of them.
 
     Args:
-        embedder: name of the deployment inside the mesh that makes vectors; questions go nowhere else for this.
+        embedder: the installation's own inside the mesh; questions go nowhere else for this.
     """
 
-    def __init__(self, kept: SimilarAnswers, *, embed: Embeds, embedder: str, clock: Clock) -> None:
+    def __init__(self, kept: SimilarAnswers, *, embed: Embeds, embedder: DeploymentVersion, clock: Clock) -> None:
         self._kept = kept
         self._embed = embed
         self._embedder = embedder
@@ -74,7 +75,9 @@ class NearAnswers:
             seconds: how long what is made in the block is kept.
         """
         turn = Turn()
-        vector = await self._vector(asked, question.text)
+        # Vectors of two models say nothing of each other.
+        group = CacheKey(b"%b %b" % (group, self._embedder.model.encode()))
+        vector = await self._vector(asked, question)
         if vector is None:
             yield turn
             return
@@ -116,14 +119,16 @@ class NearAnswers:
         parts = tuple(replace(part, label=part.label.joined(label)) for part in near.answer.parts)
         return replace(near, answer=replace(near.answer, parts=parts))
 
-    async def _vector(self, asked: Asked, text: str) -> Vector | None:
+    async def _vector(self, asked: Asked, question: Question) -> Vector | None:
         """Gives the vector of a question; None when it cannot be had in time, which only costs the shared answer."""
         now = self._clock.monotonic()
         wanted = AskedVectors(
             principal=asked.principal,
             context=asked.context,
-            model=self._embedder,
-            texts=(text,),
+            model=self._embedder.name,
+            texts=(question.text,),
+            label=question.label,
+            inside=self._embedder,
             deadline=min(asked.deadline, now + _VECTOR_SECONDS),
         )
         try:

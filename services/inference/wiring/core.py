@@ -97,8 +97,8 @@ def core(on: Ground, *, deployments: Deployments, known: Known, holds: HoldClien
 
 
 def _embed(on: Ground, known: Known, holds: HoldClient) -> Embed:
-    vectors = VectorCache(most=on.settings.vector_cache_entries)
-    metrics.show_size("inference.vectors", vectors)
+    vectors = VectorCache(most_bytes=on.settings.vector_cache_bytes)
+    metrics.show_size("inference.vectors", vectors, size_bytes=lambda: vectors.bytes)
     return Embed(
         registry=known.registry,
         models=known.models,

@@ -31,7 +31,7 @@ def cached_answers(
     """Makes the memory of answers. Questions are compared where a model inside the mesh makes vectors."""
     kept = KeptAnswers(most_bytes=settings.answer_cache_bytes)
     metrics.show_size("inference.answers", kept, size_bytes=lambda: kept.bytes)
-    inside = [one.name for one in deployments.all if one.task is Task.EMBED and one.inside_mesh]
+    inside = [one for one in deployments.all if one.task is Task.EMBED and one.inside_mesh]
     near: NearAnswers | None = None
     if inside:
         similar = SimilarAnswers(most_bytes=settings.answer_cache_bytes)

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import anthropic
 import openai
@@ -42,6 +43,7 @@ from services.inference.domain.prompt import (
 )
 from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
+from services.inference.providers.openai import embeddings
 from services.inference.providers.openai.chat import ChatProvider, Endpoint
 from services.inference.providers.openai.embeddings import OpenAiEmbeddings
 from services.inference.providers.openai.responses import ResponsesProvider
@@ -859,3 +861,29 @@ async def test_vectors_that_are_none_are_refused(http: ProviderHttp, server: Fak
     server.next(Behaviour(raw=raw))
     with pytest.raises(ProviderUnavailable):
         await embedder.embed(DEPLOYMENTS["openai"], ("one",), CLEARANCE, seconds=5)
+
+
+async def test_the_longest_vectors_are_taken_and_longer_ones_are_garbage(
+    http: ProviderHttp, server: FakeProvider
+) -> None:
+    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=Secret(KEY)))
+    written = ",".join(["-0.012345678901234567"] * 8_192)
+    server.next(Behaviour(raw=f'{{"data":[{{"embedding":[{written}]}}]}}'))
+    made = await embedder.embed(DEPLOYMENTS["openai"], ("one",), CLEARANCE, seconds=5)
+    assert len(made.vectors[0]) == 8_192
+    server.next(Behaviour(raw=f'{{"data":[{{"embedding":[{",".join(["1"] * 8_193)}]}}]}}'))
+    with pytest.raises(ProviderUnavailable):
+        await embedder.embed(DEPLOYMENTS["openai"], ("one",), CLEARANCE, seconds=5)
+
+
+@pytest.mark.parametrize("components", [20_000, 1_000_000], ids=["many", "more bytes than are read"])
+async def test_more_components_than_the_texts_can_have_are_not_even_decoded(
+    http: ProviderHttp, server: FakeProvider, monkeypatch: pytest.MonkeyPatch, components: int
+) -> None:
+    decoder = Mock()
+    monkeypatch.setattr(embeddings, "_DECODER", decoder)
+    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=Secret(KEY)))
+    server.next(Behaviour(raw=f'{{"data":[{{"embedding":[{",".join(["1"] * components)}]}}]}}'))
+    with pytest.raises(ProviderUnavailable):
+        await embedder.embed(DEPLOYMENTS["openai"], ("one",), CLEARANCE, seconds=5)
+    decoder.decode.assert_not_called()

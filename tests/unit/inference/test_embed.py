@@ -22,8 +22,8 @@ from services.inference.usecases.embed import AskedVectors, Embed
 from services.inference.usecases.ports import Embedded
 from services.inference.usecases.registry import MemoryRegistry
 from services.meshkit.calls.ports import Clearance
-from services.meshkit.content import Usage
-from services.meshkit.core.errors import DeadlineExceeded, Invalid, Unavailable
+from services.meshkit.content import Confidentiality, Label, Usage
+from services.meshkit.core.errors import DeadlineExceeded, Internal, Invalid, Unavailable
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
@@ -70,7 +70,7 @@ class Room:
     def __init__(self, *deployments: DeploymentVersion, most_calls: int = 4) -> None:
         self.known = KnownTenants()
         self.law, self.holds, self.embedder = FakeLaw(), FakeHolds(), FakeEmbedder()
-        self.cache = VectorCache(most=3)
+        self.cache = VectorCache(most_bytes=10_000)
         self.registry = MemoryRegistry(Deployments(deployments), clock=FakeClock())
         self.embed = Embed(
             registry=self.registry,
@@ -249,6 +249,27 @@ async def test_what_embeds_by_default_is_never_a_tenants() -> None:
         await registered(a_version(1), installed=()).ask("a")
 
 
+async def test_what_must_stay_inside_is_embedded_by_the_installation_whatever_a_tenant_calls_its_own() -> None:
+    room = registered(a_version(1, name=LOCAL.name, model="another"))
+    made = await room.ask("a", model=LOCAL.name, inside=LOCAL)
+    assert made.model == LOCAL.model
+    assert not room.law.seen, "nothing left"
+
+
+async def test_what_must_stay_inside_is_sent_to_nobody_outside() -> None:
+    room = Room(OPENAI)
+    with pytest.raises(Internal):
+        await room.ask("a", inside=OPENAI)
+    assert not room.embedder.asked
+    assert not room.holds.holds
+
+
+async def test_the_law_sees_texts_under_their_label() -> None:
+    room, secret = Room(OPENAI), Label(confidentiality=Confidentiality.RESTRICTED)
+    await room.ask("a", label=secret)
+    assert [part.label for part in room.law.seen[0].parts] == [secret]
+
+
 async def test_vectors_of_one_version_are_not_those_of_the_next_or_of_another_model_of_its_name() -> None:
     room = registered(a_version(1), a_version(2))
     for name in ("acme/vectors@1", "acme/vectors@2", "acme/vectors"):
@@ -299,15 +320,19 @@ async def test_texts_stay_in_the_region_of_their_tenant_with_its_own_models_too(
     await room.ask("a", model="acme/near")
 
 
-def test_the_cache_keeps_the_newest_within_its_bound() -> None:
-    cache = VectorCache(most=2)
+def test_the_cache_keeps_the_newest_within_its_bound_of_bytes() -> None:
+    small, long = (1.0,), (1.0,) * 384
+    cache = VectorCache(most_bytes=1_100)
     for text in ("a", "b"):
-        cache.put(TENANT, "m", text, (1.0,))
-    assert cache.get(TENANT, "m", "a") == (1.0,)
-    cache.put(TENANT, "m", "c", (1.0,))
-    assert len(cache) == 2
+        cache.put(TENANT, "m", text, small)
+    assert cache.get(TENANT, "m", "a") == small
+    cache.put(TENANT, "m", "c", small)
+    cache.put(TENANT, "m", "c", small)
+    assert (len(cache), cache.bytes) == (2, 2 * 516)
     assert cache.get(TENANT, "m", "b") is None
     assert cache.get(TENANT, "other", "a") is None
-    empty = VectorCache(most=0)
-    empty.put(TENANT, "m", "a", (1.0,))
-    assert len(empty) == 0
+    cache.put(TENANT, "m", "d", long)
+    assert (len(cache), cache.bytes) == (0, 0), "one that is longer than all of it is not kept"
+    roomy = VectorCache(most_bytes=100_000)
+    roomy.put(TENANT, "m", "d", long)
+    assert 2_000 <= roomy.bytes <= 2_100, "as the setting says"

@@ -11,6 +11,7 @@ import pytest
 from services.inference.domain.answer import Answer, StopReason
 from services.inference.domain.answer_cache import CacheKey, KeptAnswers
 from services.inference.domain.call_policy import CacheUse, CallPolicy
+from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import ProviderUnavailable
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import Prompt, ToolDefinition
@@ -67,6 +68,9 @@ ANSWER = Answer(
 )
 
 
+MINILM = DeploymentVersion(name="local/minilm", adapter=Adapter.LOCAL, model="minilm", task=Task.EMBED)
+
+
 @dataclass
 class Faq:
     """Calls of one route."""
@@ -77,16 +81,12 @@ class Faq:
     faults: FaultQueue = field(default_factory=FaultQueue)
     #: Set, answers come at once.
     answering: asyncio.Event = field(default_factory=asyncio.Event)
+    kept: SimilarAnswers = field(default_factory=lambda: SimilarAnswers(most_bytes=100_000))
     answers: CachedAnswers = field(init=False)
 
     def __post_init__(self) -> None:
         self.answering.set()
-        near = NearAnswers(
-            SimilarAnswers(most_bytes=100_000),
-            embed=self.embed,
-            embedder="local/minilm",
-            clock=self.clock,
-        )
+        near = NearAnswers(self.kept, embed=self.embed, embedder=MINILM, clock=self.clock)
         self.answers = CachedAnswers(KeptAnswers(most_bytes=100_000), seconds=60.0, clock=self.clock, near=near)
 
     async def embed(self, asked: AskedVectors) -> Vectors:
@@ -136,7 +136,7 @@ async def test_a_question_that_is_nearly_another_gets_its_answer_and_is_told_how
     assert await faq.ask(SEA) is None
     assert await faq.ask(RIVERS) == (ANSWER, 0.0), "the same question is no near one"
     assert faq.made == [RIVERS, SEA]
-    assert {asked.model for asked in faq.embedded} == {"local/minilm"}
+    assert {asked.inside for asked in faq.embedded} == {MINILM}
 
 
 async def test_a_route_that_did_not_ask_for_it_compares_nothing(faq: Faq) -> None:
@@ -162,6 +162,24 @@ async def test_an_answer_is_given_within_its_tenant_and_where_all_else_is_equal(
     for changes in others:
         assert await faq.ask(RIVER, **changes) is None, changes
     assert await faq.ask(RIVER) is not None
+
+
+async def test_a_question_is_embedded_under_its_own_label(faq: Faq) -> None:
+    secret = Label(confidentiality=Confidentiality.RESTRICTED)
+    await faq.ask("", prompt=a_prompt(messages=(a_message(RIVER, label=secret),)))
+    assert [asked.label for asked in faq.embedded] == [secret]
+
+
+async def test_vectors_of_two_models_are_never_compared(faq: Faq) -> None:
+    asked, question, group = an_asked(a_prompt(RIVERS)), question_of(a_prompt(RIVERS)), CacheKey(b"group")
+    assert question is not None
+    found: list[bool] = []
+    for embedder in (MINILM, MINILM, replace(MINILM, model="another")):
+        near = NearAnswers(faq.kept, embed=faq.embed, embedder=embedder, clock=faq.clock)
+        async with near.turn(asked, question, group, least=0.95, seconds=60.0) as turn:
+            found.append(turn.near is not None)
+            turn.made = ANSWER
+    assert found == [False, True, False]
 
 
 async def test_questions_with_other_numbers_are_other_questions(faq: Faq) -> None:

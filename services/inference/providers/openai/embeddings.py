@@ -1,21 +1,29 @@
 """Embeddings in OpenAI's dialect: OpenAI itself, compatible servers and the local model process."""
 
 import math
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from services.inference.domain.deployment import DeploymentVersion
 from services.inference.providers import failures
-from services.inference.providers.http import ProviderHttp
+from services.inference.providers.http import MAX_BODY_BYTES, ProviderHttp
 from services.inference.providers.openai.chat import Endpoint
 from services.inference.usecases.ports import Embedded
 from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage
 
+#: Longest vector, components: more than any model gives that we know of.
+MAX_COMPONENTS: Final = 8_192
+#: How a component is written at its longest, with its comma, and what stands around all vectors.
+_COMPONENT_BYTES: Final = 24
+_AROUND_BYTES: Final = 64 * 1024
+#: Commas around the components of each vector, and around all of them.
+_COMMAS_AROUND: Final = 64
+
 
 class _Vector(msgspec.Struct):
-    embedding: list[float]
+    embedding: Annotated[list[float], msgspec.Meta(max_length=MAX_COMPONENTS)]
     index: int = 0
 
 
@@ -47,7 +55,18 @@ class OpenAiEmbeddings:
         """See `EmbeddingProvider.embed`."""
         body = msgspec.json.encode({"model": deployment.model, "input": list(texts), "encoding_format": "float"})
         url = f"{self._endpoint.base_url}/embeddings"
-        raw = await self._http.body(deployment.name, url, self._endpoint.headers(), body, clearance, seconds=seconds)
+        raw = await self._http.body(
+            deployment.name,
+            url,
+            self._endpoint.headers(),
+            body,
+            clearance,
+            seconds=seconds,
+            most_bytes=min(MAX_BODY_BYTES, len(texts) * MAX_COMPONENTS * _COMPONENT_BYTES + _AROUND_BYTES),
+        )
+        # Short components would be many more than their bytes let expect; decoded, each takes 32 bytes.
+        if raw.count(b",") > len(texts) * (MAX_COMPONENTS + _COMMAS_AROUND) + _COMMAS_AROUND:
+            raise failures.garbage(deployment.name)
         try:
             answer = _DECODER.decode(raw)
         except failures.UNREADABLE as cause:
