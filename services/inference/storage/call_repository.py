@@ -31,7 +31,7 @@ from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.one_trip import OneTrip, one_trip
-from services.meshkit.sql.scope import maintenance_scope
+from services.meshkit.sql.scope import MAX_TENANTS, maintenance_scope
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
@@ -151,8 +151,11 @@ class CallRepository:
         return [None] * len(batch)
 
     async def _extend(self, keys: Sequence[CallKey], seconds: float) -> None:
-        tenants = {key.tenant for key in keys}
-        await one_trip(self._app, tenants, EXTEND_CLAIMS, *_columns(keys), self._replica, seconds)
+        # As many as one transaction sees should each be another tenant's.
+        for start in range(0, len(keys), MAX_TENANTS):
+            some = keys[start : start + MAX_TENANTS]
+            tenants = {key.tenant for key in some}
+            await one_trip(self._app, tenants, EXTEND_CLAIMS, *_columns(some), self._replica, seconds)
 
     async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """See `CallStore.record`."""

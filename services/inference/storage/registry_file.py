@@ -3,6 +3,7 @@
 import asyncio
 import os
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Final
@@ -31,8 +32,8 @@ _NONCE_BYTES: Final = 12
 _LENGTH_BYTES: Final = 2
 #: A longer one is neither written nor read.
 MOST_BYTES: Final = 256 * 1024 * 1024
-#: An older one is not believed: too much may have been retired since.
-MOST_AGE_SECONDS: Final = 7 * 24 * 3600.0
+#: What was heard longer ago is not believed: too much may have been retired since.
+MOST_AGE: Final = timedelta(days=7)
 
 log = logger(__name__)
 
@@ -51,6 +52,8 @@ class _Tenant:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Body:
     version: int
+    #: What the age of the file goes by: its time on the disk says when it was written or copied.
+    heard: datetime
     tenants: tuple[_Tenant, ...]
     #: Rollouts that were taken back and are not durably so.
     owed: tuple[tuple[UUID, Rollout], ...]
@@ -74,29 +77,27 @@ class RegistryFile:
             raw = await asyncio.to_thread(self._read)
             if raw is None:
                 return None
-            return _known(await self._opened(raw))
+            known = _known(await self._opened(raw))
         except (SealBroken, KeyServiceAway, msgspec.ValidationError, msgspec.DecodeError, OSError) as error:
             log.error("what was known last of models is refused", path=str(self._path), error=repr(error))
             return None
+        if self._clock.now() - known.heard > MOST_AGE:
+            log.error("what was known last of models is too old to go by", path=str(self._path), heard=str(known.heard))
+            return None
+        return known
 
-    async def write(self, known: KnownRegistry) -> None:
+    async def write(self, known: KnownRegistry) -> bool:
         """See `KeepsRegistry.write`."""
         try:
             sealed = await self._sealed(msgspec.msgpack.encode(_body(known)))
             if len(sealed) > MOST_BYTES:
                 log.error("what is known of models is too much to be kept", path=str(self._path), bytes=len(sealed))
-                return
+                return False
             await asyncio.to_thread(self._write, sealed)
         except (KeyServiceAway, OSError) as error:
             log.warning("what is known of models cannot be kept", path=str(self._path), error=repr(error))
-
-    async def still_so(self) -> None:
-        """See `KeepsRegistry.still_so`."""
-        now = self._clock.now().timestamp()
-        try:
-            await asyncio.to_thread(os.utime, self._path, (now, now))
-        except OSError as error:
-            log.warning("what is known of models cannot be kept", path=str(self._path), error=repr(error))
+            return False
+        return True
 
     async def _sealed(self, body: bytes) -> bytes:
         key, nonce = AESGCM.generate_key(256), os.urandom(_NONCE_BYTES)
@@ -121,9 +122,6 @@ class RegistryFile:
             found = self._path.stat()
         except FileNotFoundError:
             return None
-        if (age := self._clock.now().timestamp() - found.st_mtime) > MOST_AGE_SECONDS:
-            log.error("what was known last of models is too old to go by", path=str(self._path), seconds=round(age))
-            return None
         if found.st_size > MOST_BYTES:
             raise SealBroken("the file is longer than any of ours")
         return self._path.read_bytes()
@@ -137,8 +135,6 @@ class RegistryFile:
                 file.write(sealed)
                 file.flush()
                 os.fsync(descriptor)
-            now = self._clock.now().timestamp()
-            os.utime(beside, (now, now))
             Path(beside).replace(self._path)
         except OSError:
             Path(beside).unlink(missing_ok=True)
@@ -148,6 +144,7 @@ class RegistryFile:
 def _body(known: KnownRegistry) -> _Body:
     return _Body(
         version=known.state.version,
+        heard=known.heard,
         tenants=tuple(
             _Tenant(
                 id=tenant,
@@ -178,4 +175,5 @@ def _known(body: bytes) -> KnownRegistry:
         for one in read.tenants
     }
     state = RegistryState(version=read.version, whole=True, holdings=holdings, keys=keys)
-    return KnownRegistry(state=state, owed=tuple((TenantId(tenant), rollout) for tenant, rollout in read.owed))
+    owed = tuple((TenantId(tenant), rollout) for tenant, rollout in read.owed)
+    return KnownRegistry(state=state, owed=owed, heard=read.heard)

@@ -100,3 +100,6 @@ class Claims:
             await write(keys)
         except MeshError as error:
             log.warning("claims run out on their own", calls=len(keys), error=error.message)
+        except Exception:
+            # A fault of ours, and no reason to end the calls that are being made.
+            log.exception("claims run out on their own", calls=len(keys))

@@ -1,5 +1,6 @@
 """Keeps what this replica knows of the registry where the next start finds it."""
 
+from datetime import datetime, timedelta
 from typing import Final
 
 from services.inference.usecases.judge_rollouts import JudgeRollouts
@@ -8,8 +9,10 @@ from services.inference.usecases.registry_ports import KeepsRegistry, KnownRegis
 from services.meshkit.core.clock import Clock
 
 _EVERY_SECONDS: Final = 1.0
-#: Pause between two notes that nothing has changed, seconds.
-_STILL_SO_SECONDS: Final = 60.0
+#: What has not changed is written anew as often, so that it says until when that was so.
+_STILL_SO: Final = timedelta(minutes=10)
+#: Pause after what could not be kept, seconds.
+_AGAIN_SECONDS: Final = 10.0
 
 
 class KeptRegistry:
@@ -22,7 +25,9 @@ class KeptRegistry:
         self._clock = clock
         #: What was kept last.
         self._known: KnownRegistry | None = None
-        self._noted = 0.0
+        #: Until when the database was heard, by this process or by the one whose file it goes by.
+        self._heard: datetime | None = None
+        self._not_before = 0.0
 
     async def recall(self) -> None:
         """Goes by what an earlier process kept, until the database is heard."""
@@ -30,6 +35,8 @@ class KeptRegistry:
         if known is not None:
             self._news.recall(known.state)
             self._judge.recall(known.owed)
+            # Not by when this process began: each start would make what is known younger than it is.
+            self._known, self._heard = known, known.heard
 
     async def __call__(self) -> None:
         """Keeps until cancelled."""
@@ -38,15 +45,16 @@ class KeptRegistry:
             await self.keep()
 
     async def keep(self) -> None:
-        """Keeps what is known, or notes that it is still so; nothing before anything is known."""
-        state = self._news.state
-        if state is None:
+        """Keeps what has changed, or until when nothing has; nothing before anything is known."""
+        if (seconds := self._news.heard_seconds_ago) is not None:
+            self._heard = self._clock.now() - timedelta(seconds=seconds)
+        state, now = self._news.state, self._clock.monotonic()
+        if state is None or self._heard is None or now < self._not_before:
             return
-        known, now = KnownRegistry(state=state, owed=self._judge.owed), self._clock.monotonic()
-        if known != self._known:
-            await self._kept.write(known)
-        elif self._news.heard and now - self._noted >= _STILL_SO_SECONDS:
-            await self._kept.still_so()
+        known = KnownRegistry(state=state, owed=self._judge.owed, heard=self._heard)
+        if known == self._known and known.heard - self._known.heard < _STILL_SO:
+            return
+        if await self._kept.write(known):
+            self._known = known
         else:
-            return
-        self._known, self._noted = known, now
+            self._not_before = now + _AGAIN_SECONDS

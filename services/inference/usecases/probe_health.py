@@ -71,19 +71,19 @@ class ProbeHealth:
         await asyncio.gather(*(self._look_at(version) for version in self._gates.due(now=self._clock.monotonic())))
 
     async def _look_at(self, version: DeploymentVersion) -> None:
-        if not self._stands(version):
-            return
         try:
-            prober = self._models.prober(version)
-        except (AdapterUnusable, ProviderUnavailable):
-            return
-        if prober is None:
-            return
-        async with self._seats:
-            try:
-                probe = await prober.probe(version, seconds=_PROBE_SECONDS)
-            except Exception:
-                # An adapter of others may do anything; the rest are looked at all the same.
-                log.exception("a model cannot be looked at", deployment=version.name)
+            prober = self._prober(version)
+            if prober is None:
                 return
-        self._gates.probed(version, probe, now=self._clock.monotonic())
+            async with self._seats:
+                probe = await prober.probe(version, seconds=_PROBE_SECONDS)
+            self._gates.probed(version, probe, now=self._clock.monotonic())
+        except Exception:
+            # An adapter of others may do anything, also as it opens and in what it finds; the rest are looked at.
+            log.exception("a model cannot be looked at", deployment=version.name)
+
+    def _prober(self, version: DeploymentVersion) -> ProbedProvider | None:
+        try:
+            return self._models.prober(version) if self._stands(version) else None
+        except (AdapterUnusable, ProviderUnavailable):
+            return None

@@ -18,8 +18,6 @@ from services.meshkit.telemetry.logs import logger
 
 _POLL_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 900.0
-#: A database that was heard so lately is there.
-_HEARD_SECONDS: Final = 5.0
 
 log = logger(__name__)
 
@@ -60,9 +58,9 @@ class RegistryNews:
         return self._state
 
     @property
-    def heard(self) -> bool:
-        """True while the database is there."""
-        return self._version is not None and self._registry.age < _HEARD_SECONDS
+    def heard_seconds_ago(self) -> float | None:
+        """How long ago the database was heard. None: not since this process began."""
+        return None if self._version is None else self._registry.age
 
     def recall(self, state: RegistryState) -> None:
         """Goes by what an earlier process knew, until the first look."""

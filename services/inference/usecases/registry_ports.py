@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
@@ -149,6 +150,8 @@ class KnownRegistry:
     """All that a replica knows."""
 
     state: RegistryState
+    #: Until when the database said so.
+    heard: datetime = field(compare=False)
     #: Rollouts that it took back while the database was away, and whose.
     owed: tuple[tuple[TenantId, Rollout], ...] = ()
 
@@ -160,12 +163,8 @@ class KeepsRegistry(Protocol):
         """Gives what was kept last; None: nothing that can be gone by."""
         ...
 
-    async def write(self, known: KnownRegistry) -> None:
-        """Keeps it, in the place of what was kept before."""
-        ...
-
-    async def still_so(self) -> None:
-        """Notes that nothing has changed until now."""
+    async def write(self, known: KnownRegistry) -> bool:
+        """Keeps it, in the place of what was kept before. Returns: False: it cannot be kept right now."""
         ...
 
 

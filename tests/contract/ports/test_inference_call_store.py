@@ -36,7 +36,7 @@ from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import drift, migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
-from services.meshkit.sql.scope import maintenance_scope, tenant_scope
+from services.meshkit.sql.scope import MAX_TENANTS, maintenance_scope, tenant_scope
 from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.integration.conftest import MakeDatabase
@@ -230,6 +230,22 @@ async def test_a_claim_that_is_extended_outlives_its_time(replicas: list[CallSto
     with pytest.raises(CallInProgress):
         await two.claim(key, HASH)
     assert await two.claim(other, HASH) == Claimed(lost_attempts=1)
+
+
+async def test_claims_of_more_tenants_than_one_transaction_sees_are_extended_and_freed(
+    replicas: list[CallStore],
+) -> None:
+    one, two, _ = replicas
+    keys = [a_key() for _ in range(MAX_TENANTS + 1)]
+    await asyncio.gather(*(one.claim(key, HASH) for key in keys))
+    await one.free_claims(keys)
+    await one.extend_claims(keys)
+    for key in (keys[0], keys[-1]):
+        with pytest.raises(CallInProgress):
+            await two.claim(key, HASH)
+    await one.free_claims(keys)
+    for key in (keys[0], keys[-1]):
+        assert await two.claim(key, HASH) == Claimed(lost_attempts=1)
 
 
 async def test_of_replicas_that_claim_at_the_same_time_one_makes_the_call(replicas: list[CallStore]) -> None:

@@ -58,6 +58,18 @@ async def test_a_claim_that_cannot_be_extended_runs_out() -> None:
         assert await other.claim(ASKED.key, ASKED.arguments_hash) == Claimed(lost_attempts=1)
 
 
+async def test_what_goes_wrong_with_claims_ends_no_replica() -> None:
+    clock = FakeClock()
+    calls = MemoryCallStore(clock)
+    calls.extending.next(ValueError("a fault of ours"), times=2)
+    claims = Claims(calls, every_seconds=3.0, clock=clock)
+    async with extending(claims), claims.claim(ASKED):
+        await pass_time(clock, seconds=60)
+        assert calls.extending.raised == 2
+        with pytest.raises(CallInProgress):
+            await calls.beside("replica_2").claim(ASKED.key, ASKED.arguments_hash)
+
+
 async def test_a_call_that_is_cut_short_is_free_for_other_replicas_soon(room: Room) -> None:
     room.openai.scripts = [says("Yes.")]
     stuck = asyncio.Event()

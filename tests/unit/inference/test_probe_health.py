@@ -2,6 +2,7 @@
 
 import asyncio
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -27,9 +28,14 @@ class Looks:
         self.at: list[str] = []
         self.down: set[str] = set()
         self.broken: set[str] = set()
+        #: What cannot even be opened, and what answers otherwise than it should.
+        self.shut: set[str] = set()
+        self.odd: set[str] = set()
         self.under_way = self.most = 0
 
     def prober(self, version: DeploymentVersion) -> "Looks | None":
+        if version.name in self.shut:
+            raise ValueError("an adapter of others")
         return None if version is STUB else self
 
     async def probe(self, deployment: DeploymentVersion, *, seconds: float) -> Probe:
@@ -40,6 +46,9 @@ class Looks:
         self.under_way -= 1
         if deployment.name in self.broken:
             raise RuntimeError("an adapter of others")
+        if deployment.name in self.odd:
+            nothing: Any = None
+            return nothing
         return Probe(failure="PROVIDER_UNAVAILABLE" if deployment.name in self.down else "", latency_us=7)
 
 
@@ -149,6 +158,17 @@ async def test_an_adapter_that_cannot_look_keeps_no_other_from_being_looked_at()
     assert {OPENAI.name, ANTHROPIC.name} == set(room.looks.at)
     (health,) = room.gates.health([OPENAI], now=room.clock.monotonic())
     assert health.probed_seconds_ago is None
+
+
+@pytest.mark.parametrize("how", ["shut", "odd"])
+async def test_an_adapter_that_cannot_be_opened_or_finds_nonsense_ends_no_look(how: str) -> None:
+    room = Room()
+    getattr(room.looks, how).add(OPENAI.name)
+    for version in (OPENAI, ANTHROPIC):
+        room.ask(version)
+    await room.seconds(50)
+    found = room.gates.health([OPENAI, ANTHROPIC], now=room.clock.monotonic())
+    assert [one.probed_seconds_ago is None for one in found] == [True, False]
 
 
 async def test_it_looks_until_it_is_cancelled() -> None:
