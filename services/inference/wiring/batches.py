@@ -40,7 +40,7 @@ def batches(on: Ground, *, known: Known) -> Batches:
     carry = CarryBatch(
         registry=known.registry,
         news=known.news,
-        tenants=tenants,
+        tenants=on.guard.feed,
         open_batches=known.models,
         store=repository,
         tokens=tokens,
