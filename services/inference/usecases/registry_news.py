@@ -16,6 +16,8 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.telemetry.logs import logger
 
+#: A database that was heard so lately is there.
+_HEARD_SECONDS: Final = 5.0
 _POLL_SECONDS: Final = 0.25
 _FORGET_SECONDS: Final = 900.0
 
@@ -61,6 +63,12 @@ class RegistryNews:
     def heard_seconds_ago(self) -> float | None:
         """How long ago the database was heard. None: not since this process began."""
         return None if self._version is None else self._registry.age
+
+    @property
+    def heard(self) -> bool:
+        """True while the database is there: what is not known then is not there."""
+        ago = self.heard_seconds_ago
+        return ago is not None and ago < _HEARD_SECONDS
 
     def recall(self, state: RegistryState) -> None:
         """Goes by what an earlier process knew, until the first look."""
