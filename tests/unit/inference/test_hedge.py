@@ -138,6 +138,35 @@ async def test_text_that_is_shown_is_of_one_of_them_only(room: Room) -> None:
     assert room.openai.closed == 1
 
 
+@pytest.mark.parametrize("turns", range(0, 40, 2))
+async def test_whatever_the_law_passes_first_the_text_that_is_shown_is_that_of_the_answer(
+    room: Room, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    evaluate = room.law.evaluate
+
+    async def slow(principal: Principal, subject: Subject) -> Verdict:
+        if subject.stage is Stage.DURING and subject.target == ANTHROPIC.model:
+            await asyncio.Event().wait()
+        for _ in range(turns if subject.stage is Stage.DURING else 0):
+            await asyncio.sleep(0)
+        return await evaluate(principal, subject)
+
+    async def a_turn() -> None:
+        # Both begin at the same moment, and go on piece by piece.
+        left = began + 3 - room.clock.monotonic()
+        await (room.clock.sleep(left) if left > 0 else asyncio.sleep(0))
+
+    began = room.clock.monotonic()
+    monkeypatch.setattr(room.law, "evaluate", slow)
+    room.openai.scripts = [says(*(f"One {number}. " for number in range(40)))]
+    room.anthropic.scripts = [says(*(f"Eins {number}. " for number in range(turns % 7 + 1)))]
+    room.openai.before_piece = room.anthropic.before_piece = a_turn
+    events: list[Any] = await timed(room, room.watch(an_asked(policy=HEDGED)))
+    assert len(room.anthropic.asked) == 1
+    shown = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert shown == text_of(events[-1].parts)
+
+
 async def test_nobody_is_asked_beside_one_that_has_begun(room: Room) -> None:
     gate = asyncio.Event()
 
