@@ -38,9 +38,9 @@ async def url() -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-def read(http: ProviderHttp, way: str, url: str, **limits: float) -> AsyncGenerator[Any]:
+def read(http: ProviderHttp, way: str, url: str, **limits: Any) -> AsyncGenerator[Any]:
     if way == "lines":
-        return http.lines("a model", "GET", url, {}, **{"seconds": 60, **limits})  # type: ignore[arg-type]
+        return http.lines("a model", "GET", url, {}, **{"seconds": 60, **limits})
     return http.events("a model", url, {}, b"{}", CLEARANCE, **{"seconds": 60, **limits})
 
 
