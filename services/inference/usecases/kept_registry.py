@@ -52,7 +52,8 @@ class KeptRegistry:
         if state is None or self._heard is None or now < self._not_before:
             return
         known = KnownRegistry(state=state, owed=self._judge.owed, heard=self._heard)
-        if known == self._known and known.heard - self._known.heard < _STILL_SO:
+        before = self._known
+        if before is not None and before == known and known.heard - before.heard < _STILL_SO:
             return
         if await self._kept.write(known):
             self._known = known
