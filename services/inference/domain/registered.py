@@ -44,7 +44,7 @@ class RegisteredDeployment:
     id: str
     name: str
     task: Task
-    #: Newest first.
+    #: Newest first. None in a list, or as it is retired: this release cannot read them.
     versions: tuple[RegisteredVersion, ...]
     created: datetime
     retired: datetime | None = None

@@ -1,6 +1,8 @@
 """What the registry keeps as JSON, and back. What has a column of its own is left out of it."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Final, TypeVar
 
@@ -9,9 +11,10 @@ from sqlalchemy import RowMapping
 
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
 from services.inference.domain.errors import ModelUnreadable
-from services.inference.domain.registered import RegisteredVersion
+from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Route
+from services.inference.usecases.registry_ports import RunningRollout
 from services.meshkit.core.ids import from_uuid
 
 Read = TypeVar("Read")
@@ -81,6 +84,23 @@ def version_of(row: RowMapping) -> RegisteredVersion:
 
 
 @_known_as("name")
+def _task_of(row: RowMapping) -> Task:
+    return Task(row["task"])
+
+
+def deployment_of(row: RowMapping, versions: tuple[RegisteredVersion, ...]) -> RegisteredDeployment:
+    """Reads what a deployment is beside its versions. Raises: ModelUnreadable."""
+    return RegisteredDeployment(
+        id=from_uuid("dep", row["deployment_id"]),
+        name=row["name"],
+        task=_task_of(row),
+        versions=versions,
+        created=row["created_time"],
+        retired=row["retired_time"],
+    )
+
+
+@_known_as("name")
 def route_of(row: RowMapping) -> Route:
     """Reads a route. Raises: ModelUnreadable."""
     return _read(row["spec"], Route, name=row["name"], revision=row["revision"])
@@ -103,6 +123,28 @@ def rollout_of(row: RowMapping) -> Rollout:
         decided=row["decided_time"],
         reason=row["reason"] or "",
         decided_by=row["decided_by"] or "",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    deployment: str
+
+
+def running_of(row: RowMapping) -> RunningRollout:
+    """Reads what a rollout stands in the way of, as far as that can be read."""
+    readable = True
+    try:
+        rollout_of(row)
+    except ModelUnreadable:
+        readable = False
+    named: set[str] = set()
+    for side in ("stable", "canary"):
+        # Not by `Rollout`: what another release writes beside it must not hide who is asked.
+        with suppress(msgspec.ValidationError, AttributeError):
+            named.add(msgspec.convert(row["spec"].get(side), _Side).deployment)
+    return RunningRollout(
+        id=from_uuid("rollout", row["rollout_id"]), route=row["route"], deployments=frozenset(named), readable=readable
     )
 
 

@@ -1,18 +1,18 @@
 """Deployments, routes and rollouts in Postgres."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from hashlib import sha256
 from itertools import groupby
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import RowMapping, Select, delete, func, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.inference.domain.deployment import DeploymentVersion, Task
-from services.inference.domain.errors import ModelNotFound, RolloutNotFound
+from services.inference.domain.deployment import DeploymentVersion, VersionState
+from services.inference.domain.errors import ModelNotFound, ModelUnreadable, RolloutNotFound
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
 from services.inference.domain.rollout.judgement import Seen
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
@@ -21,14 +21,19 @@ from services.inference.storage import registry_codec as codec
 from services.inference.storage.registry_tables import model_deployment, model_route, model_version
 from services.inference.storage.rollout_records import read_seen
 from services.inference.storage.rollout_tables import model_rollout
+from services.inference.usecases.registry_ports import RunningRollout
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.secret import Secret
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, tenant_scope
+from services.meshkit.telemetry.logs import logger
 
+Listed = TypeVar("Listed")
 _MOST_ROLLOUTS_RUNNING: Final = 1_000
+
+log = logger(__name__)
 
 
 class RegistryRepository:
@@ -62,7 +67,12 @@ class RegistryRepository:
             .order_by(model_deployment.c.name, model_version.c.version.desc())
         )
         async with tenant_scope(self._app, tenant, read_only=True) as scope:
-            return deployments_of((await scope.execute(statement)).mappings().all())
+            rows = (await scope.execute(statement)).mappings().all()
+        found: list[RegisteredDeployment] = []
+        for _, versions in groupby(rows, key=lambda row: row["deployment_id"]):
+            with _left_out():
+                found.append(_standing_of(list(versions)))
+        return found
 
     async def route(self, tenant: TenantId, name: str) -> Route:
         """See `RegistryReader.route`."""
@@ -75,14 +85,11 @@ class RegistryRepository:
     async def routes(self, tenant: TenantId, *, after: str, most: int) -> Sequence[Route]:
         """See `RegistryReader.routes`."""
         columns = model_route.c
-        statement = (
-            select(model_route)
-            .where(columns.tenant_id == tenant, columns.name > after)
-            .order_by(columns.name)
-            .limit(most)
-        )
+        statement = select(model_route).where(columns.tenant_id == tenant, columns.name > after).order_by(columns.name)
         async with tenant_scope(self._app, tenant, read_only=True) as scope:
-            return [codec.route_of(row) for row in (await scope.execute(statement)).mappings()]
+            return await _readable(
+                scope, statement, read=codec.route_of, behind=lambda row: columns.name > row["name"], most=most
+            )
 
     async def rollout(self, tenant: TenantId, rollout_id: str) -> tuple[Rollout, Seen]:
         """See `RegistryReader.rollout`."""
@@ -93,15 +100,19 @@ class RegistryRepository:
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
         """See `RegistryReader.rollouts`."""
         columns = model_rollout.c
-        statement = (
-            select(model_rollout).where(columns.tenant_id == tenant).order_by(columns.rollout_id.desc()).limit(most)
-        )
+        statement = select(model_rollout).where(columns.tenant_id == tenant).order_by(columns.rollout_id.desc())
         if route:
             statement = statement.where(columns.route == route)
         if before is not None:
             statement = statement.where(columns.rollout_id < before)
         async with tenant_scope(self._app, tenant, read_only=True) as scope:
-            return [codec.rollout_of(row) for row in (await scope.execute(statement)).mappings()]
+            return await _readable(
+                scope,
+                statement,
+                read=codec.rollout_of,
+                behind=lambda row: columns.rollout_id < row["rollout_id"],
+                most=most,
+            )
 
 
 class SqlRegistryWork:
@@ -118,6 +129,24 @@ class SqlRegistryWork:
     async def deployment(self, deployment_id: str) -> RegisteredDeployment:
         """See `RegistryWork.deployment`."""
         return await _deployment(self._scope, self._tenant, deployment_id)
+
+    async def standing(self, deployment_id: str) -> RegisteredDeployment:
+        """See `RegistryWork.standing`."""
+        return _standing_of(await _versions(self._scope, self._tenant, deployment_id))
+
+    async def retire(self, deployment: RegisteredDeployment) -> None:
+        """See `RegistryWork.retire`."""
+        version, columns, about = model_version.c, model_deployment.c, to_uuid(deployment.id, "dep")
+        await self._scope.execute(
+            update(model_version)
+            .where(version.tenant_id == self._tenant, version.deployment_id == about)
+            .values(state=VersionState.RETIRED.value)
+        )
+        await self._scope.execute(
+            update(model_deployment)
+            .where(columns.tenant_id == self._tenant, columns.deployment_id == about)
+            .values(retired_time=deployment.retired)
+        )
 
     async def named(self, name: str) -> RegisteredDeployment | None:
         """See `RegistryWork.named`."""
@@ -194,21 +223,21 @@ class SqlRegistryWork:
                 )
                 .values(state=state, failures=failures)
             )
-        if deployment.retired is not None:
-            await self._scope.execute(
-                update(model_deployment)
-                .where(model_deployment.c.tenant_id == self._tenant, model_deployment.c.deployment_id == about)
-                .values(retired_time=deployment.retired)
-            )
 
     async def route(self, name: str) -> Route | None:
         """See `RegistryWork.route`."""
         return await _route(self._scope, self._tenant, name)
 
-    async def routes(self) -> Sequence[Route]:
-        """See `RegistryWork.routes`."""
-        statement = select(model_route).where(model_route.c.tenant_id == self._tenant)
-        return [codec.route_of(row) for row in (await self._scope.execute(statement)).mappings()]
+    async def revision(self, name: str) -> int:
+        """See `RegistryWork.revision`."""
+        columns = model_route.c
+        statement = select(columns.revision).where(columns.tenant_id == self._tenant, columns.name == name)
+        return (await self._scope.execute(statement)).scalar_one_or_none() or 0
+
+    async def count_routes(self) -> int:
+        """See `RegistryWork.count_routes`."""
+        statement = select(func.count()).select_from(model_route).where(model_route.c.tenant_id == self._tenant)
+        return (await self._scope.execute(statement)).scalar_one()
 
     async def put_route(self, route: Route) -> None:
         """See `RegistryWork.put_route`."""
@@ -225,7 +254,7 @@ class SqlRegistryWork:
         """See `RegistryWork.rollout`."""
         return await _rollout(self._scope, self._tenant, rollout_id)
 
-    async def running(self) -> Sequence[Rollout]:
+    async def running(self) -> Sequence[RunningRollout]:
         """See `RegistryWork.running`."""
         columns = model_rollout.c
         statement = (
@@ -233,7 +262,22 @@ class SqlRegistryWork:
             .where(columns.tenant_id == self._tenant, columns.state == RolloutState.RUNNING.value)
             .limit(_MOST_ROLLOUTS_RUNNING)
         )
-        return [codec.rollout_of(row) for row in (await self._scope.execute(statement)).mappings()]
+        return [codec.running_of(row) for row in (await self._scope.execute(statement)).mappings()]
+
+    async def end_rollout(self, rollout_id: str, *, reason: str) -> None:
+        """See `RegistryWork.end_rollout`."""
+        columns = model_rollout.c
+        await self._scope.execute(
+            update(model_rollout)
+            .where(columns.tenant_id == self._tenant, columns.rollout_id == to_uuid(rollout_id, "rollout"))
+            .values(
+                state=RolloutState.ROLLED_BACK.value,
+                share_permille=0,
+                reason=reason,
+                revision=columns.revision + 1,
+                decided_time=func.now(),
+            )
+        )
 
     async def put_rollout(self, rollout: Rollout) -> None:
         """See `RegistryWork.put_rollout`."""
@@ -297,28 +341,63 @@ def deployments_of(rows: Sequence[RowMapping]) -> list[RegisteredDeployment]:
 
 
 def _deployment_of(rows: Sequence[RowMapping]) -> RegisteredDeployment:
-    first = rows[0]
-    return RegisteredDeployment(
-        id=from_uuid("dep", first["deployment_id"]),
-        name=first["name"],
-        task=Task(first["task"]),
-        versions=tuple(codec.version_of(row) for row in rows),
-        created=first["created_time"],
-        retired=first["retired_time"],
-    )
+    return codec.deployment_of(rows[0], tuple(codec.version_of(row) for row in rows))
+
+
+def _standing_of(rows: Sequence[RowMapping]) -> RegisteredDeployment:
+    """Reads a deployment, without versions where they cannot be read."""
+    try:
+        return _deployment_of(rows)
+    except ModelUnreadable as error:
+        log.error("a model cannot be read", name=rows[0]["name"], cause=repr(error.__cause__))
+    return codec.deployment_of(rows[0], ())
+
+
+@contextmanager
+def _left_out() -> Generator[None]:
+    """Has a list go on without what cannot be read."""
+    try:
+        yield
+    except ModelUnreadable as error:
+        log.error("a list is without what cannot be read", error=error.message, cause=repr(error.__cause__))
+
+
+async def _readable(
+    scope: Scope,
+    statement: Select[Any],
+    *,
+    read: Callable[[RowMapping], Listed],
+    behind: Callable[[RowMapping], ColumnElement[bool]],
+    most: int,
+) -> list[Listed]:
+    """Reads as many rows as are wanted and can be read: a page that is short for others would look like the last."""
+    found: list[Listed] = []
+    page = statement
+    while True:
+        rows = (await scope.execute(page.limit(most))).mappings().all()
+        for row in rows:
+            with _left_out():
+                found.append(read(row))
+        if len(rows) < most or len(found) >= most:
+            return found[:most]
+        page = statement.where(behind(rows[-1]))
 
 
 async def _deployment(scope: Scope, tenant: TenantId, deployment_id: str) -> RegisteredDeployment:
+    return _deployment_of(await _versions(scope, tenant, deployment_id))
+
+
+async def _versions(scope: Scope, tenant: TenantId, deployment_id: str) -> Sequence[RowMapping]:
     about = to_uuid(deployment_id, "dep", field="deployment_id")
     statement = (
         deployment_rows(tenant)
         .where(model_deployment.c.deployment_id == about)
         .order_by(model_version.c.version.desc())
     )
-    found = deployments_of((await scope.execute(statement)).mappings().all())
+    found = (await scope.execute(statement)).mappings().all()
     if not found:
         raise ModelNotFound(deployment_id)
-    return found[0]
+    return found
 
 
 async def _route(scope: Scope, tenant: TenantId, name: str) -> Route | None:

@@ -114,14 +114,14 @@ def listed_to_proto(deployment: RegisteredDeployment, *, priced: bool) -> model_
 
 def deployment_to_proto(deployment: RegisteredDeployment, *, priced: bool = False) -> model_pb2.ModelDeployment:
     """Writes a deployment of a tenant."""
-    newest = deployment.versions[0].version
+    newest = deployment.versions[0].version if deployment.versions else None
     return model_pb2.ModelDeployment(
         name=deployment.name,
-        adapter=newest.adapter,
-        model=newest.model,
+        adapter="" if newest is None else newest.adapter,
+        model="" if newest is None else newest.model,
         task=_TASKS[deployment.task],
         priced=priced,
-        region=newest.region,
+        region="" if newest is None else newest.region,
         deployment_id=deployment.id,
         versions=[version_to_proto(one) for one in deployment.versions],
         retire_time=_time(deployment.retired),

@@ -51,8 +51,9 @@ class KeptRegistry:
         state, now = self._news.state, self._clock.monotonic()
         if state is None or self._heard is None or now < self._not_before:
             return
-        known, before = KnownRegistry(state=state, owed=self._judge.owed, heard=self._heard), self._known
-        if before is not None and known == before and known.heard - before.heard < _STILL_SO:
+        known = KnownRegistry(state=state, owed=self._judge.owed, heard=self._heard)
+        before = self._known
+        if before is not None and before == known and known.heard - before.heard < _STILL_SO:
             return
         if await self._kept.write(known):
             self._known = known

@@ -28,8 +28,8 @@ class ListModels:
         own = await self._registered.deployments(principal.tenant)
         names = {one.name for one in own}
         installed = [one for one in self._deployments.all if one.name not in names]
-        newest = [one.versions[0].version for one in own]
+        newest = [one.versions[0].version for one in own if one.versions]
         priced = await self._prices.priced(principal, [*installed, *newest])
         return [(one, one.name in priced) for one in installed], [
-            (one, newest_one.full_name in priced) for one, newest_one in zip(own, newest, strict=True)
+            (one, bool(one.versions) and one.versions[0].version.full_name in priced) for one in own
         ]

@@ -118,9 +118,9 @@ class RegisterModels:
         note(target=deployment_id)
         async with self._begin(tenant) as work:
             await work.claim_once()
-            deployment = await work.deployment(deployment_id)
+            deployment = await work.standing(deployment_id)
             for rollout in await work.running():
-                if deployment.name in (rollout.stable.deployment, rollout.canary.deployment):
+                if deployment.name in rollout.deployments:
                     raise RolloutInProgress(rollout.route, rollout_id=rollout.id)
             if deployment.retired is None:
                 versions = tuple(
@@ -128,7 +128,7 @@ class RegisterModels:
                     for one in deployment.versions
                 )
                 deployment = replace(deployment, versions=versions, retired=self._clock.now())
-                await work.save(deployment)
+                await work.retire(deployment)
             await work.commit(deployment)
         return deployment
 

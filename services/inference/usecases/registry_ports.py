@@ -18,6 +18,17 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.secret import Secret
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningRollout:
+    """What stands in the way of other changes."""
+
+    id: str
+    route: str
+    #: Those that it chooses between, as far as they can be read.
+    deployments: frozenset[str]
+    readable: bool
+
+
 class RegistryWork(Protocol):
     """One transaction on what a tenant has registered. Others of the same tenant wait: all see what they decide on."""
 
@@ -27,6 +38,14 @@ class RegistryWork(Protocol):
 
     async def deployment(self, deployment_id: str) -> RegisteredDeployment:
         """Raises: ModelNotFound."""
+        ...
+
+    async def standing(self, deployment_id: str) -> RegisteredDeployment:
+        """Gives a deployment, without versions where they cannot be read. Raises: ModelNotFound."""
+        ...
+
+    async def retire(self, deployment: RegisteredDeployment) -> None:
+        """Retires a deployment and all its versions, whether or not they can be read."""
         ...
 
     async def named(self, name: str) -> RegisteredDeployment | None:
@@ -54,15 +73,19 @@ class RegistryWork(Protocol):
         ...
 
     async def save(self, deployment: RegisteredDeployment) -> None:
-        """Saves the states of all versions, and whether the deployment is retired."""
+        """Saves the states of all versions."""
         ...
 
     async def route(self, name: str) -> Route | None:
         """Gives a route."""
         ...
 
-    async def routes(self) -> Sequence[Route]:
-        """Gives all of them."""
+    async def revision(self, name: str) -> int:
+        """Gives the revision of a route, whether or not it can be read. 0: there is none."""
+        ...
+
+    async def count_routes(self) -> int:
+        """Counts all of them."""
         ...
 
     async def put_route(self, route: Route) -> None:
@@ -77,8 +100,12 @@ class RegistryWork(Protocol):
         """Raises: RolloutNotFound."""
         ...
 
-    async def running(self) -> Sequence[Rollout]:
-        """Gives the rollouts that run."""
+    async def running(self) -> Sequence[RunningRollout]:
+        """Gives the rollouts that run, also those that cannot be read."""
+        ...
+
+    async def end_rollout(self, rollout_id: str, *, reason: str) -> None:
+        """Ends a rollout that cannot be read as one that was taken back."""
         ...
 
     async def put_rollout(self, rollout: Rollout) -> None:
@@ -101,7 +128,7 @@ class RegistryReader(Protocol):
         ...
 
     async def deployments(self, tenant: TenantId) -> Sequence[RegisteredDeployment]:
-        """Gives those that are not retired, by name."""
+        """Gives those that are not retired, by name; without versions where they cannot be read."""
         ...
 
     async def route(self, tenant: TenantId, name: str) -> Route:
@@ -109,7 +136,7 @@ class RegistryReader(Protocol):
         ...
 
     async def routes(self, tenant: TenantId, *, after: str, most: int) -> Sequence[Route]:
-        """Gives routes by name."""
+        """Gives routes by name, without those that cannot be read."""
         ...
 
     async def rollout(self, tenant: TenantId, rollout_id: str) -> tuple[Rollout, Seen]:
@@ -117,7 +144,7 @@ class RegistryReader(Protocol):
         ...
 
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
-        """Gives rollouts, newest first, of one route unless that is empty."""
+        """Gives rollouts, newest first, of one route unless that is empty, without those that cannot be read."""
         ...
 
 

@@ -12,10 +12,13 @@ from services.inference.domain.errors import (
 )
 from services.inference.domain.registered import MOST_ROUTES, check_route
 from services.inference.domain.route import Route
-from services.inference.usecases.registry_ports import BeginRegistryWork, RegistryWork
+from services.inference.usecases.registry_ports import BeginRegistryWork, RegistryWork, RunningRollout
 from services.meshkit.core.audit import note
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
+
+#: Why a rollout ended that could not be read.
+WITH_ITS_ROUTE = "its route was deleted"
 
 
 class SetRoutes:
@@ -37,12 +40,13 @@ class SetRoutes:
         note(target=route.name, details={"mode": route.mode.value, "members": len(route.members)})
         async with self._begin(tenant) as work:
             await work.claim_once()
-            standing = await work.route(route.name)
-            if seen is not None and seen != (standing.revision if standing else 0):
+            standing = await work.revision(route.name)
+            if seen is not None and seen != standing:
                 raise RouteChanged(route.name)
-            if standing is None and len(await work.routes()) >= MOST_ROUTES:
+            if not standing and await work.count_routes() >= MOST_ROUTES:
                 raise TooManyRegistered("route", MOST_ROUTES)
-            await _check_no_rollout(work, route.name)
+            for rollout in await _rollouts_of(work, route.name):
+                raise RolloutInProgress(route.name, rollout_id=rollout.id)
             named = [member.deployment for member in route.members]
             best = Tier.UNKNOWN
             for name in named:
@@ -51,19 +55,24 @@ class SetRoutes:
                 raise Invalid("route.min_tier", f"is above the tier of every member; the best is {best.name}")
             if route.shadow is not None:
                 await self._check_member(work, route.shadow.deployment)
-            made = replace(route, revision=(standing.revision if standing else 0) + 1)
+            made = replace(route, revision=standing + 1)
             await work.put_route(made)
             await work.commit(made)
         return made
 
     async def delete(self, tenant: TenantId, name: str) -> None:
-        """Deletes a route; its deployments stay. Raises: ModelNotFound, RolloutInProgress."""
+        """Deletes a route; its deployments stay. Raises: ModelNotFound, RolloutInProgress: by one that can be read."""
         note(target=name)
         async with self._begin(tenant) as work:
             await work.claim_once()
-            if await work.route(name) is None:
+            if not await work.revision(name):
                 raise ModelNotFound(name)
-            await _check_no_rollout(work, name)
+            for rollout in await _rollouts_of(work, name):
+                if rollout.readable:
+                    raise RolloutInProgress(name, rollout_id=rollout.id)
+                # Nobody can take it back by itself, and it would stand in the way for ever.
+                note(details={"rollout": rollout.id})
+                await work.end_rollout(rollout.id, reason=WITH_ITS_ROUTE)
             await work.delete_route(name)
             await work.commit(None)
 
@@ -82,7 +91,5 @@ class SetRoutes:
         return installed.tier if installed is not None else Tier.UNKNOWN
 
 
-async def _check_no_rollout(work: RegistryWork, route: str) -> None:
-    for rollout in await work.running():
-        if rollout.route == route:
-            raise RolloutInProgress(route, rollout_id=rollout.id)
+async def _rollouts_of(work: RegistryWork, route: str) -> list[RunningRollout]:
+    return [rollout for rollout in await work.running() if rollout.route == route]

@@ -810,3 +810,78 @@ async def test_what_cannot_be_read_is_left_out_by_its_name_and_keeps_no_other_ch
     await eventually(heard_of_the_next_change)
     assert await mesh.refused("Generate", a_request(model=named)) == "unavailable/MODEL_UNREADABLE"
     assert (await mesh.generate(model="acme/fine@1")).provider == "openai"
+
+
+@asynccontextmanager
+async def of_tomorrow(mesh: InferenceMesh) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """Gives what writes rows of a tenant, as the tables' owner, in a way that this release cannot read."""
+    owner = await asyncpg.connect(mesh.urls.migrator.replace("+asyncpg", ""))
+
+    async def write(table: str, where: str) -> None:
+        odd = """ SET spec = spec || '{"mode": "of_tomorrow", "kind": "of_tomorrow", "form": "of_tomorrow"}'"""
+        await owner.execute(f"UPDATE {table}{odd} WHERE tenant_id = $1 AND {where}", mesh.principal.tenant)
+
+    try:
+        yield write
+    finally:
+        await owner.close()
+
+
+async def test_what_cannot_be_read_is_retired_or_set_over_and_keeps_no_list_or_change_back(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    broken = await a_deployment(mesh, "acme/broken", second)
+    await a_deployment(mesh, "acme/fine", second)
+    for name in ("a", "b", "c"):
+        await a_route(mesh, name, "stub")
+    async with of_tomorrow(mesh) as write:
+        await write(
+            "model_version",
+            "deployment_id = (SELECT deployment_id FROM model_deployment WHERE name = "
+            "'acme/broken' AND tenant_id = $1)",
+        )
+        await write("model_route", "name IN ('a', 'b')")
+    models = (await mesh.call("ListModels", model_service_pb2.ListModelsRequest())).models
+    assert {one.name: len(one.versions) for one in models if one.deployment_id} == {"acme/broken": 0, "acme/fine": 1}
+    # A page is as long as it is asked to be, so that a short one is the last.
+    listed = await mesh.call("ListModelRoutes", model_service_pb2.ListModelRoutesRequest(page_size=1))
+    assert ([one.name for one in listed.routes], listed.next_page_token) == (["c"], "")
+    await a_route(mesh, "d", "acme/fine")
+    assert (await a_route(mesh, "a", "acme/fine")).etag == "2"
+    await mesh.call("DeleteModelRoute", model_service_pb2.DeleteModelRouteRequest(name="b"))
+    listed = await mesh.call("ListModelRoutes", model_service_pb2.ListModelRoutesRequest())
+    assert [one.name for one in listed.routes] == ["a", "c", "d"]
+    about = {"deployment_id": broken.deployment_id}
+    retired = await mesh.call("RetireModelDeployment", model_service_pb2.RetireModelDeploymentRequest(**about))
+    assert retired.deployment.HasField("retire_time")
+    await a_deployment(mesh, "acme/broken", second)
+    assert (await mesh.generate(model="acme/broken")).provider == "openai"
+
+
+async def test_a_rollout_that_cannot_be_read_stands_in_the_way_of_its_own_and_ends_with_its_route(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    canary, other = await a_deployment(mesh, "acme/canary", second), await a_deployment(mesh, "acme/other", second)
+    for name in ("writer", "fine"):
+        await a_route(mesh, name, "stub")
+    started = await mesh.call("StartModelRollout", a_rollout(("stub", 0), ("acme/canary", 1)))
+    async with of_tomorrow(mesh) as write:
+        await write("model_rollout", "route = 'writer'")
+    fine = await mesh.call("StartModelRollout", a_rollout(("stub", 0), ("acme/other", 1), route="fine"))
+    listed = (await mesh.call("ListModelRollouts", model_service_pb2.ListModelRolloutsRequest())).rollouts
+    assert [one.rollout_id for one in listed] == [fine.rollout.rollout_id]
+    await mesh.call(
+        "RollBackModelRollout", model_service_pb2.RollBackModelRolloutRequest(rollout_id=fine.rollout.rollout_id)
+    )
+    await mesh.call(
+        "RetireModelDeployment", model_service_pb2.RetireModelDeploymentRequest(deployment_id=other.deployment_id)
+    )
+    retire = model_service_pb2.RetireModelDeploymentRequest(deployment_id=canary.deployment_id)
+    assert await mesh.refused("RetireModelDeployment", retire) == "conflict/ROLLOUT_IN_PROGRESS"
+    route = model_pb2.ModelRoute(name="writer", members=[model_pb2.RouteMember(deployment="stub")])
+    over = model_service_pb2.SetModelRouteRequest(route=route)
+    assert await mesh.refused("SetModelRoute", over) == "conflict/ROLLOUT_IN_PROGRESS"
+    await mesh.call("DeleteModelRoute", model_service_pb2.DeleteModelRouteRequest(name="writer"))
+    await mesh.call("SetModelRoute", over)
+    again = await mesh.call("StartModelRollout", a_rollout(("stub", 0), ("acme/canary", 1)))
+    assert again.rollout.rollout_id != started.rollout.rollout_id
