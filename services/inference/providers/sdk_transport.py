@@ -4,10 +4,11 @@ So egress, time limits, sizes, the hold in the headers and the meaning of failur
 is no way around them. Loaded with a client only.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx2
@@ -16,6 +17,13 @@ import msgspec
 from services.inference.domain.errors import ProviderFailure
 from services.inference.providers import failures
 from services.inference.providers.http import ProviderHttp
+from services.inference.providers.sdk_shape import (
+    MAX_OBJECTS,
+    Shape,
+    most_bytes,
+    most_objects_of_stream,
+    objects_in,
+)
 from services.inference.providers.sse import SseEvent
 from services.inference.usecases.ports import ProviderCall
 
@@ -32,6 +40,9 @@ class Exchange:
 
     call: ProviderCall
     streamed: bool
+    shape: Shape
+    #: What its answer had so far.
+    objects: int = 0
     #: True once the stream said that it ends, which clients keep to themselves.
     done: bool = False
 
@@ -124,6 +135,7 @@ class _OverOurConnections(httpx2.AsyncBaseTransport):
                 seconds=call.seconds,
                 first_byte_seconds=call.first_byte_seconds,
                 between_seconds=call.between_seconds,
+                most_bytes=most_bytes(call, body, streamed=True),
             )
             return httpx2.Response(200, headers=_EVENTS, stream=_Stream(events, exchange))
         raw = await self._http.body(
@@ -134,8 +146,9 @@ class _OverOurConnections(httpx2.AsyncBaseTransport):
             call.clearance,
             seconds=call.seconds,
             between_seconds=call.between_seconds,
+            most_bytes=most_bytes(call, body, streamed=False),
         )
-        return httpx2.Response(200, headers=_JSON, content=raw)
+        return httpx2.Response(200, headers=_JSON, content=_handed(exchange, raw))
 
 
 class _Stream(httpx2.AsyncByteStream):
@@ -150,12 +163,29 @@ class _Stream(httpx2.AsyncByteStream):
             return
         async for event in self._events:
             self._exchange.done = event.data == _DONE
-            yield _written(event)
             if self._exchange.done:
+                yield _written(event)
                 return
+            yield _written(replace(event, data=_handed(self._exchange, event.data)))
+            # However many came at once, other calls go on between them.
+            await asyncio.sleep(0)
 
     async def aclose(self) -> None:
         await self._events.aclose()
+
+
+def _handed(exchange: Exchange, data: bytes) -> bytes:
+    """Gives what a client is handed of an answer or an event. Raises: ProviderFailure: it is none."""
+    name = exchange.call.deployment.name
+    try:
+        handed, arguments = exchange.shape(data)
+        objects = objects_in(handed) - arguments
+    except failures.UNREADABLE as cause:
+        raise failures.garbage(name) from cause
+    exchange.objects += objects
+    if objects > MAX_OBJECTS or exchange.objects > most_objects_of_stream(exchange.call):
+        raise failures.garbage(name)
+    return handed
 
 
 def _written(event: SseEvent) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -219,6 +219,131 @@ EVENTS: Final = {
     "anthropic": 'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}\n\n',
 }
 FAILED_RESPONSE: Final = '{"type": "response.failed", "response": {"error": {"code": "rate_limit_exceeded"}}}'
+
+
+#: Answers of 200,000 objects, and as many in a place where the wire form reads nothing: where % stands.
+ODD: Final = {
+    "openai": (
+        '{"choices": [%]}',
+        '{"choices": [{"message": {"tool_calls": [%]}}]}',
+        '{"choices": [{"logprobs": [%]}]}',
+    ),
+    "azure": ('{"choices": [%]}', '{"prompt_filter_results": [%]}'),
+    "openai_responses": (
+        '{"output": [%]}',
+        '{"output": [{"content": [%]}]}',
+        '{"output": [{"summary": [%]}]}',
+        '{"type": "response.completed", "response": {"output": [%]}}',
+        '{"type": "response.output_item.done", "item": {"annotations": [%]}}',
+    ),
+    "anthropic": (
+        '{"type": "message", "content": [%]}',
+        '{"type": "message", "content": [{"type": "text", "citations": [%]}]}',
+        '{"type": "message_start", "message": {"content": [%]}}',
+    ),
+}
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many objects clients were given to read, each time that they read."""
+    counts: list[int] = []
+    loads = json.loads
+
+    def counted(text: str | bytes, **options: Any) -> Any:
+        counts.append(text.count("{") if isinstance(text, str) else text.count(b"{"))
+        return loads(text, **options)
+
+    monkeypatch.setattr(json, "loads", counted)
+    return counts
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("adapter", "odd"), [(adapter, odd) for adapter, odds in ODD.items() for odd in odds])
+async def test_a_client_is_not_given_more_objects_than_an_answer_has(
+    server: FakeProvider, http: ProviderHttp, adapter: str, odd: str, stream: bool, given: list[int]
+) -> None:
+    kind = json.loads(odd.replace("%", "")).get("type", "message")
+    body = odd.replace("%", ",".join(["{}"] * 200_000))
+    server.next(Behaviour(raw=f"event: {kind}\ndata: {body}\n\n" if stream else body))
+    provider = opened(adapter, AdapterForm.SDK, http, server)
+    found = await heard(provider, adapter, a_prompt(max_output_tokens=8_192), stream=stream)
+    assert found.failure is not None
+    assert (found.failure[0], found.failure[2]) == (ProviderUnavailable, Charge.UNKNOWN)
+    assert "no answer" in str(found.failure[1])
+    assert max(given) < 200
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_a_client_reads_no_more_bytes_than_the_limit_of_the_answer_allows(
+    server: FakeProvider, http: ProviderHttp, stream: bool, given: list[int]
+) -> None:
+    long = json.dumps({"choices": [{"delta": {"content": "x" * 90_000}}]})
+    server.next(Behaviour(raw=f"data: {long}\n\n" * 4 if stream else long))
+    provider = opened("openai", AdapterForm.SDK, http, server)
+    found = await heard(provider, "openai", a_prompt(max_output_tokens=16), stream=stream)
+    assert found.failure is not None
+    assert "no answer" in str(found.failure[1])
+
+
+async def test_a_client_reads_no_more_objects_in_a_stream_than_its_tokens_need(
+    server: FakeProvider, http: ProviderHttp
+) -> None:
+    server.next(Behaviour(raw='data: {"choices":[{}]}\n\n' * 2_000))
+    provider = opened("openai", AdapterForm.SDK, http, server)
+    found = await heard(provider, "openai", a_prompt(max_output_tokens=16), stream=True)
+    assert found.failure is not None
+    assert "no answer" in str(found.failure[1])
+
+
+ROWS: Final = [{"row": number, "cells": [number]} for number in range(1_000)]
+MANY_TOOLS: Final = [{"type": "function", "name": f"tool_{n}", "parameters": {"a": [{}] * 20}} for n in range(30)]
+#: Long answers that make sense.
+LONG: Final = {
+    "openai": {
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "tool_calls",
+                "message": {
+                    "tool_calls": [
+                        {
+                            "id": f"call_{n}",
+                            "type": "function",
+                            "function": {"name": "f", "arguments": '{"a": [{}, {}]}'},
+                        }
+                        for n in range(40)
+                    ]
+                },
+            }
+        ]
+    },
+    "anthropic": {
+        "type": "message",
+        "stop_reason": "tool_use",
+        "content": [{"type": "tool_use", "id": "call_1", "name": "write", "input": {"rows": ROWS}}],
+    },
+    "openai_responses": {
+        "status": "completed",
+        "instructions": [{"type": "message", "content": []}] * 100,
+        "text": {"format": {"type": "json_schema", "schema": {"anyOf": [{}] * 200}}},
+        "tools": MANY_TOOLS,
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "Yes.", "annotations": []}]}],
+    },
+}
+
+
+@pytest.mark.parametrize("adapter", LONG)
+async def test_a_long_answer_that_makes_sense_is_heard_alike(
+    server: FakeProvider, http: ProviderHttp, adapter: str
+) -> None:
+    prompt = a_prompt(max_output_tokens=8_192)
+    found = await both(server, http, adapter, Behaviour(raw=json.dumps(LONG[adapter])), prompt=prompt, stream=False)
+    assert found.failure is None
+    if adapter == "openai_responses":
+        event = json.dumps({"type": "response.completed", "response": LONG[adapter]})
+        found = await both(server, http, adapter, Behaviour(raw=f"data: {event}\n\n"), prompt=prompt, stream=True)
+        assert found.failure is None
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
