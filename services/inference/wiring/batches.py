@@ -8,7 +8,7 @@ from services.inference.settings import InferenceSettings
 from services.inference.storage.batch_repository import BatchRepository
 from services.inference.transport.batch_convert import read_prompt
 from services.inference.transport.batch_servicer import ModelBatchServicer
-from services.inference.usecases.batch_ports import BatchHolds, BatchPrices, BatchTokens
+from services.inference.usecases.batch_ports import BatchHolds, BatchPrices, BatchTokens, HearsOfTenants
 from services.inference.usecases.batches import CreateBatch
 from services.inference.usecases.carry_batch import CarryBatch
 from services.inference.usecases.poll_batches import PollBatches
@@ -16,7 +16,6 @@ from services.inference.wiring.registry import Known
 from services.meshkit.calls.ports import LawGate
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.core.tenant import KnowsTenants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ def batches(
     law: LawGate,
     holds: BatchHolds,
     prices: BatchPrices,
-    tenants: KnowsTenants,
+    tenants: HearsOfTenants,
     clock: Clock,
     ids: IdSource,
 ) -> Batches:
