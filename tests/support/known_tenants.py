@@ -5,12 +5,17 @@ from services.meshkit.core.tenant import GuardedTenantState, Quotas, SecurityPol
 
 
 class KnownTenants:
-    """Implements `KnowsTenants`, and `KnowsRules` of the orchestrator; a tenant that is not set has no rules."""
+    """Implements `KnowsTenants`, `KnowsRules` of the orchestrator and `HearsOfTenants` of inference.
+
+    A tenant that is not set has no rules.
+    """
 
     def __init__(self) -> None:
         self._known: dict[TenantId, GuardedTenantState] = {}
         #: Seconds since the gateway's last word.
         self.silent = 0.0
+        #: See `HearsOfTenants.knows`.
+        self.knows = True
         #: See `KnowsRules.is_cut`.
         self.is_cut = False
 

@@ -15,6 +15,7 @@ from services.inference.usecases.ports import ProviderCall
 from services.meshkit.calls.ports import DispatchedHold, Holds
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.core.identity import Caller, Principal, TenantId
+from services.meshkit.core.tenant import KnowsTenants
 
 
 class LeaseLost(Exception):  # not for callers: whoever holds the lease now goes on
@@ -261,6 +262,20 @@ class HearsOfModels(Protocol):
     @property
     def heard(self) -> bool:
         """True while the database is there: only then is a model that is not known gone."""
+        ...
+
+
+class HearsOfTenants(KnowsTenants, Protocol):
+    """Knows whether what is known here of tenants is what the gateway says of them."""
+
+    @property
+    def knows(self) -> bool:
+        """False until all rules are known."""
+        ...
+
+    @property
+    def is_cut(self) -> bool:
+        """True when there are more tenants with rules than are kept: of one that is not there nothing is known."""
         ...
 
 

@@ -28,6 +28,7 @@ from services.inference.usecases.batch_ports import (
     BatchStore,
     BatchTokens,
     HearsOfModels,
+    HearsOfTenants,
     LeasedBatch,
     OpenBatches,
 )
@@ -38,7 +39,9 @@ from services.meshkit.calls.ports import LawGate
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.failpoints import failpoint, register
-from services.meshkit.core.tenant import KnowsTenants, rules_of
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.tenant import rules_of
+from services.meshkit.guard.errors import GuardUnknown
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry.logs import logger
 
@@ -80,7 +83,7 @@ class CarryBatch:
         *,
         registry: Registry,
         news: HearsOfModels,
-        tenants: KnowsTenants,
+        tenants: HearsOfTenants,
         open_batches: OpenBatches,
         store: BatchStore,
         tokens: BatchTokens,
@@ -135,6 +138,7 @@ class CarryBatch:
         """Finds who is asked: the version that was accepted, and while nothing has left only where it may go now.
 
         Raises: ModelNotFound, NoModelConfigured, PatientWorkUnsupported, AdapterUnusable: nobody is, any more.
+            GuardUnknown: nobody can say where it may go.
         """
         leaves = job.state is BatchState.ACCEPTED
         found = self._registry.resolve(job.tenant, job.full_name, checking=not leaves).versions
@@ -142,13 +146,21 @@ class CarryBatch:
         version = next((one for one in found if job.asks(one)), None)
         if version is None:
             raise ModelNotFound(job.full_name)
-        region = rules_of(self._tenants, job.tenant).residency_region
-        if leaves and not version.keeps_in(region):
-            raise NoModelConfigured(region=region)
+        if leaves:
+            self._check_place(job.tenant, version)
         batcher = self._open_batches.batcher(version)
         if batcher is None:
             raise PatientWorkUnsupported(version.name, "model", "does no batches any more")
         return version, batcher
+
+    def _check_place(self, tenant: TenantId, version: DeploymentVersion) -> None:
+        """Raises: NoModelConfigured: content must stay elsewhere. GuardUnknown: nobody can say where."""
+        tenants = self._tenants
+        if not tenants.knows or (tenants.is_cut and tenants.tenant(tenant) is None):
+            raise GuardUnknown
+        region = rules_of(tenants, tenant).residency_region
+        if not version.keeps_in(region):
+            raise NoModelConfigured(region=region)
 
     # --- law and money -----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from services.inference.domain.registry import Holdings
 from services.inference.usecases.batch_ports import BatchProgress, LeasedBatch
 from services.inference.usecases.carry_batch import CarryBatch
 from services.meshkit.core.errors import MeshError, Unauthenticated, Unavailable
+from services.meshkit.guard.errors import GuardUnknown
 from services.meshkit.testing.fake_clock import NOON, FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import ANNA
@@ -220,6 +221,18 @@ async def test_a_batch_leaves_only_for_where_its_content_may_be_now() -> None:
     assert (ended.state, ended.reason) == (BatchState.ENDED, "NO_MODEL_CONFIGURED")
     # What has left is there, and its answers are wanted.
     assert (await room.carry(**RUNNING)).state is BatchState.RUNNING
+
+
+async def test_nothing_leaves_while_nobody_can_say_where_it_may_go() -> None:
+    room = Room()
+    for unknown in ("knows", "is_cut"):
+        room.tenants.knows, room.tenants.is_cut = unknown != "knows", unknown == "is_cut"
+        with pytest.raises(GuardUnknown):
+            await room.carry()
+        assert (await room.carry(**RUNNING)).state is BatchState.RUNNING
+    room.tenants.set(TENANT)
+    with pytest.raises(Unavailable, match="it would leave now"):
+        await room.carry()
 
 
 async def test_a_version_that_was_refused_since_still_answers_what_it_was_asked() -> None:
