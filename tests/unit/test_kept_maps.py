@@ -92,7 +92,6 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "inference/domain/answer_cache.py:KeptAnswers",
             "inference/usecases/cached_answers.py:CachedAnswers",
             "inference/domain/similar_answers.py:SimilarAnswers",
-            "inference/usecases/near_answers.py:NearAnswers",
             "inference/domain/output_format.py:_compiled()",
             "inference/domain/prompt_limits.py:SchemaProblems",
             "gateway/clients/openfga.py:OpenFgaRelationStore",
@@ -131,12 +130,10 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "what is kept names its tenant, and whoever asks for it is compared with that": frozenset(
         {
-            "inference/domain/similar_answers.py:SimilarAnswers",
             "inference/usecases/judge_rollouts.py:JudgeRollouts",
             "cost/domain/hold_lines.py:HoldLines",
             "cost/storage/seen_rows.py:SeenRows",
             "meshkit/guard/feed.py:_Known",
-            "orchestrator/clients/acknowledgements.py:Acknowledgements",
             "orchestrator/clients/live_events.py:NatsLiveEvents",
             "orchestrator/engine/alarms.py:Alarms",
             "orchestrator/engine/calls_in_flight.py:CallsInFlight",

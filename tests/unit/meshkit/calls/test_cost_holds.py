@@ -74,8 +74,8 @@ def test_only_the_client_of_the_ledger_makes_holds() -> None:
 def test_leave_to_open_a_socket_is_given_where_law_and_money_are_asked() -> None:
     assert makers("Clearance") == [
         "inference/usecases/attempt.py",
-        "inference/usecases/carry_batch.py",
         "inference/usecases/embed.py",
+        "inference/usecases/hold_batch.py",
         "tools/usecases/paid_run.py",
     ]
 
