@@ -204,8 +204,17 @@ class Admission:
         if admitted.verified is None:
             return
         self.check(admitted.verified)
-        check_permission(admitted.verified.principal, guard)
-        check_project(admitted, guard)
+        _check_caller(admitted, admitted.verified, guard)
+
+    def permit(self, method: str, admitted: Admitted) -> None:
+        """As `authorize`, for who looks with `check` each time what became of the caller since.
+
+        Raises: PeerNotAllowed, PermissionMissing, BoundToProject.
+        """
+        guard = self.guard(method)
+        _check_peer(admitted.peer, guard)
+        if admitted.verified is not None:
+            _check_caller(admitted, admitted.verified, guard)
 
     def check_origin(self, admitted: Admitted, connection: Connection | None) -> None:
         """Holds the place that a call, or an item of a stream, came from against the rules of its tenant.
@@ -226,14 +235,26 @@ class Admission:
 
         Raises: TokenMalformed, TokenExpired, TokenForOthers, TokenRevoked, TenantSuspended.
         """
-        verified = self._tokens.verify(token)
+        verified = self.proven(token)
         self.check(verified)
         return verified
+
+    def proven(self, token: str) -> VerifiedToken:
+        """Gives what a token proves, for who looks with `check` each time whether it still does.
+
+        Raises: TokenMalformed, TokenExpired, TokenForOthers.
+        """
+        return self._tokens.verify(token)
 
     def check(self, verified: VerifiedToken) -> None:
         """Looks again at what was verified before. Raises: TokenRevoked, TenantSuspended."""
         if self.standing is not None:
             self.standing.check(verified)
+
+
+def _check_caller(admitted: Admitted, verified: VerifiedToken, guard: Guard) -> None:
+    check_permission(verified.principal, guard)
+    check_project(admitted, guard)
 
 
 def _check_peer(peer: str | None, guard: Guard) -> None:

@@ -74,9 +74,10 @@ class StreamIdentities:
 
     def _verified(self, token: str) -> _Known:
         try:
-            verified = self._admission.verify(token)
+            # Whether it still holds is asked for each item: a tenant that is suspended now may be resumed later.
+            verified = self._admission.proven(token)
             admitted = Admitted(principal=verified.principal, peer=self._peer, verified=verified)
-            self._admission.authorize(self._method, admitted)
+            self._admission.permit(self._method, admitted)
         except MeshError as error:
             return error
         return verified, admitted
