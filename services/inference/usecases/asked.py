@@ -51,11 +51,6 @@ class Asked:
         return bound
 
     @cached_property
-    def drawn(self) -> dict[str, tuple[str, ...]]:
-        """Full names of versions in the order in which bandits drew them for this call, by route."""
-        return {}
-
-    @cached_property
     def _bounds(self) -> dict[tuple[str, str, int], Usage]:
         return {}
 

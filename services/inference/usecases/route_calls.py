@@ -109,13 +109,7 @@ class RouteCalls:
             return self._paces.ordered(ordered, sla_seconds=route.sla_seconds)
         if not route.mode.learns:
             return ordered
-        # A call is planned more than once, and asks those that it drew first.
-        drawn = asked.drawn.get(route.name)
-        if drawn is None:
-            versions = self._bandits.ordered(asked.principal.tenant, route, ordered, features)
-            drawn = asked.drawn[route.name] = tuple(one.full_name for one in versions)
-        places = {name: place for place, name in enumerate(drawn)}
-        return sorted(ordered, key=lambda one: places.get(one.full_name, len(places)))
+        return self._bandits.ordered(asked.principal.tenant, route, ordered, features)
 
     def _split(
         self, tenant: TenantId, rollout: Rollout, candidates: Sequence[Candidate], unit: bytes

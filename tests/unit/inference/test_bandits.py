@@ -411,15 +411,6 @@ async def test_calls_of_a_route_teach_its_bandit_and_failures_go_on_to_the_next(
     assert {one.hold_id for one in learnt_from} == {one.hold_id for one in answers}
 
 
-def test_a_call_that_is_planned_twice_asks_the_one_that_it_drew_first(room: Room) -> None:
-    route = a_bandit()
-    room.registry.take({TENANT: held(routes=[route])}, whole=True)
-    for number in range(50):
-        asked = an_asked(model="w", context=a_context(f"step/{number}"))
-        plans = [room.router.plan(asked, regions=("", "")) for _ in range(2)]
-        assert plans[0] == plans[1]
-
-
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
