@@ -247,8 +247,28 @@ class Engine:
         self._lane.drop(shard)
 
     async def _search(self, shard: int) -> None:
-        """Takes up the runs of a shard that have something to do, while there is room for them."""
-        after: str | None = None
+        """Takes up the runs of a shard that have something to do, while there is room for them.
+
+        Where there is none, sub-runs that come later go before: those who have the places may wait for them.
+        """
+        sub_runs_taken_up = False
+        async for run in self._open_runs(shard):
+            while not (self._room.open_for_starts or depth_of(run.run_id)):
+                if not sub_runs_taken_up:
+                    sub_runs_taken_up = True
+                    await self._take_up_sub_runs(shard, after=run.run_id)
+                    continue
+                self._left_room.clear()
+                await self._left_room.wait()
+            self._take_up(run)
+
+    async def _take_up_sub_runs(self, shard: int, *, after: str) -> None:
+        async for run in self._open_runs(shard, after=after):
+            if depth_of(run.run_id):
+                self._take_up(run)
+
+    async def _open_runs(self, shard: int, *, after: str | None = None) -> AsyncGenerator[OwnedRun]:
+        """Gives the runs of a shard that have something to do, in order of their ids."""
         while True:
             try:
                 found = await self._parts.store.finder.open_runs(shard, after=after)
@@ -260,10 +280,7 @@ class Engine:
             if not found:
                 return
             for run in found:
-                while not (self._room.open_for_starts or depth_of(run.run_id)):
-                    self._left_room.clear()
-                    await self._left_room.wait()
-                self._take_up(run)
+                yield run
                 after = run.run_id
 
     def _take_up(self, run: OwnedRun) -> None:

@@ -1,6 +1,7 @@
 """A replica's runs: who drives them, what becomes of those that nobody drives, and what commands wait for."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -142,6 +143,11 @@ class House:
         """Has another replica take a shard over."""
         stored = self.store.shards[shard]
         stored.owner, stored.epoch, stored.until = "other/x", stored.epoch + 1, self.clock.now() + timedelta(hours=1)
+
+
+def an_id_of_shard(shard: int) -> str:
+    """Makes an id of a run that falls into a shard."""
+    return next(run_id for run_id in iter(lambda: IDS.new("run"), "") if shard_of(run_id) == shard)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -1116,11 +1122,30 @@ async def test_a_sub_run_is_taken_up_where_all_places_are_taken(house: House) ->
     async with house.replica(max_runs=1) as engine:
         house.calls.open.clear()
         parent = await house.start(engine)
-        house.left_behind()
         inner = house.left_behind(run_id=sub_run_id(parent.run.run_id, "nodes/inner#1.1"))
         engine._gained(engine._shards.held[inner.run.shard])
         await until(lambda: inner.run.run_id in engine._lane.runs)
         house.calls.open.set()
+
+
+async def test_a_sub_run_is_taken_up_behind_runs_that_find_no_place(house: House) -> None:
+    async with house.replica(max_runs=1) as engine:
+        house.calls.open.clear()
+        parent = await house.start(engine)
+        earlier = house.left_behind(run_id=an_id_of_shard(parent.run.shard))
+        late_parent = IDS.new("run")
+        inner = house.left_behind(
+            run_id=next(
+                run_id
+                for place in itertools.count()
+                if shard_of(run_id := sub_run_id(late_parent, f"nodes/inner#{place}")) == parent.run.shard
+            )
+        )
+        engine._gained(engine._shards.held[parent.run.shard])
+        await until(lambda: inner.run.run_id in engine._lane.runs)
+        assert earlier.run.run_id not in engine._lane.runs
+        house.calls.open.set()
+        await until(lambda: all(succeeded(stored)() for stored in (parent, earlier, inner)))
 
 
 # --- commands
