@@ -114,6 +114,11 @@ class AsyncModels:
         request = model_service_pb2.GetModelDeploymentRequest(deployment_id=deployment_id)
         return (await self._connection.call(self._models.GetModelDeployment, request)).deployment
 
+    async def health(self) -> Sequence[model_pb2.ModelHealth]:
+        """Says how the replica that answers finds each version of each model."""
+        request = model_service_pb2.ListModelHealthRequest()
+        return (await self._connection.call(self._models.ListModelHealth, request)).health
+
     async def retire(self, deployment_id: str) -> model_pb2.ModelDeployment:
         """Has a registered model asked no more. Raises: NotFound, Conflict (a rollout is running)."""
         request = model_service_pb2.RetireModelDeploymentRequest(deployment_id=deployment_id)

@@ -7,6 +7,7 @@ MeshError
 │                    ├── RolloutNotFound           ROLLOUT_NOT_FOUND
 │                    └── BatchNotFound             BATCH_NOT_FOUND
 ├── Precondition ─┬───── NoModelConfigured         NO_MODEL_CONFIGURED
+│                 ├───── ModelNotReady             MODEL_NOT_READY
 │                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
@@ -125,6 +126,16 @@ class NoModelConfigured(Precondition):
         else:
             sentence = "no model is configured; set an API key, a base URL or start the local model"
         super().__init__(sentence, region=region or None)
+
+
+class ModelNotReady(Precondition):
+    """What stands behind a name may not be asked yet, or no more. `GetModelDeployment` says what its check found."""
+
+    reason = "MODEL_NOT_READY"
+
+    def __init__(self, name: str, *, states: tuple[str, ...]) -> None:
+        found = "; ".join(states)
+        super().__init__(f"nothing behind {name!r} is ready to be asked: {found}", name=name, states=found)
 
 
 class NoEmbedderConfigured(Precondition):

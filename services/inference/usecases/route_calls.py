@@ -6,8 +6,9 @@ from hashlib import sha256
 
 from services.inference.domain.answer import RouteChoice
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
-from services.inference.domain.errors import CallNotBounded, ModelNotFound, NoModelConfigured
+from services.inference.domain.errors import CallNotBounded, ModelNotFound, ModelNotReady, NoModelConfigured
 from services.inference.domain.money_bound import bounded_everywhere
+from services.inference.domain.registry import Names
 from services.inference.domain.rollout.assignment import arm_of
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Arm, AttemptOutcome, Candidate, HopLimits, Plan, Route, RouteMode, Trial
@@ -53,6 +54,8 @@ class RouteCalls:
                 raise ModelNotFound(asked.model)
         else:
             candidates = self._of_route(asked, resolved, resolved.route, unit)
+            if not candidates:
+                raise _not_ready(resolved.route, self._registry.names(tenant))
         allowed = tuple(one for one in candidates if one.version.keeps_in(*regions))
         if not allowed:
             raise NoModelConfigured(region=" and ".join(sorted(set(filter(None, regions)))) if candidates else "")
@@ -152,6 +155,13 @@ def _by_bound(asked: Asked, candidates: tuple[Candidate, ...]) -> tuple[tuple[Ca
     if not found:
         raise refused[0][1]
     return tuple(found), tuple(f"{one.version.full_name}: {error.reason}" for one, error in refused)
+
+
+def _not_ready(route: Route, names: Names) -> ModelNotReady:
+    """Says of each member of a route that answers nobody why it does not."""
+    found = ((member.deployment, names.current(member.deployment)) for member in route.members)
+    states = (names.state(name) if one is None else f"{name} is below the lowest tier" for name, one in found)
+    return ModelNotReady(route.name, states=tuple(states))
 
 
 def generators(resolved: Resolved) -> tuple[DeploymentVersion, ...]:

@@ -254,6 +254,7 @@ async def test_a_moment_without_an_answer_refuses_no_version_that_was_ready(
     assert await mesh.refused("CheckModelVersion", again) == refused
     shown = await mesh.call("GetModelDeployment", model_service_pb2.GetModelDeploymentRequest(**about))
     assert shown.deployment.versions[0].state == model_pb2.MODEL_VERSION_STATE_READY
+    assert shown.deployment.priced
     second.next(Behaviour(status=401))
     found = await checked_version(mesh, made.deployment_id, 1)
     assert found.state == model_pb2.MODEL_VERSION_STATE_REFUSED

@@ -12,6 +12,7 @@ from services.inference.domain.errors import (
     LawBlocked,
     ModelBusy,
     ModelNotFound,
+    ModelNotReady,
     NoEmbedderConfigured,
     NoModelConfigured,
     ProviderUnavailable,
@@ -285,7 +286,7 @@ async def test_vectors_of_one_version_are_not_those_of_the_next_or_of_another_mo
 async def test_a_version_that_is_not_ready_is_asked_by_its_check_only_and_each_time_anew() -> None:
     room = registered(a_version(1, state=VersionState.CHECKING))
     for name in ("acme/vectors", "acme/vectors@1"):
-        with pytest.raises(ModelNotFound):
+        with pytest.raises(ModelNotReady):
             await room.ask("a", model=name)
     for _ in range(2):
         await room.ask("a", model="acme/vectors@1", checking=True)

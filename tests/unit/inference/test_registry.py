@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
-from services.inference.domain.errors import ModelNotFound, ProviderUnavailable, RolloutDecided
+from services.inference.domain.errors import ModelNotFound, ModelNotReady, ProviderUnavailable, RolloutDecided
 from services.inference.domain.registered import check_version, same_place
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.judgement import GOOD, Judgement, Seen, Verdict
@@ -122,8 +122,9 @@ def test_a_place_is_an_adapter_a_scheme_a_host_and_a_port(base_url: str, same: b
 @pytest.mark.parametrize("state", [VersionState.CHECKING, VersionState.REFUSED])
 def test_a_version_that_is_not_ready_is_asked_by_its_check_only(state: VersionState) -> None:
     names = Names(held(a_version("w", 1, state=state)), INSTALLED)
-    with pytest.raises(ModelNotFound):
-        names.named("w@1")
+    for name in ("w", "w@1"):
+        with pytest.raises(ModelNotReady, match=f"w@1 is {state.value}"):
+            names.named(name)
     assert names.named("w@1", checking=True).state is state
 
 
@@ -142,6 +143,16 @@ def test_a_route_leaves_out_who_is_below_its_tier() -> None:
         routes=[a_route("w", "poor", "gold", min_tier=Tier.SILVER)],
     )
     assert planned(a_registry(own), "w") == ["gold@1"]
+
+
+def test_a_route_that_answers_nobody_says_of_each_member_why() -> None:
+    own = held(
+        a_version("new", state=VersionState.REFUSED),
+        a_version("poor"),
+        routes=[a_route("w", "new", "gone", "poor", min_tier=Tier.SILVER)],
+    )
+    with pytest.raises(ModelNotReady, match=r"'w'.*new@1 is refused; gone is retired; poor is below the lowest tier"):
+        planned(a_registry(own), "w")
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=6), st.binary(max_size=20))

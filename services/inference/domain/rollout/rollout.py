@@ -47,7 +47,7 @@ class VersionName:
     version: int
 
     def __str__(self) -> str:
-        return f"{self.deployment}@{self.version}"
+        return f"{self.deployment}@{self.version}" if self.version else self.deployment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
