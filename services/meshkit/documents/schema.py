@@ -63,7 +63,7 @@ def compile_schema(schema: Json, *, object_only: bool) -> Schema:
     try:
         size = len(rfc8785.dumps(cast("dict[str, str]", schema)))
     except (rfc8785.CanonicalizationError, UnicodeError) as error:
-        raise SchemaUnusable("must hold only text and numbers that JSON carries exactly: integers up to 2^53") from error
+        raise SchemaUnusable("must hold what JSON carries exactly: text, and integers up to 2^53") from error
     if size > MAX_SCHEMA_BYTES:
         raise SchemaUnusable(f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON")
     if object_only and schema.get("type") != "object":
