@@ -116,10 +116,11 @@ class ModelServiceStub:
     Errors: NOT_FOUND/MODEL_NOT_FOUND.
     """
     ReportModelQuality: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]
-    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
+    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it, and so does
+    the judge of the rollout that it was on trial in.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
-    it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit or a rollout gave an answer for
+    this hold, or it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
     """
 
 @_typing.type_check_only
@@ -210,10 +211,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Errors: NOT_FOUND/MODEL_NOT_FOUND.
     """
     ReportModelQuality: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]  # type: ignore[assignment]
-    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
+    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it, and so does
+    the judge of the rollout that it was on trial in.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
-    it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit or a rollout gave an answer for
+    this hold, or it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -409,10 +411,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ReportModelQualityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ReportModelQualityResponse, _abc.Awaitable[_model_service_pb2.ReportModelQualityResponse]]:
-        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
+        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it, and so does
+        the judge of the rollout that it was on trial in.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
-        it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit or a rollout gave an answer for
+        this hold, or it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
