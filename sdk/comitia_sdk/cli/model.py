@@ -111,7 +111,10 @@ def route(
     ] = 0.0,
     semantic_threshold: Annotated[
         float,
-        typer.Option("--semantic-threshold", help="How near questions must be to share an answer, 0.5 to 1; 0: never."),
+        typer.Option(
+            "--semantic-threshold",
+            help="How near questions must be to share an answer, 0.5 to 1; needs the local model. 0: never.",
+        ),
     ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:

@@ -13,7 +13,7 @@ from services.inference.domain.routing.lesson import NOTHING, ArmName, BanditKin
 from services.inference.domain.routing.linucb import Ridge, features_of
 from services.inference.domain.routing.reward import USUAL_SLOW_SECONDS, Earned, RewardPolicy, earned
 from services.inference.domain.routing.thompson import thompson_draw
-from services.inference.usecases.arm_index import ArmIndex, Has
+from services.inference.usecases.arm_index import ArmIndex, Has, has_all
 from services.inference.usecases.learning_ports import MOST_ARMS
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
@@ -50,8 +50,8 @@ class Bandits:
     def __init__(self, *, dice: Random, most_arms: int = MOST_ARMS) -> None:
         self._dice = dice
         self._most_arms = most_arms
-        self._has_route: Has = lambda *_: True
-        self._has_version: Has = lambda *_: True
+        self._has_route: Has = has_all
+        self._has_version: Has = has_all
         #: Those that may be forgotten, the one that was used last at the end.
         self._told: OrderedDict[ArmName, _Arm] = OrderedDict()
         #: Those with something fresh; few, as they are told once a second.

@@ -1,11 +1,12 @@
 """Answers of this replica that the database does not know yet, for whoever says how good they were."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from services.inference.domain.route import AttemptOutcome, Candidate
 from services.inference.domain.routing.reward import Earned
+from services.inference.usecases.arm_index import Has, has_all
 from services.inference.usecases.learning_ports import GivenAnswer, LearntAnswer, TriedAnswer
 from services.meshkit.core.identity import TenantId
 
@@ -18,15 +19,11 @@ class GivenAnswers:
 
     def __init__(self) -> None:
         self._answers = deque[GivenAnswer](maxlen=_MOST)
-        self._stands: Callable[[TenantId, str], bool] = lambda *_: True
+        self._has_route: Has = has_all
 
-    def keep_to(self, stands: Callable[[TenantId, str], bool]) -> None:
-        """Has nothing kept of routes that are gone.
-
-        Args:
-            stands: says whether a tenant has a route.
-        """
-        self._stands = stands
+    def keep_to(self, has_route: Has) -> None:
+        """Has nothing kept of routes that are gone."""
+        self._has_route = has_route
 
     def forget_gone(self, tenants: Collection[TenantId] | None) -> None:
         """Forgets answers of routes that are gone, as those of a tenant that was erased.
@@ -37,7 +34,7 @@ class GivenAnswers:
         kept = (
             one
             for one in self._answers
-            if (tenants is not None and one.tenant not in tenants) or self._stands(one.tenant, one.route)
+            if (tenants is not None and one.tenant not in tenants) or self._has_route(one.tenant, one.route)
         )
         self._answers = deque(kept, maxlen=_MOST)
 
@@ -64,5 +61,5 @@ class GivenAnswers:
 
     def put_back(self, answers: Sequence[GivenAnswer]) -> None:
         """Puts back what could not be kept, but for what is gone meanwhile."""
-        standing = (one for one in answers if self._stands(one.tenant, one.route))
+        standing = (one for one in answers if self._has_route(one.tenant, one.route))
         self._answers = deque((*standing, *self._answers), maxlen=_MOST)

@@ -197,8 +197,9 @@ class ModelServiceServicer:
         """Makes a route or replaces it.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+        FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+        ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -69,8 +69,9 @@ class ModelServiceStub:
     """Makes a route or replaces it.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+    FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+    ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelRoute: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]
     """Fetches a route.
@@ -164,8 +165,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Makes a route or replaces it.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+    FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+    ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelRoute: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]  # type: ignore[assignment]
     """Fetches a route.
@@ -304,8 +306,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a route or replaces it.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+        FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+        ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
 
     @_abc_1.abstractmethod
