@@ -120,7 +120,10 @@ def route(
     ] = 0.0,
     semantic_threshold: Annotated[
         float,
-        typer.Option("--semantic-threshold", help="How near questions must be to share an answer, 0.5 to 1; 0: never."),
+        typer.Option(
+            "--semantic-threshold",
+            help="How near questions must be to share an answer, 0.5 to 1; needs the local model. 0: never.",
+        ),
     ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:
@@ -187,7 +190,7 @@ def quality(
     hold_id: Annotated[str, typer.Argument(metavar="HOLD", help="Hold that paid for the answer, `hold_…`.")],
     score: Annotated[float, typer.Argument(metavar="SCORE", help="How good it was, 0 to 1.")],
 ) -> None:
-    """Says how good an answer of a route with a bandit was, once, up to a day after it.
+    """Says how good an answer of a route with a bandit or a rollout was, once, up to a day after it.
 
     Example:  comitia model quality hold_01jx0000000000000000000000 0.9
     """
@@ -204,11 +207,20 @@ def canary(
     ] = "",
     steps: Annotated[str, typer.Option(help="Shares step by step, thousandths, such as `100,500`.")] = "",
     kind: Annotated[str, typer.Option(help="`canary`, `weighted` or `blue_green`.")] = "canary",
+    quality_margin: Annotated[
+        float,
+        typer.Option(
+            metavar="MARGIN",
+            help="How much lower its scores (`comitia model quality`) may be, 0 to 1; above 0 steps wait for scores.",
+        ),
+    ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Tries a model on a share of a route; a judge takes it back when it does harm.
 
     Example:  comitia model canary writer acme/writer-new
+
+    Example:  comitia model canary writer acme/writer-new --quality-margin 0.05
     """
     try:
         shares = [int(one) for one in steps.split(",") if one]
@@ -226,6 +238,7 @@ def canary(
             canary_version=canary_version,
             kind=kind,
             steps_permille=shares,
+            quality_margin=quality_margin,
         )
     show_one(output, rollout, _lines(rollout))
 
@@ -343,6 +356,7 @@ def _lines(rollout: "ModelRollout") -> list[tuple[str, str]]:
         ("canary", f"{rollout.canary.deployment}{AT}{rollout.canary.version}"),
         ("state", short_name(RolloutState, rollout.state)),
         ("share", f"{rollout.share_permille / 10:g} %"),
+        *([("scores", f"at most {rollout.quality_margin:g} lower")] if rollout.quality_margin else []),
         ("began", moment(rollout.start_time)),
     ]
     if rollout.reason:

@@ -147,6 +147,18 @@ class NoEmbedderConfigured(Precondition):
         super().__init__("no embedding model is configured; start the local model or name one in the settings")
 
 
+class NothingCompares(Precondition):
+    """Nothing inside the mesh makes vectors, so no two questions can be compared. Start the local model."""
+
+    reason = "NOTHING_COMPARES"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "`cache.semantic_threshold` needs a model inside the mesh that compares questions, and none is configured:"
+            " start the local model (`COMITIA_INFERENCE_LOCAL_MODEL_URL`), or leave the threshold out"
+        )
+
+
 class CallNotBounded(Precondition):
     """Nobody can say what the call costs at most, so no money can be held for it."""
 

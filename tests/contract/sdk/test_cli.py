@@ -99,6 +99,7 @@ def test_a_talk_goes_on_until_the_input_ends(comitia: Comitia, monkeypatch: pyte
         ("model route writer stub=300 openai/gpt-4o-mini=700", "stub=300, openai/gpt-4o-mini=700"),
         ("model canary writer stub", "10 %"),
         ("model canary writer acme/writer@3 --from stub --steps 20,300", "acme/writer@3"),
+        ("model canary writer stub --quality-margin 0.05", "at most 0.05 lower"),
         ("model rollout rollout_1", "3 of the canary, 1 of the stable; evidence 120"),
         ("model promote rollout_1", "promoted"),
         ("model rollback rollout_1", "rolled_back"),

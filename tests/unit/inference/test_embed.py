@@ -334,6 +334,12 @@ def test_the_cache_keeps_the_newest_within_its_bound_of_bytes() -> None:
     assert cache.get(TENANT, "other", "a") is None
     cache.put(TENANT, "m", "d", long)
     assert (len(cache), cache.bytes) == (0, 0), "one that is longer than all of it is not kept"
+    other = TenantId(uuid4())
+    cache.put(TENANT, "m", "mine", small)
+    for number in range(20):
+        cache.put(other, "m", str(number), small)
+    assert cache.get(TENANT, "m", "mine") == small, "who has more makes room"
+    assert cache.get(other, "m", "19") == small
     roomy = VectorCache(most_bytes=100_000)
     roomy.put(TENANT, "m", "d", long)
     assert 2_000 <= roomy.bytes <= 2_100, "as the setting says"

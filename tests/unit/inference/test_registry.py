@@ -22,6 +22,7 @@ from services.inference.domain.route import Arm, AttemptOutcome, HopLimits, Rout
 from services.inference.domain.routing.weighted import weighted
 from services.inference.usecases import judge_rollouts
 from services.inference.usecases.bandits import Bandits
+from services.inference.usecases.given_answers import GivenAnswers
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.paces import Paces
@@ -68,7 +69,12 @@ def a_registry(holdings: Holdings, tenant: TenantId = TENANT) -> MemoryRegistry:
 
 def planned(registry: MemoryRegistry, model: str, *, run: str = "run_1") -> list[str]:
     plan = RouteCalls(
-        registry, ObserveRollouts(), bandits=Bandits(dice=Random(3)), paces=Paces(clock=FakeClock()), hop=HopLimits()
+        registry,
+        ObserveRollouts(),
+        bandits=Bandits(dice=Random(3)),
+        given=GivenAnswers(),
+        paces=Paces(clock=FakeClock()),
+        hop=HopLimits(),
     ).plan(an_asked(model=model, context=a_run(run)), regions=("", ""))
     return [f"{one.version.name}@{one.version.version}" for one in plan.candidates]
 
@@ -240,7 +246,12 @@ async def test_a_judge_whose_database_is_away_takes_back_by_what_it_saw_itself_a
     rollouts: Any = Rollouts(records, rollout)
     judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
     router = RouteCalls(
-        registry, observe, bandits=Bandits(dice=Random(3)), paces=Paces(clock=FakeClock()), hop=HopLimits()
+        registry,
+        observe,
+        bandits=Bandits(dice=Random(3)),
+        given=GivenAnswers(),
+        paces=Paces(clock=FakeClock()),
+        hop=HopLimits(),
     )
     records.away = True
     for number in CALLS:
@@ -291,7 +302,9 @@ async def test_a_rollout_that_cannot_be_judged_stops_neither_the_judge_nor_the_o
 
     monkeypatch.setattr(judge_rollouts, "judge", broken_for_a)
     for one in trials:
-        observe.note(Trial(tenant=TENANT, rollout=one, unit=b"", arm=Arm.CANARY), AttemptOutcome(latency_us=1))
+        observe.note(
+            Trial(tenant=TENANT, rollout=one, unit=b"", arm=Arm.CANARY, project=""), AttemptOutcome(latency_us=1)
+        )
     rollouts: Any = Rollouts(records, trials[1])
     judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
     records.away = away
