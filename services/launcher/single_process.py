@@ -137,15 +137,13 @@ def _import_wiring(service: str) -> Wiring:
 
 def _read_settings(service: str) -> Any:
     """Raises: LauncherError: a setting is wrong."""
-    from pydantic import ValidationError
+    from services.meshkit.settings_reader import WrongSettings, read_settings
 
     settings = getattr(import_module(f"services.{service}.settings"), f"{service.capitalize()}Settings")
     try:
-        return settings.model_validate({})
-    except ValidationError as cause:
-        wrong = cause.errors(include_input=False)[0]
-        variable = f"COMITIA_{service}_{'_'.join(map(str, wrong['loc']))}".upper()
-        raise LauncherError(f"{service} cannot start: {variable}: {wrong['msg']}") from cause
+        return read_settings(settings)
+    except WrongSettings as cause:
+        raise LauncherError(f"{service} cannot start: {cause}") from cause
 
 
 def _first(group: BaseExceptionGroup[MeshError | OSError]) -> BaseException:
