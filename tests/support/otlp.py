@@ -33,11 +33,14 @@ class Receiver(pb_grpc.TraceServiceServicer):
 
     url: str = ""
     spans: list[SeenSpan] = field(default_factory=list[SeenSpan])
+    #: The batches as they came, encoded.
+    sent: list[bytes] = field(default_factory=list[bytes])
     #: While it is not set no batch is taken.
     takes: Event = field(default_factory=Event)
 
     def Export(self, request: pb.ExportTraceServiceRequest, context: Any) -> pb.ExportTraceServiceResponse:
         self.takes.wait()
+        self.sent.append(request.SerializeToString())
         for of_process in request.resource_spans:
             service = _read(of_process.resource.attributes)["service.name"]
             for scope in of_process.scope_spans:

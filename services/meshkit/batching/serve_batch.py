@@ -96,6 +96,7 @@ async def serve_items(
 
 async def _together(session: StreamSession, items: list[BatchItem[Any]], handle_frame: HandleFrame[Any, Any]) -> None:
     outcomes: Sequence[Any]
+    session.enter_frame()
     began = span_began()
     timer = asyncio.timeout_at(max(item.expires for item in items))
     try:

@@ -6,7 +6,7 @@ Loaded only where a collector is configured.
 from collections.abc import Sequence, Sized
 from contextvars import ContextVar
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -187,5 +187,5 @@ class BoundedQueue(BatchSpanProcessor):
         self._batch.shutdown(timeout_millis=_CLOSE_MS)
 
     def _depth(self) -> int:
-        waiting: Sized = self._batch._queue  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+        waiting = cast(Sized, self._batch._queue)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         return len(waiting)

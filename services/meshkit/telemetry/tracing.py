@@ -9,7 +9,6 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -118,6 +117,11 @@ def span(
             enter_scope(_within(current_scope(), scope.traceparent))
 
 
+def is_recording() -> bool:
+    """Whether spans go anywhere at all."""
+    return _Recording.to is not None
+
+
 def span_began() -> int:
     """Gives what `past_span` takes as the beginning; 0 while nothing is recorded."""
     return 0 if _Recording.to is None else time.time_ns()
@@ -146,20 +150,23 @@ def planned_span(
     name: str,
     *,
     traceparent: str,
-    began: datetime,
-    ended: datetime,
+    began: int,
+    ended: int,
     failed: str = "",
     attributes: Attributes | None = None,
 ) -> None:
-    """Records what `planned_traceparent` named: the root of a trace, whose other spans may have arrived before it."""
+    """Records what `planned_traceparent` named: the root of a trace, whose other spans may have arrived before it.
+
+    Args:
+        began, ended: Unix time, nanoseconds.
+        failed: why, where it did.
+    """
     tracing = _Recording.to
     if tracing is None:
         return
-    started = tracing.begin_planned(
-        name, traceparent, scope=current_scope(), attributes=attributes, began=_nanoseconds(began)
-    )
+    started = tracing.begin_planned(name, traceparent, scope=current_scope(), attributes=attributes, began=began)
     if started is not None:
-        _end(started, _nanoseconds(ended), failed)
+        _end(started, ended, failed)
 
 
 def _end(started: Span, ended: int | None, failed: str) -> None:
@@ -170,7 +177,3 @@ def _end(started: Span, ended: int | None, failed: str) -> None:
 
 def _within(scope: Scope, traceparent: str) -> Scope:
     return replace(scope, traceparent=traceparent, trace_id=traceparent[3:35])
-
-
-def _nanoseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1_000_000) * 1000
