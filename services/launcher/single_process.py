@@ -46,6 +46,7 @@ async def serve_all(
             ports[service] = serving.port
             report(service, clock.monotonic() - began)
         yield ports
+    await asyncio.to_thread(_end_traces)
 
 
 class ServicesTogether:
@@ -125,6 +126,12 @@ def _load_all(log: Path) -> dict[str, tuple[Wiring, Any]]:
 
         failpoints.arm(",".join(sorted(armed)))
     return loaded
+
+
+def _end_traces() -> None:
+    from services.meshkit.telemetry.tracing import end_tracing
+
+    end_tracing()
 
 
 def _import_wiring(service: str) -> Wiring:

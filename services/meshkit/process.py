@@ -19,6 +19,7 @@ from services.meshkit.settings import ServiceSettings
 from services.meshkit.settings_reader import WrongSettings, variable_of
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.setup import setup
+from services.meshkit.telemetry.tracing import end_tracing
 
 #: Something broke while serving.
 EXIT_CRASHED: Final = 1
@@ -56,6 +57,7 @@ def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoRetur
     if settings.failpoints:
         _arm(name, settings.failpoints)
     code = uvloop.run(_serve_until_told(name, settings, wiring))
+    end_tracing()
     # All is closed. Without this the interpreter looks at every object once more before it goes: half a second.
     gc.freeze()
     sys.exit(code)

@@ -131,7 +131,16 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="OTLP collector for traces, `http://host:4317`. Without it no trace is recorded.",
+        description="OTLP collector of traces, by gRPC: `http://host:4317`, `https://…`. Without it none is recorded.",
+    )
+    otlp_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Part of all traces that is recorded; the same ones by all services."
+    )
+    otlp_max_waiting_spans: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="Spans that may wait for the collector; one more is dropped and counted. No call waits for it.",
     )
     failpoints: str = Field(
         default="",
