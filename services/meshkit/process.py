@@ -47,6 +47,10 @@ class Wiring(Protocol[S_contra]):
 def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoReturn:
     """Runs a service until SIGTERM or SIGINT, then exits. This is all that its `__main__.py` does.
 
+    It stops in this order: health says NOT_SERVING and callers go elsewhere (after SIGINT nobody waits for them); no
+    new call is taken and running ones end; background work ends; then what the wiring opened closes, last opened first,
+    so that work is handed over, what waits is written, and connections close.
+
     Exits with 0 after a drain; with 1 when something broke while serving, 2 when the settings are wrong, 3 when it
     could not start, each after one sentence on standard error.
     """
@@ -94,22 +98,26 @@ def collect_rarely() -> None:
 
 
 async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    told: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, _tell, told, number)
     started = False
     try:
-        async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server):
+        async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server) as serving:
             started = True
             collect_rarely()
-            await told.wait()
+            serving.drain.at_once = await told is signal.SIGINT
     except (MeshError, OSError, ExceptionGroup) as error:
         log.error("the service ends", exc_info=error)
         for cause in _causes(error):
             _say(f"{name} {'broke' if started else 'cannot start'}: {cause}")
         return EXIT_CRASHED if started else EXIT_START
     return 0
+
+
+def _tell(told: "asyncio.Future[signal.Signals]", number: signal.Signals) -> None:
+    if not told.done():
+        told.set_result(number)
 
 
 def _causes(error: Exception) -> Iterator[Exception]:
