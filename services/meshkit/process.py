@@ -49,6 +49,10 @@ class Wiring(Protocol[S_contra]):
 def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoReturn:
     """Runs a service until SIGTERM or SIGINT, then exits. This is all that its `__main__.py` does.
 
+    It stops in this order: health says NOT_SERVING and callers go elsewhere (after SIGINT nobody waits for them); no
+    new call is taken and running ones end; background work ends; then what the wiring opened closes, last opened first,
+    so that work is handed over, what waits is written, and connections close.
+
     Exits with 0 after a drain; with 1 when something broke while serving, 2 when the settings are wrong, 3 when it
     could not start, each after one sentence on standard error.
     """
@@ -92,16 +96,15 @@ def collect_rarely() -> None:
 
 
 async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    told: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, _tell, told, number)
     started = False
     try:
-        async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server):
+        async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server) as serving:
             started = True
             collect_rarely()
-            await told.wait()
+            serving.drain.at_once = await told is signal.SIGINT
     except (MeshError, OSError, ExceptionGroup) as error:
         log.error("the service ends", exc_info=error)
         for cause in _causes(error):
@@ -114,6 +117,11 @@ def _setting_of(settings: ServiceSettings, cause: Exception) -> str:
     """Names the variables whose files the sentence is about."""
     named = [name for name, path in settings.given_files().items() if str(path) in str(cause)]
     return f" ({', '.join(variable_of(type(settings), name) for name in named)})" if named else ""
+
+
+def _tell(told: "asyncio.Future[signal.Signals]", number: signal.Signals) -> None:
+    if not told.done():
+        told.set_result(number)
 
 
 def _causes(error: Exception) -> Iterator[Exception]:

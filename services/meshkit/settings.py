@@ -10,15 +10,21 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 _HIGHEST_PORT: Final = 65_535
 
 
-def _has_a_port(address: str) -> str:
-    if int(address.rpartition(":")[2]) > _HIGHEST_PORT:
-        raise ValueError(f"the port must be at most {_HIGHEST_PORT}")
-    return address
+def _have_ports(addresses: str) -> str:
+    if any(int(address.rpartition(":")[2]) > _HIGHEST_PORT for address in addresses.split(",")):
+        raise ValueError(f"a port must be at most {_HIGHEST_PORT}")
+    return addresses
 
 
 #: An address as `host:port`; IPv6 hosts stand in brackets.
 HostPort = Annotated[
-    str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):\d{1,5}$"), AfterValidator(_has_a_port)
+    str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):\d{1,5}$"), AfterValidator(_have_ports)
+]
+#: Where a neighbour is called: its address, or those of its replicas with commas between, which are IP addresses then.
+Target = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:,\[\]\s]+):\d{1,5}(,(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5})*$"),
+    AfterValidator(_have_ports),
 ]
 
 
@@ -93,13 +99,13 @@ class ServiceSettings(BaseSettings):
     vault_ca_path: Path | None = Field(
         default=None, description="Certificates (PEM) that Vault's is checked against. Without it the system's."
     )
-    gateway_target: HostPort = Field(default="127.0.0.1:7401", description="Address of the gateway.")
-    orchestrator_target: HostPort = Field(default="127.0.0.1:7402", description="Address of the orchestrator.")
-    inference_target: HostPort = Field(default="127.0.0.1:7403", description="Address of inference.")
-    policy_target: HostPort = Field(default="127.0.0.1:7404", description="Address of policy.")
-    memory_target: HostPort = Field(default="127.0.0.1:7405", description="Address of memory.")
-    tools_target: HostPort = Field(default="127.0.0.1:7406", description="Address of tools.")
-    cost_target: HostPort = Field(default="127.0.0.1:7407", description="Address of cost.")
+    gateway_target: Target = Field(default="127.0.0.1:7401", description="Address of the gateway.")
+    orchestrator_target: Target = Field(default="127.0.0.1:7402", description="Address of the orchestrator.")
+    inference_target: Target = Field(default="127.0.0.1:7403", description="Address of inference.")
+    policy_target: Target = Field(default="127.0.0.1:7404", description="Address of policy.")
+    memory_target: Target = Field(default="127.0.0.1:7405", description="Address of memory.")
+    tools_target: Target = Field(default="127.0.0.1:7406", description="Address of tools.")
+    cost_target: Target = Field(default="127.0.0.1:7407", description="Address of cost.")
     guard_wait_seconds: float = Field(
         default=2.0,
         ge=0,
@@ -114,6 +120,14 @@ class ServiceSettings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written. Finished calls are logged at `debug`."
+    )
+    notice_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Time after SIGTERM in which health says NOT_SERVING and calls are still taken, so that callers go "
+        "to other replicas before any is refused. More than whoever sends calls takes to notice, such as a load "
+        "balancer that asks every 2 s. After SIGINT, by which everything is stopped, there is none.",
     )
     drain_seconds: float = Field(
         default=10.0, ge=0, le=3600, description="Longest time running calls may take to finish after SIGTERM."

@@ -17,6 +17,8 @@ from services.launcher.record import ChildRecord, read_record
 from tests.faults.failpoint_names import part_of
 from tests.support.mesh import RunningMesh
 
+#: Within this time callers look again for a neighbour that was away, seconds: as long as a rollout waits between two.
+FOUND_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.05
 #: Of the log of a part that did not come back.
 _LOG_LINES: Final = 15
@@ -81,6 +83,17 @@ class Crasher:
             os.kill(child.pid, signal.SIGKILL)
             self.killed[part] += 1
         return child.restarts + 1
+
+    async def restart(self, *parts: str) -> None:
+        """Asks parts to stop as whoever replaces them does; returns when all serve again and their callers know it."""
+        due: dict[str, int] = {}
+        for part in parts:
+            child = self.child(part)
+            os.kill(child.pid, signal.SIGTERM)
+            due[part] = child.restarts + 1
+        for part, restarts in due.items():
+            await self.until_back(part, restarts)
+        await asyncio.sleep(FOUND_SECONDS)
 
     async def anywhere(self, parts: Iterable[str], dice: Random, *, most_seconds: float = 0.5) -> None:
         """Kills each of the parts once, in any order and after any pause; returns when all serve again."""

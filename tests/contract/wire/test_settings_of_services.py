@@ -105,7 +105,7 @@ def test_each_file_that_is_not_there_is_named(
     [
         ("DATABASE_URL", f"mysql://root:{SECRET}@somewhere", "must begin with postgresql://"),
         ("NATS_URL", SECRET, "must begin with nats://"),
-        ("LISTEN", "127.0.0.1:99999", "the port must be at most 65535"),
+        ("LISTEN", "127.0.0.1:99999", "a port must be at most 65535"),
         ("GATEWAY_TARGET", "gateway", "string should match"),
         ("OTLP_ENDPOINT", "jaeger:4317", "string should match"),
         ("DRAIN_SECONDS", "soon", "input should be a valid number"),

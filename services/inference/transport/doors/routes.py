@@ -120,7 +120,7 @@ class Doors:
         """Answers one request."""
         path = request.rel_url.path
         if path == _HEALTH:
-            return web.Response(status=503 if self._drain.begun else 200)
+            return web.Response(status=503 if self._drain.leaving else 200)
         request_id = request.headers.get("x-request-id") or self._ids.new(_REQUEST)
         enter_scope(Scope(service=_SERVICE, correlation_id=request_id))
         place, route = self._found(request.method, path)
