@@ -22,6 +22,8 @@ from services.meshkit.core.rate import DEFAULT_PER_SECOND
 
 _ROOT: Final = Path(__file__).parents[2]
 _TEMPLATES: Final = _ROOT / "deploy" / "envoy"
+#: The contracts, as Envoy reads them to transcode.
+DESCRIPTORS: Final = _ROOT / "gen" / "descriptors" / "comitia.binpb"
 #: Open to anyone, answered by the gateway.
 _EXEMPT_SERVICES: Final = (
     "grpc.health.v1.Health",
@@ -103,7 +105,7 @@ class EdgeSettings:
     token_check: Path
     #: HTTP addresses at which inference serves the dialects of model providers; none: those doors are shut.
     doors: Sequence[Address] = ()
-    descriptors: Path = _ROOT / "gen" / "descriptors" / "comitia.binpb"
+    descriptors: Path = DESCRIPTORS
     #: File of the access log; None writes it to stdout.
     access_log: Path | None = None
     #: None speaks plain text, for the loopback.
