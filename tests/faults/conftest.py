@@ -49,7 +49,7 @@ def staged(*, orchestrators: int = 1, replicas: int = 1) -> Iterator[Stage]:
         yield Stage(mesh, folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage() -> Iterator[Stage]:
     """Gives a mesh with one process for each service."""
     with staged() as one:
