@@ -20,6 +20,7 @@ from tests.faults.order_audit import audit_orders
 from tests.faults.order_workers import OrderWorkers
 from tests.faults.orders import Orders
 from tests.faults.workload import Workload, during
+from tests.support.fault_rows import note
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("mesh-replicas")]
 
@@ -122,6 +123,7 @@ async def _one_sleeps(
     async def trouble() -> None:
         await _until(lambda: len(workload.started) >= workload.at_once)
         os.kill(sleeper.pid, signal.SIGSTOP)
+        note("paused for longer than its lease", "orchestrator")
         try:
             before = len(workload.ended)
             await asyncio.sleep(seconds)
