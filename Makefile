@@ -65,10 +65,16 @@ lint: setup ## check style, types, import contracts, protos and that gen/ is cur
 	$(BIN)/buf format --diff --exit-code protos
 	$(PYTHON) -m protos.codegen --check
 	$(PYTHON) -m tests.support.permission_page --check
+	$(PYTHON) -m tests.support.chart --check
 
 check-gen: setup ## only check that gen/ is current
 	@$(PYTHON) -m protos.codegen --check
 	$(PYTHON) -m tests.support.permission_page --check
+
+.PHONY: charts
+charts: setup ## make the chart's schema, README and golden files; look at what changed
+	@$(PYTHON) -m tests.support.chart
+	$(PYTHON) -m tests.contract.chart.golden
 
 lock: setup ## resolve the dependencies anew and write locks/
 	@compile() { $(BIN)/uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url "$$@"; }

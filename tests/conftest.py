@@ -1,11 +1,12 @@
 """What holds for every test: nobody leaves this machine, and a suite that skipped everything is not green."""
 
+import gc
 import ipaddress
 import os
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -106,6 +107,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return shared or super()._split_scope(nodeid)
 
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects without looking for garbage, and leaves what was imported and collected out of all later looks.
+
+    Nearly all of it stays to the end: some 700,000 objects, at half a second for each look.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def skipped_suites(reports: dict[str, list[pytest.TestReport]]) -> list[str]:

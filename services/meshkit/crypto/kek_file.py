@@ -1,4 +1,4 @@
-"""The key-encryption key in a file that only its owner may read.
+"""The key-encryption key in a file that only its owner may read, or who its owner gave it to.
 
 Each line is `<id> <32 bytes in base64>`. The first line wraps; the others still unwrap, so a new key is put in front.
 The file is read again when it changes. Where it reaches several machines one after the other, the new key first stands
@@ -7,7 +7,6 @@ second until all have it.
 
 import asyncio
 import base64
-import binascii
 import os
 import secrets
 import stat
@@ -168,14 +167,23 @@ def _replace(path: Path, text: str) -> None:
         os.close(folder)
 
 
+def _forbidden(found: os.stat_result) -> int:
+    """Gives the bits of a mode that would let others at the keys.
+
+    Where the file is somebody else's, such as a Secret that Kubernetes mounts for root and the group of the pod, the
+    group is how we read it.
+    """
+    return 0o077 if found.st_uid == os.getuid() else 0o037
+
+
 def _read(path: Path) -> dict[bytes, bytes]:
     try:
         with path.open() as file:
-            mode = os.fstat(file.fileno()).st_mode
+            found = os.fstat(file.fileno())
             lines = file.read(64_000).split("\n")
     except OSError as cause:
         raise KekFileUnsafe(f"cannot read the key file {path}; `comitia up` makes one", path=path) from cause
-    if not stat.S_ISREG(mode) or mode & 0o077:
+    if not stat.S_ISREG(found.st_mode) or found.st_mode & _forbidden(found):
         raise KekFileUnsafe(f"others may read the key file {path}; run `chmod 600 {path}`", path=path)
     keys: dict[bytes, bytes] = {}
     for number, line in enumerate(lines, start=1):
@@ -184,7 +192,7 @@ def _read(path: Path) -> dict[bytes, bytes]:
         try:
             key_id, key = line.split()
             keys[bytes.fromhex(key_id)] = base64.b64decode(key, validate=True)
-        except (ValueError, binascii.Error) as cause:
+        except ValueError as cause:
             raise KekFileUnsafe(f"line {number} of the key file {path} is not `<id> <base64>`", path=path) from cause
     if not keys or any(len(key_id) != _ID_BYTES or len(key) != _KEY_BYTES for key_id, key in keys.items()):
         raise KekFileUnsafe(f"the key file {path} must hold ids of 8 bytes and keys of 32 bytes", path=path)

@@ -24,6 +24,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         self._draining = False
         self._changed = asyncio.Condition()
 
+    @property
+    def serving(self) -> bool:
+        """Tells whether all services of the server take work."""
+        return self._serving
+
     async def set_serving(self, serving: bool) -> None:
         """Changes the state of all services of the server. Nothing brings a draining server back."""
         async with self._changed:

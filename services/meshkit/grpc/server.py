@@ -139,7 +139,8 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
     port = await _bind(grpc_server, server)
     own: BaseException | None = None
     try:
-        async with metrics_page(server.metrics_listen) as metrics_port, asyncio.TaskGroup() as tasks:
+        page = metrics_page(server.metrics_listen, ready=lambda: health.serving)
+        async with page as metrics_port, asyncio.TaskGroup() as tasks:
             running = _start_background(server, health, tasks)
             beside = AsyncExitStack()
             try:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
+from opentelemetry.trace import SpanKind
 
 from services.inference.transport.doors.bodies import MAX_REQUEST_BYTES
 from services.inference.transport.doors.body_room import BodyRoom
@@ -146,7 +147,7 @@ class Doors:
     async def _answered(self, name: str, route: _Route, visit: Visit) -> tuple[web.StreamResponse, str]:
         """Gives the answer, or the failure in its place, and the code that it counts as."""
         try:
-            with span(name, traceparent=visit.request.headers.get("traceparent")):
+            with span(name, traceparent=visit.request.headers.get("traceparent"), kind=SpanKind.SERVER):
                 async with self._ending(route), self._admitted(route, visit):
                     with self._room.taken(visit.principal.tenant, _length_of(visit.request)):
                         return await route.door(visit), "OK"

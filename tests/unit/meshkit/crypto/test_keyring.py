@@ -287,6 +287,20 @@ async def test_a_wrong_key_file_is_refused_with_its_path(tmp_path: Path, content
         await KekFile.read(path)
 
 
+async def test_a_key_file_that_its_owner_gave_to_our_group_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kek"
+    create_kek_file(path)
+    path.chmod(0o440)
+    owner = path.stat().st_uid
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    assert await KekFile.read(path)
+    path.chmod(0o444)
+    with pytest.raises(KekFileUnsafe, match="others may read"):
+        await KekFile.read(path)
+
+
 async def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kek"
     create_kek_file(path)

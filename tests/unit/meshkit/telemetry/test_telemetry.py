@@ -76,6 +76,23 @@ async def test_the_metrics_page_shows_the_process() -> None:
     assert names.TOOL_INVOCATIONS_TOTAL.encode() in page
 
 
+async def test_beside_the_metrics_a_probe_without_a_certificate_is_told_whether_the_service_takes_work() -> None:
+    serving = False
+    async with metrics_page("127.0.0.1:0", ready=lambda: serving) as port:
+
+        def ask(path: str) -> int:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}") as answer:
+                    return answer.status
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        assert await asyncio.to_thread(ask, "/ready") == 503
+        assert await asyncio.to_thread(ask, "/live") == 200
+        serving = True
+        assert await asyncio.to_thread(ask, "/ready") == 200
+
+
 async def test_without_an_address_there_is_no_page() -> None:
     async with metrics_page(None) as port:
         assert port is None

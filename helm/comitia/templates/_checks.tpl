@@ -1,0 +1,89 @@
+{{/* Values that contradict each other end here, with a sentence. */}}
+
+{{- define "comitia.checks" -}}
+{{- $catalogue := include "comitia.catalogue" . | fromYaml -}}
+{{- $postgres := .Values.postgres -}}
+{{- if not $postgres.enabled -}}
+  {{- if not $postgres.external.host -}}
+    {{- fail "postgres.enabled is false, so postgres.external.host must name a server of Postgres 16 or newer." -}}
+  {{- end -}}
+  {{- if not $postgres.external.existingSecret -}}
+    {{- fail "postgres.external.host is set, so postgres.external.existingSecret must name the Secret with the administrator's address, under the key postgres.external.key." -}}
+  {{- end -}}
+{{- else if $postgres.external.host -}}
+  {{- fail "postgres.enabled is true and postgres.external.host is set; choose one of the two." -}}
+{{- end -}}
+{{- if and (not .Values.nats.enabled) (not .Values.nats.external.existingSecret) -}}
+  {{- fail "nats.enabled is false, so nats.external.existingSecret must name the Secret with the address of NATS, under the key nats.external.key." -}}
+{{- end -}}
+{{- if and .Values.nats.enabled .Values.nats.external.existingSecret -}}
+  {{- fail "nats.enabled is true and nats.external.existingSecret is set; choose one of the two." -}}
+{{- end -}}
+{{- if and .Values.milvus.enabled .Values.milvus.external.existingSecret -}}
+  {{- fail "milvus.enabled is true and milvus.external.existingSecret is set; choose one of the two." -}}
+{{- end -}}
+{{- $milvusLite := not (or .Values.milvus.enabled .Values.milvus.external.existingSecret) -}}
+{{- range $service, $_ := $catalogue -}}
+  {{- $values := include "comitia.valuesOf" (dict "root" $ "service" $service) | fromYaml -}}
+  {{- $least := int (include "comitia.least" $values) -}}
+  {{- $most := ternary (int $values.autoscaling.maxReplicas) $least $values.autoscaling.enabled -}}
+  {{- if lt $least 1 -}}
+    {{- fail (printf "services.%s would have no replica; the mesh needs at least one of each service." $service) -}}
+  {{- end -}}
+  {{- if lt $most $least -}}
+    {{- fail (printf "services.%s.autoscaling.maxReplicas (%d) is less than minReplicas (%d)." $service $most $least) -}}
+  {{- end -}}
+  {{- if and $values.autoscaling.enabled (not $values.autoscaling.cpuPercent) (not $values.autoscaling.queue.items) (ne $values.autoscaling.kind "keda") -}}
+    {{- fail (printf "services.%s.autoscaling is enabled and has nothing to go by; set cpuPercent or queue.items." $service) -}}
+  {{- end -}}
+  {{- if and $values.autoscaling.enabled (eq $values.autoscaling.kind "keda") (not $values.autoscaling.keda.prometheus) (or $values.autoscaling.queue.items (not $values.autoscaling.cpuPercent)) -}}
+    {{- fail (printf "services.%s.autoscaling.kind is keda and queues are to be watched, so autoscaling.keda.prometheus must be the address of a Prometheus." $service) -}}
+  {{- end -}}
+  {{- if and $values.autoscaling.quietHours.enabled (not (and $values.autoscaling.enabled (eq $values.autoscaling.kind "keda"))) -}}
+    {{- fail (printf "services.%s.autoscaling.quietHours needs autoscaling.enabled and autoscaling.kind keda: nothing else goes by the clock." $service) -}}
+  {{- end -}}
+  {{- if and (gt $most 1) (eq (include "comitia.claim" (dict "root" $ "service" $service)) "true") -}}
+    {{- fail (printf "services.%s has up to %d replicas, which must share one store; set %s.url to an object store, such as s3://bucket/prefix, or leave it at one replica." $service $most (ternary "auditStore" "objectStore" (eq $service "gateway"))) -}}
+  {{- end -}}
+  {{- if and (gt $most 1) (eq $service "memory") $milvusLite -}}
+    {{- fail (printf "services.memory has up to %d replicas, and Milvus Lite belongs to one process; set milvus.enabled, or milvus.external.existingSecret, or leave memory at one replica." $most) -}}
+  {{- end -}}
+  {{- range $name, $_ := $values.secretSettings -}}
+    {{- if hasKey $values.settings $name -}}
+      {{- fail (printf "services.%s sets %s under settings and under secretSettings; choose one of the two." $service $name) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- include "comitia.edgeChecks" . -}}
+{{- end -}}
+
+{{- define "comitia.edgeChecks" -}}
+{{- if and .Values.ingress.enabled .Values.gatewayApi.enabled -}}
+  {{- fail "ingress.enabled and gatewayApi.enabled are both true; the edge is published by one of the two." -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.host) -}}
+  {{- fail "ingress.enabled is true, so ingress.host must be the name at which the mesh is reached." -}}
+{{- end -}}
+{{- if and .Values.gatewayApi.enabled (not .Values.gatewayApi.host) -}}
+  {{- fail "gatewayApi.enabled is true, so gatewayApi.host must be the name at which the mesh is reached." -}}
+{{- end -}}
+{{- if and .Values.gatewayApi.enabled (not .Values.gatewayApi.parentRefs) -}}
+  {{- fail "gatewayApi.enabled is true, so gatewayApi.parentRefs must name the Gateway that the routes belong to." -}}
+{{- end -}}
+{{- $tls := .Values.edge.tls -}}
+{{- if and $tls.enabled (not $tls.existingSecret) (not $tls.issuer.name) -}}
+  {{- fail "edge.tls.enabled is true, so edge.tls.existingSecret must name a Secret of type kubernetes.io/tls, or edge.tls.issuer.name an issuer of cert-manager." -}}
+{{- end -}}
+{{- if and $tls.existingSecret $tls.issuer.name -}}
+  {{- fail "edge.tls.existingSecret and edge.tls.issuer.name are both set; choose one of the two." -}}
+{{- end -}}
+{{- if and $tls.issuer.name $tls.enabled (not $tls.hosts) -}}
+  {{- fail "edge.tls.issuer.name is set, so edge.tls.hosts must list the names that the certificate is for." -}}
+{{- end -}}
+{{- if and (eq .Values.edge.service.type "LoadBalancer") (not $tls.enabled) (not .Values.edge.service.plainText) -}}
+  {{- fail "edge.service.type is LoadBalancer and edge.tls.enabled is false, so tokens would cross the network in plain text; turn TLS on, or say edge.service.plainText: true where something in front ends TLS." -}}
+{{- end -}}
+{{- if lt (int .Values.edge.replicas) 1 -}}
+  {{- fail "edge.replicas is 0; without the edge nobody gets in." -}}
+{{- end -}}
+{{- end -}}

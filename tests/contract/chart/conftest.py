@@ -1,0 +1,96 @@
+"""The chart, rendered once for all tests here: by every file of values, as an upgrade, and by what cannot be meant."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pytest
+
+from tests.support.render_chart import Rendered, render, values_of
+
+VALUES: Final[Mapping[str, dict[str, Any]]] = {
+    "default": {},
+    "evaluation": values_of("evaluation"),
+    "production": values_of("production"),
+    "region": values_of("production", "region"),
+    "air-gapped": values_of("air-gapped"),
+}
+
+#: Values that cannot be meant, and what is said of them.
+CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
+    "ingress without host": ({"ingress": {"enabled": True}}, "ingress.host must be the name"),
+    "two ways in": (
+        {"ingress": {"enabled": True, "host": "a.b"}, "gatewayApi": {"enabled": True}},
+        "published by one of the two",
+    ),
+    "a route without gateway": (
+        {"gatewayApi": {"enabled": True, "host": "a.b"}},
+        "gatewayApi.parentRefs must name the Gateway",
+    ),
+    "no Postgres": ({"postgres": {"enabled": False}}, "postgres.external.host must name a server"),
+    "an external Postgres without secret": (
+        {"postgres": {"enabled": False, "external": {"host": "db"}}},
+        "postgres.external.existingSecret must name the Secret",
+    ),
+    "two Postgres": ({"postgres": {"external": {"host": "db"}}}, "choose one of the two"),
+    "no NATS": ({"nats": {"enabled": False}}, "nats.external.existingSecret must name the Secret"),
+    "no gateway": ({"services": {"gateway": {"replicas": 0}}}, "services.gateway would have no replica"),
+    "no edge": ({"edge": {"replicas": 0}}, "without the edge nobody gets in"),
+    "two orchestrators with a store each": (
+        {"services": {"orchestrator": {"replicas": 2}}},
+        "set objectStore.url to an object store",
+    ),
+    "two memories with Milvus Lite": (
+        {"services": {"memory": {"replicas": 2}}},
+        "Milvus Lite belongs to one process",
+    ),
+    "less than least": (
+        {"services": {"cost": {"autoscaling": {"enabled": True, "maxReplicas": 1}}}},
+        "maxReplicas (1) is less than minReplicas (2)",
+    ),
+    "quiet hours without KEDA": (
+        {"services": {"cost": {"autoscaling": {"enabled": True, "quietHours": {"enabled": True}}}}},
+        "quietHours needs autoscaling.enabled and autoscaling.kind keda",
+    ),
+    "plain text in public": (
+        {"edge": {"service": {"type": "LoadBalancer"}}},
+        "tokens would cross the network in plain",
+    ),
+    "TLS by nobody": ({"edge": {"tls": {"enabled": True}}}, "edge.tls.existingSecret must name a Secret"),
+    "an unknown key": ({"postgress": {}}, "postgress"),
+    "an unknown key of a service": ({"services": {"cost": {"replica": 2}}}, "replica"),
+    "an unknown setting": ({"services": {"cost": {"settings": {"sweep_second": 1}}}}, "sweep_second"),
+    "a setting out of bounds": ({"services": {"cost": {"settings": {"sweep_seconds": 61}}}}, "sweep_seconds"),
+    "a secret as a setting": ({"services": {"inference": {"settings": {"openai_api_key": "sk"}}}}, "openai_api_key"),
+    "a setting of the chart": ({"services": {"cost": {"settings": {"listen": "x:1"}}}}, "listen"),
+    "a setting of all": ({"serviceDefaults": {"settings": {"pool_size": 4}}}, "settings"),
+    "a setting twice": (
+        {
+            "services": {
+                "inference": {
+                    "settings": {"stub_enabled": True},
+                    "secretSettings": {"openai_api_key": {"name": "a", "key": ""}},
+                }
+            }
+        },
+        "openai_api_key",
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def renders() -> dict[str, Rendered]:
+    """Everything that is rendered, by name."""
+    cases: dict[str, dict[str, Any]] = {name: {"values": values, "lint": True} for name, values in VALUES.items()}
+    cases["upgrade"] = {"values": {}, "upgrade": True}
+    cases["new release"] = {"values": VALUES["production"] | {"image": {"tag": "9.9.9"}}, "upgrade": True}
+    cases["same release"] = {"values": VALUES["production"], "upgrade": True}
+    cases |= {name: {"values": values} for name, (values, _) in CONTRADICTIONS.items()}
+    return render(cases)
+
+
+@pytest.fixture(params=VALUES)
+def rendered(request: pytest.FixtureRequest, renders: dict[str, Rendered]) -> Rendered:
+    """The chart by one file of values after the other."""
+    found = renders[request.param]
+    assert not found.error, found.error
+    return found

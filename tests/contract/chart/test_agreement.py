@@ -1,0 +1,237 @@
+"""The chart and the code say the same: environment, ports, probes, who calls whom, and what the jobs make."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from services.launcher.cluster_keys import PrintedSecrets, make_missing
+from services.launcher.edge_pod import KEEPER_PORT, METRICS_PORT, EdgeWishes, edge_settings, render
+from services.launcher.environment import MeshFacts, service_environment
+from services.launcher.layout import DataDir, prepare
+from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
+from services.launcher.services import SERVICES
+from tests.support.authority import Authority
+from tests.support.chart import CHART, settings_of
+from tests.support.edge import envoy
+from tests.support.render_chart import Rendered
+
+ROOT: Final = CHART.parents[1]
+#: What one machine needs and a cluster does not, and the other way round.
+ONLY_LAUNCHER: Final = {"COMITIA_GATEWAY_OIDC_REACH_LOCAL", "COMITIA_INFERENCE_CLAIM_SECONDS"}
+ONLY_CHART: Final = frozenset(
+    "JWKS_FROM_GATEWAY EDGE_NETWORKS LOG_LEVEL DRAIN_SECONDS PEER_ADDRESS MILVUS_URL OTLP_ENDPOINT".split()
+)
+#: Variable that says where each port is listened at.
+_LISTENING: Final = {"grpc": "LISTEN", "metrics": "METRICS_LISTEN", "doors": "DOORS_LISTEN"}
+#: Read by no settings: what addresses are put together from, and the allocator.
+HELPING: Final = {"MALLOC_ARENA_MAX", "POD_IP", "POD_NAME", "APP_PASSWORD", "MAINTENANCE_PASSWORD"}
+
+
+def workload(rendered: Rendered, service: str) -> dict[str, Any]:
+    kind = "StatefulSet" if service == "orchestrator" else "Deployment"
+    return rendered.named(kind, service)
+
+
+def container(rendered: Rendered, service: str) -> dict[str, Any]:
+    return workload(rendered, service)["spec"]["template"]["spec"]["containers"][0]
+
+
+def environment(rendered: Rendered, service: str) -> dict[str, str]:
+    """Resolves the variables of a service as the kubelet does; secrets are made up."""
+    made_up = {"url": "nats://token@nats:4222", "status.podIP": "10.0.0.9", "metadata.name": "comitia-orchestrator-0"}
+    found: dict[str, str] = {}
+    for variable in container(rendered, service)["env"]:
+        source = variable.get("valueFrom", {})
+        where = source.get("secretKeyRef", {}).get("key") or source.get("fieldRef", {}).get("fieldPath", "")
+        value = variable.get("value", made_up.get(where, "secret"))
+        found[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda name: found[name[1]], value)
+    return found
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_reads_every_variable_that_it_is_given(
+    rendered: Rendered, service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = environment(rendered, service)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings = settings_of(service)
+    read = {f"COMITIA_{service.upper()}_{field}".upper() for field in settings.model_fields}
+    assert given.keys() - HELPING <= read
+    built = settings.model_validate({})
+    assert (
+        built.drain_seconds < workload(rendered, service)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    )
+    assert built.database_url.get_secret_value().startswith(f"postgresql://comitia_{service}_app:secret@")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_told_what_it_is_told_by_comitia_up(
+    renders: dict[str, Rendered], service: str, tmp_path: Path
+) -> None:
+    passwords = {f"{service}/{role}": "x" for role in ("app", "maintenance", "migrator")}
+    facts = MeshFacts(
+        data=DataDir(tmp_path),
+        ports=PREFERRED,
+        user={},
+        postgres_url="postgresql://a@b/c",
+        nats_url="nats://x",
+        passwords=passwords,
+        mtls=True,
+        milvus_url="http://milvus",
+    )
+    told = service_environment(service, facts).keys() - ONLY_LAUNCHER - {"MALLOC_ARENA_MAX"}
+    given = environment(renders["production"], service).keys() - HELPING
+    own = f"COMITIA_{service.upper()}_"
+    # NATS is named to those alone who speak to it, and Milvus Lite needs a folder only where there is no Milvus.
+    not_needed = {own + "NATS_URL", own + "DATA_DIR"}
+    assert told - not_needed - given == set()
+    chosen = {own + name for name in (*ONLY_CHART, *map(str.upper, _configured("production", service)))}
+    assert given - told - chosen == set()
+
+
+def test_ports_and_probes_are_those_that_services_listen_at(rendered: Rendered) -> None:
+    for service in SERVICES:
+        given = environment(rendered, service)
+        ports = {port["name"]: port["containerPort"] for port in container(rendered, service)["ports"]}
+        expected = {"grpc": PREFERRED[service], "metrics": PREFERRED[metrics_port_name(service)]}
+        if service == "inference":
+            expected["doors"] = PREFERRED[DOORS]
+        assert ports == expected
+        for name, port in expected.items():
+            assert given[f"COMITIA_{service.upper()}_{_LISTENING[name]}"].endswith(f":{port}")
+        exposed = {port["name"]: port["port"] for port in rendered.named("Service", service)["spec"]["ports"]}
+        assert exposed == expected
+        assert f"COMITIA_{service.upper()}_{service.upper()}_TARGET" in given
+        certified = f"COMITIA_{service.upper()}_TLS_CERT_PATH" in given
+        readiness = container(rendered, service)["readinessProbe"]
+        # A kubelet has no certificate, so where services want one it asks beside.
+        assert ("httpGet" in readiness) == certified
+        asked = readiness["httpGet"]["port"] if certified else readiness["grpc"]["port"]
+        assert asked == ("metrics" if certified else PREFERRED[service])
+
+
+def test_who_may_call_whom_is_who_does(renders: dict[str, Rendered]) -> None:
+    for service in SERVICES:
+        wiring = "".join(path.read_text() for path in (ROOT / "services" / service / "wiring").glob("*.py"))
+        # Everybody follows the gateway; orchestrators lend each other workers.
+        calls = {"gateway"} | ({"orchestrator"} if service == "orchestrator" else set())
+        calls |= {name for name in SERVICES if f"settings.{name}_target" in wiring}
+        policy = renders["default"].named("NetworkPolicy", service)
+        components = [
+            peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]
+            for rule in policy["spec"]["egress"]
+            for peer in rule["to"]
+            if "podSelector" in peer
+        ]
+        stores = {"postgres"} | ({"nats"} if "settings.nats_url" in wiring else set())
+        assert sorted(components) == sorted(calls | stores)
+        for called in calls:
+            ingress = renders["default"].named("NetworkPolicy", called)["spec"]["ingress"][0]
+            assert ingress["ports"] == [{"protocol": "TCP", "port": PREFERRED[called]}]
+            assert service in [
+                peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in ingress["from"]
+            ]
+
+
+def test_nobody_but_monitoring_reaches_metrics_and_nobody_an_admin_page(rendered: Rendered) -> None:
+    policies = rendered.of_kind("NetworkPolicy")
+    nothing = rendered.named("NetworkPolicy", "nothing")["spec"]
+    assert nothing["policyTypes"] == ["Ingress", "Egress"]
+    assert not {"ingress", "egress"} & nothing.keys()
+    private = {PREFERRED[metrics_port_name(service)] for service in SERVICES} | {METRICS_PORT}
+    for policy in policies:
+        for rule in policy["spec"].get("ingress", []):
+            ports = {port["port"] for port in rule["ports"]}
+            assert not ports & {PREFERRED["edge_admin"], KEEPER_PORT, 8222, 9091, 2379}
+            if ports & private:
+                assert rule["from"] == [
+                    {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+                ]
+    open_to_all = [
+        policy["metadata"]["name"]
+        for policy in policies
+        if any("from" not in rule for rule in policy["spec"].get("ingress", []))
+    ]
+    assert open_to_all == ["comitia-edge"]
+    published = [port["targetPort"] for port in rendered.named("Service", "edge")["spec"]["ports"]]
+    assert published == ["edge"]
+
+
+@pytest.mark.parametrize("case", ["evaluation", "production"])
+def test_envoy_takes_the_edge_that_is_rendered_for_the_cluster(
+    renders: dict[str, Rendered], case: str, tmp_path: Path
+) -> None:
+    mounts, state = tmp_path / "mounts", tmp_path / "state"
+    state.mkdir()
+    for folder in ("edge", "keys", "tls", "mesh-tls"):
+        (mounts / folder).mkdir(parents=True)
+    wishes = renders[case].named("ConfigMap", "edge")["data"]["edge.json"]
+    (mounts / "edge" / "edge.json").write_text(wishes)
+    (mounts / "keys" / "jwks.json").write_text('{"keys": []}')
+    authority = Authority()
+    for folder in ("tls", "mesh-tls"):
+        certificate, key = authority.signs("edge")
+        (mounts / folder / "tls.crt").write_bytes(certificate)
+        (mounts / folder / "tls.key").write_bytes(key)
+        (mounts / folder / "ca.crt").write_bytes(authority.pem)
+    configuration = render(mounts=mounts, state=state)
+    done = subprocess.run(
+        [envoy(), "--mode", "validate", "-c", str(configuration), "--log-level", "error"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    settings = edge_settings(EdgeWishes.model_validate_json(wishes))
+    assert (settings.mesh_tls is not None, settings.tls is not None) == (case == "production", case == "production")
+    edge = renders[case].named("Deployment", "edge")["spec"]["template"]["spec"]
+    ports = {port["name"]: port["containerPort"] for one in edge["containers"] for port in one["ports"]}
+    assert ports == {"edge": settings.listen.port, "keeper": KEEPER_PORT, "metrics": METRICS_PORT}
+    assert json.loads(wishes)["drain_seconds"] < edge["terminationGracePeriodSeconds"]
+
+
+def test_every_key_that_is_mounted_is_made(rendered: Rendered, tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    prepare(data)
+    made = PrintedSecrets("mesh")
+    make_missing("comitia", data, made)
+    keys = {one["metadata"]["name"]: one["data"].keys() for one in made.manifests()["items"]}
+    wanted: set[tuple[str, str]] = set()
+    for one in rendered.of_kind("Deployment", "StatefulSet", "Job", "Pod"):
+        text = json.dumps(one)
+        wanted |= {(ref["name"], ref["key"]) for ref in _references(one) if ref["name"].endswith("-keys")}
+        assert set(re.findall(r'"(?:secretName|name)": "(comitia-[a-z]+-keys)"', text)) <= keys.keys()
+    assert wanted
+    assert not [(name, key) for name, key in wanted if key not in keys.get(name, ())]
+    mounted = [path for service in SERVICES for path in environment(rendered, service).values() if "/keys/" in path]
+    files = {key for named in keys.values() for key in named}
+    assert {Path(path).name for path in mounted} <= files
+
+
+def test_examples_name_files_of_values_that_are_there() -> None:
+    examples = CHART.parent / "examples"
+    argo = yaml.safe_load((examples / "argo-cd.yaml").read_text())
+    assert all((CHART / file).exists() for file in argo["spec"]["source"]["helm"]["valueFiles"])
+    _, release = yaml.safe_load_all((examples / "flux.yaml").read_text())
+    assert all((ROOT / file).exists() for file in release["spec"]["chart"]["spec"]["valuesFiles"])
+
+
+def _references(one: Any) -> list[dict[str, str]]:
+    if isinstance(one, list):
+        return [found for part in one for found in _references(part)]
+    if not isinstance(one, dict):
+        return []
+    own = [one["secretKeyRef"]] if "secretKeyRef" in one else []
+    return own + [found for part in one.values() for found in _references(part)]
+
+
+def _configured(case: str, service: str) -> set[str]:
+    values = yaml.safe_load((CHART / "values" / f"{case}.yaml").read_text())["services"].get(service, {})
+    return {*values.get("settings", {}), *values.get("secretSettings", {})}
