@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.fault_rows import FaultTable, noting
+
 settings.register_profile("comitia", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 # On CI the same examples every time: a red build is then about the change.
 settings.register_profile("ci", settings.get_profile("comitia"), derandomize=True)
@@ -84,6 +86,12 @@ def refused_addresses() -> Iterator[list[str]]:
     assert not left, f"the test tried to reach {', '.join(left)}"
 
 
+@pytest.fixture(autouse=True)
+def _faults_are_noted(request: pytest.FixtureRequest) -> Iterator[None]:
+    with noting(request.node.user_properties):
+        yield
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keeps tests that share a mesh, or the servers of a file, on one worker. What is many tests is begun first.
@@ -130,12 +138,17 @@ def skipped_suites(reports: dict[str, list[pytest.TestReport]]) -> list[str]:
     return sorted(suite for suite, count in ran.items() if count == 0)
 
 
+def fault_table(stats: dict[str, list[Any]]) -> FaultTable:
+    """Gives what was done to the parts of the mesh in a run."""
+    return FaultTable(report for outcome in ("passed", "failed") for report in stats.get(outcome, []))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Turns the session red when a whole suite was skipped."""
+    """Turns the session red when a whole suite was skipped, or fewer faults were survived than had to be."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(session.config, "workerinput") or session.exitstatus != pytest.ExitCode.OK:
         return
-    if skipped_suites(reporter.stats):
+    if skipped_suites(reporter.stats) or fault_table(reporter.stats).missing:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -146,3 +159,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{skipped} skipped: each says above what was missing")
     for suite in skipped_suites(terminalreporter.stats):
         terminalreporter.write_line(f"RED: every test of {suite} was skipped", red=True)
+    table = fault_table(terminalreporter.stats)
+    if "faults" in terminalreporter.config.option.markexpr.replace("not faults", ""):
+        terminalreporter.section("faults")
+        for line in table.lines():
+            terminalreporter.write_line(line)
+    if table.missing:
+        terminalreporter.write_line(f"RED: {table.missing} faults too few were survived", red=True)

@@ -16,7 +16,6 @@ from services.orchestrator.programs.view import TERMINAL_STATES
 from tests.faults.workload import AGENTS, ROUNDS, Lane
 from tests.support.mesh import RunningMesh
 
-_PAUSE_SECONDS: Final = 0.1
 _SESSION_SECONDS: Final = 60.0
 _DOOR_SECONDS: Final = 20.0
 
@@ -29,6 +28,8 @@ class Callers:
 
     mesh: RunningMesh
     client: AsyncClient
+    #: Between two looks at a session, and two questions.
+    pause_seconds: float = 0.1
     #: Sessions that have ended.
     ended: list[session_pb2.Session] = field(default_factory=list[session_pb2.Session])
     #: Requests that were answered, and what the others met.
@@ -51,7 +52,7 @@ class Callers:
             if time.monotonic() > end:
                 self.failed.append(f"session {session.session_id} does not end: {session.state}")
                 return
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(self.pause_seconds)
             session = await self._noted("get", self.client.sessions.get(session.session_id)) or session
         if session is not None:
             self.ended.append(session)
@@ -62,7 +63,7 @@ class Callers:
         async with aiohttp.ClientSession(self.mesh.url, headers=headers, timeout=timeout) as http:
             while not stop.is_set():
                 await self._ask_once(http)
-                await asyncio.sleep(_PAUSE_SECONDS)
+                await asyncio.sleep(self.pause_seconds)
 
     async def _ask_once(self, http: aiohttp.ClientSession) -> None:
         asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": f"Which sea? {uuid4()}"}]}
