@@ -13,7 +13,7 @@ from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import Simulation, first_fault, stage
 
 #: Seeds of the default suite, of `make test-long`, and those within which every mutant is caught.
-SEEDS = 300
+SEEDS = 150
 LONG_SEEDS = 5_000
 MUTANT_SEEDS = 400
 #: Of mutants that few seeds catch, one that does: it is tried first.
