@@ -55,6 +55,8 @@ def mesh() -> Iterator[RunningMesh]:
         "COMITIA_GATEWAY_AUDIT_HEAD_SECONDS": "5",
         # All who verify tokens read one file here, each second.
         "COMITIA_GATEWAY_SIGNING_KEY_LEAD_SECONDS": "6",
+        # Somebody waits for what is learnt from runs.
+        "COMITIA_ORCHESTRATOR_ESTIMATE_SECONDS": "1",
         # Each test has a tenant of its own, and its provider beside it.
         "COMITIA_GATEWAY_OIDC_REACH_LOCAL": "everybody",
     }
