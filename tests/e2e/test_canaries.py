@@ -337,7 +337,7 @@ def heard(
 
 
 async def _written(mesh: RunningMesh, last: str) -> None:
-    """Waits until the last request is in the edge's log, which is written every ten seconds; traces come sooner."""
+    """Waits until the last request is in the edge's log, which is written every second; traces come sooner."""
     async with asyncio.timeout(30):
         while last.encode() not in (mesh.data_dir / "logs" / "edge.log").read_bytes():  # noqa: ASYNC110
             await asyncio.sleep(0.2)
