@@ -19,6 +19,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "comitia")
 
 #: Folders whose tests share a mesh: one worker runs all tests of one, so that each mesh is started once.
 SHARING_A_MESH = ("tests/e2e/", "tests/faults/")
+#: Folders whose files have servers and databases of their own: one worker runs a file, so that each starts once.
+SHARING_SERVERS = ("tests/contract/", "tests/integration/")
 LOCAL_NAMES = frozenset({"", "localhost", "0.0.0.0", "::", "ip6-localhost"})
 
 
@@ -84,7 +86,7 @@ def refused_addresses() -> Iterator[list[str]]:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps tests that share a mesh on one worker.
+    """Keeps tests that share a mesh, or the servers of a file, on one worker. What is many tests is begun first.
 
     The mark `xdist_group` alone does not: xdist 3.8 writes the group into the id of a test where pytest 9.2 no longer
     looks for it, so every test would be a group of its own.
@@ -95,6 +97,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadGroupScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(SHARING_SERVERS):
+                return nodeid.partition("::")[0]
             shared = next((folder for folder in SHARING_A_MESH if nodeid.startswith(folder)), None)
             return shared or super()._split_scope(nodeid)
 
