@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import psutil
 
+from comitia_sdk.aio import AsyncClient
 from services.launcher.options import UpOptions
 from tests.bench.inference_model import MODEL
 from tests.bench.litellm_proxy import NAME, litellm_proxy
@@ -48,7 +49,13 @@ GOALS: Final = {
     "cached": 2.0,
     "fallback": 5.0,
     "memory": 150.0,
+    "shifting": 1.0,
 }
+#: Loads of a route of which every other one meets weights that shift, and how often they do.
+SHIFT_ROUNDS: Final = 8 if SHORT else 20
+SHIFT_SECONDS: Final = 2.0 if SHORT else 5.0
+SHIFT_EVERY_SECONDS: Final = 0.5
+_SPLIT: Final = "split"
 _BARE: Final = "bare aiohttp proxy"
 #: Nobody listens there.
 _SECOND: Final = "second"
@@ -223,6 +230,40 @@ async def _measure_fallback(mesh: BenchMesh) -> None:
     figure("door_fallback_added_p50_ms", percentile(chained.taken, 50) - alone, "ms", goal=GOALS["fallback"], note=note)
 
 
+async def _measure_shifts(mesh: BenchMesh) -> None:
+    """Loads a route of two models again and again, every other time while its weights shift."""
+    url, key, taken = door_of(mesh), mesh.admin_key, {False: list[float](), True: list[float]()}
+    shifts = 0
+    async with mesh.client() as client:
+        await client.costs.set_budget(round(BUDGET_USD * 10**9))
+        await _shift(client, 500)
+        await load(url, key, rate=RATE, seconds=WARM_SECONDS, model=_SPLIT)
+        for number in range(SHIFT_ROUNDS):
+            # Still, shifting, shifting, still: what drifts over time is in both alike.
+            shifting = number % 4 in (1, 2)
+            loading = asyncio.create_task(load(url, key, rate=RATE, seconds=SHIFT_SECONDS, model=_SPLIT))
+            while shifting and not loading.done():
+                shifts += 1
+                await _shift(client, 900 if shifts % 2 else 100)
+                await asyncio.wait((loading,), timeout=SHIFT_EVERY_SECONDS)
+            found = await loading
+            taken[shifting] += found.taken
+    for percent in (50, 95):
+        still, moved = (percentile(taken[shifting], percent) for shifting in (False, True))
+        note = (
+            f"at {RATE:g}/s, {moved:.2f} ms while {shifts} times from 10 to 90 % and back, {still:.2f} ms without;"
+            f" {len(taken[True])} and {len(taken[False])} answers"
+        )
+        added = (moved / still - 1) * 100
+        figure(f"door_shifting_added_p{percent}_percent", added, "%", goal=GOALS["shifting"], note=note)
+
+
+async def _shift(client: AsyncClient, permille: int) -> None:
+    await client.models.set_route(
+        _SPLIT, {f"openai/{MODEL}": permille, f"openai_compatible/{_SECOND}": 1000 - permille}
+    )
+
+
 async def _measure_kept(mesh: BenchMesh) -> None:
     """Measures answers that equal calls were given before."""
     await load(door_of(mesh), mesh.admin_key, rate=RATE, seconds=WARM_SECONDS)
@@ -250,14 +291,18 @@ def _asking(options: UpOptions, model: Model, **more: str) -> UpOptions:
 
 
 def _second(model: Model) -> dict[str, str]:
-    """Has nobody answer where the first of the chain is, and the model as its second."""
+    """Has the model answer under a second name, too."""
     return {
-        "COMITIA_INFERENCE_OPENAI_BASE_URL": _NOBODY,
-        "COMITIA_INFERENCE_ANTHROPIC_API_KEY": "",
         "COMITIA_INFERENCE_COMPATIBLE_BASE_URL": f"{model.url}/v1",
         "COMITIA_INFERENCE_COMPATIBLE_MODEL": _SECOND,
         "COMITIA_COST_FREE_PROVIDERS": json.dumps(["openai_compatible", "stub", "local"]),
     }
+
+
+async def shifting(options: UpOptions, model: Model) -> None:
+    """Measures what it adds to requests that the weights of their route shift."""
+    async with up(_asking(options, model, **_second(model))) as mesh:
+        await _measure_shifts(mesh)
 
 
 async def main() -> None:
@@ -268,8 +313,10 @@ async def main() -> None:
                 await measure(mesh, model)
             async with up(_asking(options, model, COMITIA_INFERENCE_ANSWER_CACHE_SECONDS="600")) as mesh:
                 await _measure_kept(mesh)
-            async with up(_asking(options, model, **_second(model))) as mesh:
+            nobody_first = {"COMITIA_INFERENCE_OPENAI_BASE_URL": _NOBODY}
+            async with up(_asking(options, model, **_second(model), **nobody_first)) as mesh:
                 await _measure_fallback(mesh)
+            await shifting(options, model)
 
 
 if __name__ == "__main__":

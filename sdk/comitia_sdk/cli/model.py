@@ -15,22 +15,22 @@ from comitia_sdk.cli.model_registry import (
     health,
     retire,
     rollouts,
-    route_lines,
     routes,
     show,
     show_checked,
 )
+from comitia_sdk.cli.model_route import route
 from comitia_sdk.cli.models import models
 from comitia_sdk.cli.output import Form, FormOption, dollars, moment, show_one, show_rows
 
 if TYPE_CHECKING:
-    from comitia.inference.v1.generation_pb2 import CallPolicy
-    from comitia.inference.v1.model_pb2 import ModelComparison, ModelRollout, RewardPolicy
+    from comitia.inference.v1.model_pb2 import ModelComparison, ModelRollout
     from comitia_sdk.sync import Client
 
 app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
 app.command("list")(models)
 app.command()(show)
+app.command()(route)
 app.command()(chat)
 app.command()(check)
 app.command()(health)
@@ -55,11 +55,16 @@ def add(
         str, typer.Option(metavar="VARIABLE", help="Variable of the environment that holds the provider's key.")
     ] = "",
     embeds: Annotated[bool, typer.Option("--embeds", help="A new model makes vectors instead of answers.")] = False,
+    form: Annotated[
+        str, typer.Option(help="How it is asked: `wire`, by the mesh itself, or `sdk`, by its provider's own client.")
+    ] = "",
     output: FormOption = Form.TABLE,
 ) -> None:
     """Registers a model, or a new version of one, and checks it with one small call.
 
     Example:  comitia model add acme/writer --model gpt-4o-mini --key-from OPENAI_API_KEY
+
+    Example:  comitia model add acme/writer --model claude-haiku-4-5 --adapter anthropic --form sdk
     """
     key = os.environ.get(key_from, "") if key_from else ""
     if key_from and not key:
@@ -68,7 +73,7 @@ def add(
         known = {one.name: one.deployment_id for one in mesh.models.list() if one.deployment_id}
         if name in known:
             made = mesh.models.add_version(
-                known[name], adapter=adapter, model=model, base_url=base_url, api_key=key, provider=provider
+                known[name], adapter=adapter, model=model, base_url=base_url, api_key=key, provider=provider, form=form
             )
         else:
             made = mesh.models.register(
@@ -79,96 +84,10 @@ def add(
                 api_key=key,
                 provider=provider,
                 embeds=embeds,
+                form=form,
             )
         checked = mesh.models.check(made.deployment_id, made.versions[0].version)
     show_checked(output, name, checked, deployment_id=made.deployment_id)
-
-
-@app.command()
-def route(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name to ask for, such as `writer`.")],
-    members: Annotated[
-        list[str], typer.Argument(metavar="MODEL[=WEIGHT]…", help="Models in order, or each with its weight of 1000.")
-    ],
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="`chain`, `weighted`, `tiered`, `bandit_thompson` or `bandit_linucb`; else as the models say."
-        ),
-    ] = "",
-    sla: Annotated[float, typer.Option(metavar="SECONDS", help="Time in which an answer is to be whole.")] = 0.0,
-    min_tier: Annotated[str, typer.Option(help="Lowest tier that may answer: `bronze`, `silver` or `gold`.")] = "",
-    reward: Annotated[
-        str,
-        typer.Option(metavar="QUALITY,COST,LATENCY", help="What a bandit goes by: weights that add up to 1000."),
-    ] = "",
-    dear: Annotated[
-        str, typer.Option(metavar="USD", help="Cost of an answer for which a bandit gives nothing; else 0.01.")
-    ] = "",
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE",
-            help="What calls do that do not say it: `mid_stream`, `on_disconnect`, `work_class`, `cache`. Repeatable.",
-        ),
-    ] = None,
-    shadow: Annotated[
-        str, typer.Option(metavar="MODEL=SHARE", help="Model that is asked beside, to compare; its share of 1000.")
-    ] = "",
-    cache_seconds: Annotated[
-        float, typer.Option("--cache-seconds", help="How long an answer is given to equal calls; 0: never.")
-    ] = 0.0,
-    semantic_threshold: Annotated[
-        float,
-        typer.Option(
-            "--semantic-threshold",
-            help="How near questions must be to share an answer, 0.5 to 1; needs the local model. 0: never.",
-        ),
-    ] = 0.0,
-    output: FormOption = Form.TABLE,
-) -> None:
-    """Makes a name to ask for, or replaces it.
-
-    Example:  comitia model route writer acme/writer openai/gpt-4o-mini
-
-    Example:  comitia model route writer acme/writer=900 acme/next=100
-
-    Example:  comitia model route writer acme/small acme/large --mode tiered --min-tier silver --sla 2
-
-    Example:  comitia model route nightly acme/small --policy work_class=batch --policy cache=no
-
-    Example:  comitia model route writer acme/writer --shadow acme/next=100
-
-    Example:  comitia model route writer acme/a acme/b --mode bandit_thompson --sla 5 --reward 600,300,100
-
-    Example:  comitia model route writer acme/writer openai/gpt-4o-mini --cache-seconds 600
-    """
-    pairs = [member.rpartition("=") if "=" in member else (member, "", "") for member in members]
-    weighted = [one for one in pairs if one[1]]
-    if weighted and len(weighted) < len(pairs):
-        raise typer.BadParameter("give all of them a weight, or none", param_hint="MODEL")
-    try:
-        weights = {one: int(weight) for one, _, weight in weighted}
-    except ValueError as cause:
-        raise typer.BadParameter("a weight is a number from 0 to 1000", param_hint="MODEL") from cause
-    beside, _, share = shadow.rpartition("=")
-    if shadow and not (beside and share.isdecimal()):
-        raise typer.BadParameter("is a model and its share, such as acme/next=100", param_hint="--shadow")
-    with client() as mesh:
-        made = mesh.models.set_route(
-            name,
-            weights or [one for one, _, _ in pairs],
-            mode=mode,
-            sla_seconds=sla,
-            min_tier=min_tier,
-            reward=_reward(reward, dear) if reward or dear else None,
-            policy=_policy(policy) if policy else None,
-            shadow=beside,
-            shadow_permille=int(share) if shadow else 0,
-            cache_seconds=cache_seconds,
-            semantic_threshold=semantic_threshold,
-        )
-    show_one(output, made, route_lines(made))
 
 
 @app.command()
@@ -274,48 +193,6 @@ def rollback(rollout_id: RolloutId, output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         found = mesh.models.roll_back(rollout_id)
     show_one(output, found, _lines(found))
-
-
-def _reward(weights: str, dear: str) -> "RewardPolicy":
-    from comitia.inference.v1.model_pb2 import RewardPolicy
-    from comitia_sdk.money import nano_usd
-
-    try:
-        quality, cost, latency = [int(one) for one in weights.split(",")] if weights else (0, 0, 0)
-    except ValueError as cause:
-        raise typer.BadParameter("are three numbers with commas between them", param_hint="--reward") from cause
-    try:
-        dear_nano_usd = nano_usd(dear) if dear else 0
-    except ValueError as cause:
-        raise typer.BadParameter(str(cause), param_hint="--dear") from cause
-    return RewardPolicy(
-        quality_permille=quality,
-        cost_permille=cost,
-        latency_permille=latency,
-        dear_nano_usd=dear_nano_usd,
-    )
-
-
-def _policy(said: list[str]) -> "CallPolicy":
-    from comitia.inference.v1 import generation_pb2
-    from comitia_sdk.enums import number_of, short_names
-
-    kinds = {
-        "mid_stream": generation_pb2.MidStream,
-        "on_disconnect": generation_pb2.OnDisconnect,
-        "work_class": generation_pb2.WorkClass,
-        "cache": generation_pb2.CacheUse,
-    }
-    policy = generation_pb2.CallPolicy()
-    for one in said:
-        name, _, value = one.partition("=")
-        kind = kinds.get(name.replace("-", "_"))
-        if kind is None:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(kinds)}", param_hint="--policy")
-        if value.lower() not in short_names(kind):
-            raise typer.BadParameter(f"{name} is one of {', '.join(short_names(kind))}", param_hint="--policy")
-        setattr(policy, name.replace("-", "_"), number_of(kind, value, field=name))
-    return policy
 
 
 def _compared(one: "ModelComparison") -> tuple[str, ...]:

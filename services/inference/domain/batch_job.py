@@ -45,6 +45,8 @@ class BatchState(StrEnum):
     ENDED = "ended"
     CANCELLED = "cancelled"
     LOST = "lost"
+    #: As another release says, and this one cannot.
+    UNREADABLE = "unreadable"
 
 
 OPEN: Final = (
@@ -64,6 +66,7 @@ MOVES: Final = {
     BatchState.ENDED: set[BatchState](),
     BatchState.CANCELLED: set[BatchState](),
     BatchState.LOST: set[BatchState](),
+    BatchState.UNREADABLE: set[BatchState](),
 }
 
 
@@ -76,6 +79,8 @@ class ItemState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
+    #: As another release says, and this one cannot.
+    UNREADABLE = "unreadable"
 
 
 #: States in which an item stays.
@@ -135,7 +140,7 @@ class BatchJob:
 
     def check_cancellable(self) -> None:
         """Raises: BatchEnded."""
-        if self.state not in OPEN:
+        if self.state not in OPEN and (self.ended is not None or self.state is not BatchState.UNREADABLE):
             raise BatchEnded(self.name, state=self.state)
 
     def to(self, state: BatchState, now: datetime, *, reason: str = "", provider_id: str = "") -> "BatchJob":

@@ -1,5 +1,6 @@
 """Batches in Postgres. A `BatchStore`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from hashlib import sha256
@@ -24,11 +25,13 @@ from services.inference.domain.errors import BatchNotFound, TooManyBatches
 from services.inference.storage.batch_tables import model_batch, model_batch_item
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome
 from services.inference.usecases.batch_ports import BatchView, LeasedBatch, LeaseLost
+from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
@@ -114,6 +117,7 @@ class BatchRepository:
                 await scope.execute(insert(model_batch_item), rows[first : first + _AT_ONCE])
             await keep_once(scope, view)
             await scope.commit()
+        metrics.MODEL_BATCHES.labels(job.state.value).inc()
         return view
 
     async def view(self, tenant: TenantId, batch_id: str, *, bound_to: str | None) -> BatchView:
@@ -130,7 +134,7 @@ class BatchRepository:
         if before is not None:
             statement = statement.where(model_batch.c.batch_id < before)
         async with tenant_scope(self._app, tenant, read_only=True) as scope:
-            jobs = [_job_of(row) for row in await scope.execute(statement)]
+            jobs = [_shown_of(row) for row in await scope.execute(statement)]
             return [await _counted(scope, job) for job in jobs]
 
     async def results(
@@ -148,7 +152,7 @@ class BatchRepository:
             fit = sum(1 for _ in takewhile(lambda total: total <= _PAGE_BYTES, accumulate(sizes)))
             fit = min(max(1, fit), most)
             rows = (await scope.execute(_items_of(job).where(columns.place > after).limit(fit))).all()
-        return [await self._item(job, row) for row in rows], len(sizes) > fit
+        return [await self._shown_item(job, row) for row in rows], len(sizes) > fit
 
     async def request_cancel(self, tenant: TenantId, batch_id: str, *, bound_to: str | None) -> BatchView:
         """See `BatchStore.request_cancel`."""
@@ -227,6 +231,7 @@ class BatchRepository:
             for one in items
         ]
         columns = model_batch_item.c
+        settled = Counter[ItemState]()
         async with tenant_scope(self._app, job.tenant, audited=False) as scope:
             done = await scope.execute(update(model_batch).where(*_held_by(leased)).values(**_values(job)))
             if not done.rowcount:
@@ -241,7 +246,7 @@ class BatchRepository:
                 }
                 if one.state in FINAL:
                     values["request"] = None
-                await scope.execute(
+                written = await scope.execute(
                     update(model_batch_item)
                     .where(
                         columns.tenant_id == job.tenant,
@@ -251,7 +256,9 @@ class BatchRepository:
                     )
                     .values(**values)
                 )
+                settled[one.state] += written.rowcount
             await scope.commit()
+        _count(leased.job, job, settled)
         return LeasedBatch(job=job, epoch=leased.epoch)
 
     async def forget(self, *, older: timedelta, most: int) -> int:
@@ -270,6 +277,14 @@ class BatchRepository:
                 raise LeaseLost
             await scope.commit()
 
+    async def _shown_item(self, job: BatchJob, row: Row[Any]) -> BatchItem:
+        """Reads an item to be shown, also one that another release wrote."""
+        try:
+            return await self._item(job, row)
+        except (ValueError, TypeError, Internal):
+            log.exception("an item of a batch cannot be read", batch_id=job.name, place=row.place)
+            return BatchItem(index=row.place, item_id=row.item_id, state=ItemState.UNREADABLE, hold_id=row.hold_id)
+
     async def _item(self, job: BatchJob, row: Row[Any]) -> BatchItem:
         outcome = None
         if row.outcome is not None:
@@ -284,6 +299,15 @@ class BatchRepository:
             charged=row.charged_nano_usd,
             outcome=outcome,
         )
+
+
+def _count(before: BatchJob, job: BatchJob, settled: Mapping[ItemState, int]) -> None:
+    """Shows how far a batch has come, and which of its items have come to their end."""
+    if job.state is not before.state:
+        metrics.MODEL_BATCHES.labels(job.state.value).inc()
+    for state in FINAL:
+        if settled.get(state):
+            metrics.MODEL_BATCH_ITEMS.labels(state.value).inc(settled[state])
 
 
 def _held_by(leased: LeasedBatch) -> tuple[Any, ...]:
@@ -325,7 +349,7 @@ async def _job(scope: Scope, tenant: TenantId, batch_id: str, bound_to: str | No
     row = (await scope.execute(statement.with_for_update() if lock else statement)).one_or_none()
     if row is None:
         raise BatchNotFound(batch_id)
-    return _job_of(row)
+    return _shown_of(row)
 
 
 async def _check_room(scope: Scope, tenant: TenantId) -> None:
@@ -346,7 +370,8 @@ async def _counted(scope: Scope, job: BatchJob) -> BatchView:
         .where(columns.tenant_id == job.tenant, columns.batch_id == job.id)
         .group_by(columns.state)
     )
-    counts = {ItemState(state): number for state, number in await scope.execute(statement)}
+    known = frozenset(ItemState)
+    counts = {ItemState(state): number for state, number in await scope.execute(statement) if state in known}
     return BatchView(job=job, counts=counts)
 
 
@@ -376,7 +401,20 @@ def _values(job: BatchJob) -> dict[str, Any]:
     }
 
 
+def _shown_of(row: Row[Any]) -> BatchJob:
+    """Reads a batch to be shown, also one whose state another release wrote."""
+    try:
+        return _job_of(row)
+    except ValueError:
+        return _job_in(row, BatchState.UNREADABLE)
+
+
 def _job_of(row: Row[Any]) -> BatchJob:
+    """Reads a batch to be carried on. Raises: ValueError: another release wrote it."""
+    return _job_in(row, BatchState(row.state))
+
+
+def _job_in(row: Row[Any], state: BatchState) -> BatchJob:
     return BatchJob(
         id=row.batch_id,
         tenant=TenantId(row.tenant_id),
@@ -387,7 +425,7 @@ def _job_of(row: Row[Any]) -> BatchJob:
         grant_id=row.grant_id,
         project=row.project,
         item_count=row.item_count,
-        state=BatchState(row.state),
+        state=state,
         tries=row.tries,
         provider_id=row.provider_id,
         cancel_requested=row.cancel_requested,

@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
 from services.inference.domain.errors import ModelUnreadable
 from services.inference.domain.registered import RegisteredDeployment, RegisteredVersion
-from services.inference.domain.rollout.rollout import Rollout, RolloutState
+from services.inference.domain.rollout.rollout import Rollout, RolloutKind, RolloutState, VersionName
 from services.inference.domain.route import Route
 from services.inference.usecases.registry_ports import RunningRollout
 from services.meshkit.core.ids import from_uuid
@@ -109,21 +109,33 @@ def route_of(row: RowMapping) -> Route:
 @_known_as("route")
 def rollout_of(row: RowMapping) -> Rollout:
     """Reads a rollout. Raises: ModelUnreadable, of its route."""
-    return _read(
-        row["spec"],
-        Rollout,
-        id=from_uuid("rollout", row["rollout_id"]),
-        route=row["route"],
-        step=row["step"],
-        share_permille=row["share_permille"],
-        state=RolloutState(row["state"]),
-        revision=row["revision"],
-        started=row["started_time"],
-        step_began=row["step_time"],
-        decided=row["decided_time"],
-        reason=row["reason"] or "",
-        decided_by=row["decided_by"] or "",
-    )
+    return _read(row["spec"], Rollout, **_columns_of(row))
+
+
+def _columns_of(row: RowMapping) -> dict[str, Any]:
+    """Gives what of a rollout has a column of its own."""
+    return {
+        "id": from_uuid("rollout", row["rollout_id"]),
+        "route": row["route"],
+        "step": row["step"],
+        "share_permille": row["share_permille"],
+        "state": RolloutState(row["state"]),
+        "revision": row["revision"],
+        "started": row["started_time"],
+        "step_began": row["step_time"],
+        "decided": row["decided_time"],
+        "reason": row["reason"] or "",
+        "decided_by": row["decided_by"] or "",
+    }
+
+
+def rollout_as_far_as_read(row: RowMapping) -> Rollout:
+    """Reads a rollout that another release wrote: what has a column, and of the rest what names its sides."""
+    sides = {name: VersionName(deployment="", version=0) for name in ("stable", "canary")}
+    for name in sides:
+        with suppress(msgspec.ValidationError, AttributeError):
+            sides[name] = msgspec.convert(row["spec"].get(name), VersionName)
+    return Rollout(**sides, kind=RolloutKind.UNKNOWN, steps_permille=(), **_columns_of(row))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

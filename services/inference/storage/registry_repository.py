@@ -264,20 +264,23 @@ class SqlRegistryWork:
         )
         return [codec.running_of(row) for row in (await self._scope.execute(statement)).mappings()]
 
-    async def end_rollout(self, rollout_id: str, *, reason: str) -> None:
+    async def end_rollout(self, rollout_id: str, *, by: str, reason: str) -> Rollout:
         """See `RegistryWork.end_rollout`."""
         columns = model_rollout.c
-        await self._scope.execute(
+        ended = await self._scope.execute(
             update(model_rollout)
             .where(columns.tenant_id == self._tenant, columns.rollout_id == to_uuid(rollout_id, "rollout"))
             .values(
                 state=RolloutState.ROLLED_BACK.value,
                 share_permille=0,
                 reason=reason,
+                decided_by=by,
                 revision=columns.revision + 1,
                 decided_time=func.now(),
             )
+            .returning(model_rollout)
         )
+        return codec.rollout_as_far_as_read(ended.mappings().one())
 
     async def put_rollout(self, rollout: Rollout) -> None:
         """See `RegistryWork.put_rollout`."""

@@ -25,6 +25,7 @@ _STATES: Final = {
     BatchState.ENDED: model_batch_pb2.MODEL_BATCH_STATE_ENDED,
     BatchState.CANCELLED: model_batch_pb2.MODEL_BATCH_STATE_CANCELLED,
     BatchState.LOST: model_batch_pb2.MODEL_BATCH_STATE_LOST,
+    BatchState.UNREADABLE: model_batch_pb2.MODEL_BATCH_STATE_UNREADABLE,
 }
 _ITEM_STATES: Final = {
     ItemState.WAITING: model_batch_pb2.MODEL_BATCH_ITEM_STATE_WAITING,
@@ -33,6 +34,7 @@ _ITEM_STATES: Final = {
     ItemState.FAILED: model_batch_pb2.MODEL_BATCH_ITEM_STATE_FAILED,
     ItemState.CANCELLED: model_batch_pb2.MODEL_BATCH_ITEM_STATE_CANCELLED,
     ItemState.UNKNOWN: model_batch_pb2.MODEL_BATCH_ITEM_STATE_UNKNOWN,
+    ItemState.UNREADABLE: model_batch_pb2.MODEL_BATCH_ITEM_STATE_UNREADABLE,
 }
 #: What a call says that an item of a batch does not.
 _OF_THE_BATCH: Final = ("context", "model", "request_id", "policy")

@@ -72,10 +72,11 @@ _KINDS: Final = {
     RolloutKind.CANARY: model_pb2.ROLLOUT_KIND_CANARY,
     RolloutKind.WEIGHTED: model_pb2.ROLLOUT_KIND_WEIGHTED,
     RolloutKind.BLUE_GREEN: model_pb2.ROLLOUT_KIND_BLUE_GREEN,
+    RolloutKind.UNKNOWN: model_pb2.ROLLOUT_KIND_UNSPECIFIED,
 }
 _KINDS_OF: Final[Mapping[int, RolloutKind]] = {
-    model_pb2.ROLLOUT_KIND_UNSPECIFIED: RolloutKind.CANARY,
     **{number: kind for kind, number in _KINDS.items()},
+    model_pb2.ROLLOUT_KIND_UNSPECIFIED: RolloutKind.CANARY,
 }
 _BREAKERS: Final = {
     BreakerState.CLOSED: model_pb2.BREAKER_STATE_CLOSED,

@@ -163,10 +163,10 @@ class ModelServicer(ModelServiceServicer):
     async def DeleteModelRoute(
         self, request: pb.DeleteModelRouteRequest, context: Context
     ) -> pb.DeleteModelRouteResponse:
-        tenant = caller_of(context).principal.tenant
+        principal = caller_of(context).principal
         return await once(
             request,
-            lambda: self._set_routes.delete(tenant, request.name),
+            lambda: self._set_routes.delete(principal.tenant, request.name, by=principal.subject),
             _deleted,
             answers=pb.DeleteModelRouteResponse,
         )

@@ -29,8 +29,9 @@ from services.meshkit.core.identity import Principal
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
-#: Life of a hold for what has not left: a batch that nobody carries on keeps money from others no longer.
-_RESERVED: Final = timedelta(hours=1)
+#: Life of a hold for what has not left: longer than law and money take for all items. A batch that nobody carries on,
+#: or whose caller may work no longer and so can give nothing back, keeps money from others no longer.
+_RESERVED: Final = timedelta(minutes=10)
 #: Life of a hold for what has left, from when it was made: the longest that cost takes. Later usage corrects `assumed`.
 _DISPATCHED: Final = timedelta(hours=24)
 #: Items that law and money are asked about at once.

@@ -9,7 +9,8 @@ from typing import Final
 from services.inference.usecases.batch_ports import BatchStore, LeasedBatch, LeaseLost
 from services.inference.usecases.carry_batch import CarryBatch
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
@@ -102,17 +103,18 @@ class PollBatches:
             return
         except MeshError as error:
             log.warning("a batch waits", batch_id=leased.job.name, reason=error.reason, error=error.message)
+            metrics.MODEL_BATCH_SETBACKS.labels(error.kind.value).inc()
             pause = max(pause * _SETBACK, error.retry_after or timedelta())
         except asyncio.CancelledError:
             if _is_ending():
                 raise
             # Something inside the step was cancelled, and this task was not.
             log.exception("a step with a batch was broken off", batch_id=leased.job.name)
-            pause *= _SETBACK
+            pause *= self._setback()
         except Exception:
             # Such as a row that another release wrote: other batches go on.
             log.exception("a batch cannot be carried on", batch_id=leased.job.name)
-            pause *= _SETBACK
+            pause *= self._setback()
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
@@ -123,6 +125,12 @@ class PollBatches:
             log.warning("a batch keeps its lease", batch_id=leased.job.name, error=error.message)
         except Exception:
             log.exception("a batch keeps its lease", batch_id=leased.job.name)
+
+    @staticmethod
+    def _setback() -> int:
+        """Counts what was nobody's plan; gives how much longer to wait after it."""
+        metrics.MODEL_BATCH_SETBACKS.labels(ErrorKind.INTERNAL.value).inc()
+        return _SETBACK
 
     async def _renew(self, leased: LeasedBatch) -> None:
         """Keeps the lease while a step takes long. One that is lost shows when the step writes."""

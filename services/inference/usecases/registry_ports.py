@@ -104,8 +104,8 @@ class RegistryWork(Protocol):
         """Gives the rollouts that run, also those that cannot be read."""
         ...
 
-    async def end_rollout(self, rollout_id: str, *, reason: str) -> None:
-        """Ends a rollout that cannot be read as one that was taken back."""
+    async def end_rollout(self, rollout_id: str, *, by: str, reason: str) -> Rollout:
+        """Ends a rollout that cannot be read as one that was taken back; gives what of it can be read."""
         ...
 
     async def put_rollout(self, rollout: Rollout) -> None:

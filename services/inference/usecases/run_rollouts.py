@@ -98,12 +98,22 @@ class RunRollouts:
         note(target=rollout_id, details={"reason": reason})
         async with self._begin(tenant) as work:
             await work.claim_once()
-            standing = await work.rollout(rollout_id)
-            rollout = standing.rolled_back(now=self._clock.now(), by=by, reason=reason)
-            if rollout is not standing:
-                await work.put_rollout(rollout)
+            unreadable = [one.id for one in await work.running() if not one.readable]
+            if rollout_id in unreadable:
+                # Its route stays as it is, and is asked again as it was before.
+                rollout = await work.end_rollout(rollout_id, by=by, reason=reason)
                 await _refuse_canary(work, rollout)
+            else:
+                rollout = await self._taken_back(work, rollout_id, by=by, reason=reason)
             await work.commit(rollout)
+        return rollout
+
+    async def _taken_back(self, work: RegistryWork, rollout_id: str, *, by: str, reason: str) -> Rollout:
+        standing = await work.rollout(rollout_id)
+        rollout = standing.rolled_back(now=self._clock.now(), by=by, reason=reason)
+        if rollout is not standing:
+            await work.put_rollout(rollout)
+            await _refuse_canary(work, rollout)
         return rollout
 
     async def _version(self, work: RegistryWork, name: VersionName) -> DeploymentVersion:
@@ -151,6 +161,6 @@ async def _refuse_canary(work: RegistryWork, rollout: Rollout) -> None:
     """Has the newest version of a deployment asked no more, where that was the canary."""
     if rollout.canary.deployment != rollout.stable.deployment:
         return
-    deployment = await work.named(rollout.canary.deployment)
+    deployment = await work.named(rollout.canary.deployment) if rollout.canary.deployment else None
     if deployment is not None:
         await work.save(deployment.checked(rollout.canary.version, (f"rolled back: {rollout.reason}",)))

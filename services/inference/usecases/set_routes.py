@@ -68,7 +68,7 @@ class SetRoutes:
             await work.commit(made)
         return made
 
-    async def delete(self, tenant: TenantId, name: str) -> None:
+    async def delete(self, tenant: TenantId, name: str, *, by: str) -> None:
         """Deletes a route; its deployments stay. Raises: ModelNotFound, RolloutInProgress: by one that can be read."""
         note(target=name)
         async with self._begin(tenant) as work:
@@ -80,7 +80,7 @@ class SetRoutes:
                     raise RolloutInProgress(name, rollout_id=rollout.id)
                 # Nobody can take it back by itself, and it would stand in the way for ever.
                 note(details={"rollout": rollout.id})
-                await work.end_rollout(rollout.id, reason=WITH_ITS_ROUTE)
+                await work.end_rollout(rollout.id, by=by, reason=WITH_ITS_ROUTE)
             await work.delete_route(name)
             await work.commit(None)
 

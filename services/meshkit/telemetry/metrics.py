@@ -33,6 +33,11 @@ MODEL_BREAKER_CHANGES = Counter(
     names.MODEL_BREAKER_CHANGES_TOTAL, "Breakers of models that changed, by the state they came to.", ["state"]
 )
 MODEL_HEDGES = Counter(names.MODEL_HEDGES_TOTAL, "Models that were asked beside another that was silent.")
+MODEL_BATCHES = Counter(names.MODEL_BATCHES_TOTAL, "Batches of prompts by the state they came to.", ["state"])
+MODEL_BATCH_ITEMS = Counter(names.MODEL_BATCH_ITEMS_TOTAL, "Prompts of batches by what became of them.", ["state"])
+MODEL_BATCH_SETBACKS = Counter(
+    names.MODEL_BATCH_SETBACKS_TOTAL, "Steps with a batch that something stood in the way of.", ["kind"]
+)
 MODELS_UNREADABLE = Gauge(names.MODELS_UNREADABLE, "Names of tenants' models and routes that cannot be read here.")
 MODEL_SEAT_WAIT = Histogram(
     names.MODEL_SEAT_WAIT_SECONDS, "Time that calls of models waited for a seat.", ["kind"], buckets=_RPC_BUCKETS

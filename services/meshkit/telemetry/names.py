@@ -19,6 +19,13 @@ INFERENCE_LATENCY_SECONDS: Final = "comitia_inference_latency_seconds"
 MODEL_BREAKER_CHANGES_TOTAL: Final = "comitia_model_breaker_changes_total"
 #: Models that were asked beside another that was silent, because the call wanted that.
 MODEL_HEDGES_TOTAL: Final = "comitia_model_hedges_total"
+#: Batches of prompts for providers by the state they came to, `accepted` when they were taken. Labels: state.
+MODEL_BATCHES_TOTAL: Final = "comitia_model_batches_total"
+#: Prompts of batches by what became of them: answered, failed, cancelled, unknown. Labels: state.
+MODEL_BATCH_ITEMS_TOTAL: Final = "comitia_model_batch_items_total"
+#: Steps with a batch that something stood in the way of, by the kind of error, `internal` if it was nobody's plan.
+#: Labels: kind.
+MODEL_BATCH_SETBACKS_TOTAL: Final = "comitia_model_batch_setbacks_total"
 #: Names of tenants' models and routes that this replica cannot read: another release wrote them.
 MODELS_UNREADABLE: Final = "comitia_models_unreadable"
 #: Time that calls of models waited for a seat, those that had to, interactive or batch. Labels: kind.

@@ -84,6 +84,7 @@ def test_a_talk_goes_on_until_the_input_ends(comitia: Comitia, monkeypatch: pyte
         ("models", "openai/gpt-4o-mini"),
         ("model list", "openai/gpt-4o-mini"),
         ("model add acme/writer --model gpt-4o-mini", "acme/writer@1"),
+        ("model add acme/writer --model claude-haiku-4-5 --adapter anthropic --form sdk", "acme/writer@1"),
         ("model add acme/vectors --model text-embedding-3-small --embeds", "acme/vectors@1"),
         ("model show acme/mini", "PROVIDER_REFUSED: the key is wrong"),
         ("model show stub", "of the settings"),
@@ -670,6 +671,11 @@ def test_a_key_is_rotated_and_an_account_disabled(comitia: Comitia) -> None:
 def test_a_time_span_that_is_none_is_refused_with_an_example(comitia: Comitia) -> None:
     refused = comitia("key", "create", "ci", "--expires", "soon", code=2)
     assert "30d" in refused.err
+
+
+def test_a_model_is_asked_by_an_official_client_where_that_is_said(comitia: Comitia) -> None:
+    refused = comitia("model", "add", "acme/writer", "--model", "m", "--form", "soap", code=2)
+    assert "wire, sdk" in refused.err
 
 
 def test_a_route_is_set_with_all_that_it_goes_by(comitia: Comitia) -> None:

@@ -10,8 +10,10 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from google.protobuf.struct_pb2 import Struct
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from comitia.cost.v1 import cost_pb2, price_list_pb2, pricing_service_pb2
 from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub
@@ -21,6 +23,7 @@ from comitia.inference.v1 import model_batch_service_pb2 as pb
 from comitia.inference.v1.model_batch_service_pb2_grpc import ModelBatchServiceStub
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Principal, Role, TenantId
+from services.meshkit.core.ids import to_uuid
 from services.meshkit.grpc.channel import call_metadata
 from services.meshkit.grpc.errors import remote_errors
 from services.meshkit.sql.engine import sql_engine
@@ -149,6 +152,10 @@ async def held(patient: Patient) -> cost_pb2.Budget:
     return await patient.mesh.budget()
 
 
+def counted(metric: str, state: str) -> float:
+    return REGISTRY.get_sample_value(f"comitia_model_{metric}_total", {"state": state}) or 0.0
+
+
 async def books_equal_the_meter(patient: Patient) -> None:
     """Looks whether what was charged is what the provider metered, and nothing is held any more."""
     charges = await patient.mesh.charges()
@@ -164,11 +171,15 @@ async def books_equal_the_meter(patient: Patient) -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_a_batch_is_answered_judged_and_paid_for_by_item(patient: Patient, dialect: str) -> None:
     patient.mesh.provider.next(Behaviour(text="Trams!", match=("trams",)))
+    before = {state: counted("batches", state) for state in ("accepted", "held", "submitting", "running", "ended")}
+    answered = counted("batch_items", "answered")
     made = await patient.submit("cars?", "trams?", model=DIALECTS[dialect])
     assert made.batch_id.startswith("batch_")
     assert name_of(made.state) == "accepted"
     batch = await patient.ended(made)
     assert (name_of(batch.state), batch.answered_count, batch.provider) == ("ended", 2, dialect)
+    assert {state: counted("batches", state) for state in before} == {state: was + 1 for state, was in before.items()}
+    assert counted("batch_items", "answered") == answered + 2
     results = await patient.results(batch)
     assert [item_state(one) for one in results.values()] == ["answered", "answered"]
     answer = results["item-1"].generation
@@ -183,6 +194,51 @@ async def test_a_batch_is_answered_judged_and_paid_for_by_item(patient: Patient,
     assert budget.held_nano_usd == 0
     assert budget.spent_nano_usd == sum(one.generation.cost_nano_usd for one in results.values())
     await books_equal_the_meter(patient)
+
+
+async def test_a_batch_that_another_release_wrote_is_shown_as_unreadable_and_hides_no_other(patient: Patient) -> None:
+    odd, fine = [await patient.ended(await patient.submit(text)) for text in ("one?", "two?")]
+    about = {"tenant": patient.mesh.principal.tenant, "batch": to_uuid(odd.batch_id, "batch")}
+    tables = {"model_batch": "ended", "model_batch_item": "answered"}
+    checks: dict[str, str] = {}
+    async with sql_engine(patient.mesh.urls.migrator, pool_size=1) as owner:
+        async with owner.begin() as connection:
+            for table in tables:
+                checks[table] = (await connection.execute(_CHECK, {"name": f"ck_{table}_state"})).scalar_one()
+                await connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT ck_{table}_state"))
+            ended = (await connection.execute(_CHECK, {"name": "ck_model_batch_ended"})).scalar_one()
+            await connection.execute(text("ALTER TABLE model_batch DROP CONSTRAINT ck_model_batch_ended"))
+            await _write_states(connection, dict.fromkeys(tables, "of_tomorrow"), about)
+        try:
+            listed = (await patient.call("ListModelBatches", pb.ListModelBatchesRequest())).batches
+            assert {one.batch_id: name_of(one.state) for one in listed} == {
+                odd.batch_id: "unreadable",
+                fine.batch_id: "ended",
+            }
+            assert name_of((await patient.get(odd)).state) == "unreadable"
+            (result,) = (await patient.results(odd)).values()
+            assert (item_state(result), result.HasField("generation")) == ("unreadable", False)
+            cancel = pb.CancelModelBatchRequest(batch_id=odd.batch_id)
+            assert await patient.refused("CancelModelBatch", cancel) == "precondition/BATCH_ENDED"
+        finally:
+            async with owner.begin() as connection:
+                await _write_states(connection, tables, about)
+                for table, check in checks.items():
+                    await connection.execute(text(f"ALTER TABLE {table} ADD CONSTRAINT ck_{table}_state {check}"))
+                await connection.execute(text(f"ALTER TABLE model_batch ADD CONSTRAINT ck_model_batch_ended {ended}"))
+
+
+_CHECK = text("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = :name")
+
+
+async def _write_states(connection: AsyncConnection, states: dict[str, str], about: dict[str, Any]) -> None:
+    """Writes where a batch and its items are, as another release would."""
+    for table, state in states.items():
+        await connection.execute(text(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY"))
+        await connection.execute(
+            text(f"UPDATE {table} SET state = '{state}' WHERE tenant_id = :tenant AND batch_id = :batch"), about
+        )
+        await connection.execute(text(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY"))
 
 
 async def test_what_law_or_money_refuse_never_leaves_and_the_others_do(patient: Patient) -> None:

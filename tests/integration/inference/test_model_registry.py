@@ -898,6 +898,25 @@ async def test_what_cannot_be_read_is_retired_or_set_over_and_keeps_no_list_or_c
     assert (await mesh.generate(model="acme/broken")).provider == "openai"
 
 
+async def test_a_rollout_that_cannot_be_read_is_taken_back_by_command_and_its_route_stays_as_it_was(
+    mesh: InferenceMesh, second: FakeProvider
+) -> None:
+    await a_deployment(mesh, "acme/canary", second)
+    before = await a_route(mesh, "writer", "stub")
+    started = await mesh.call("StartModelRollout", a_rollout(("stub", 0), ("acme/canary", 1)))
+    async with of_tomorrow(mesh) as write:
+        await write("model_rollout", "route = 'writer'")
+
+    back = model_service_pb2.RollBackModelRolloutRequest(rollout_id=started.rollout.rollout_id)
+    ended = (await mesh.call("RollBackModelRollout", back)).rollout
+    assert (ended.state, ended.share_permille, ended.route) == (model_pb2.ROLLOUT_STATE_ROLLED_BACK, 0, "writer")
+    assert ended.decided_by == mesh.principal.subject
+    shown = await mesh.call("GetModelRoute", model_service_pb2.GetModelRouteRequest(name="writer"))
+    assert shown.route == before
+    assert (await mesh.generate(model="writer")).deployment == "stub"
+    assert (await mesh.call("StartModelRollout", a_rollout(("stub", 0), ("acme/canary", 1)))).rollout.rollout_id
+
+
 async def test_a_rollout_that_cannot_be_read_stands_in_the_way_of_its_own_and_ends_with_its_route(
     mesh: InferenceMesh, second: FakeProvider
 ) -> None:

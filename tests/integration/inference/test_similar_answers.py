@@ -3,6 +3,7 @@
 The fake embedder goes by the length of a text: those of about one length are alike.
 """
 
+import asyncio
 from typing import Any
 from uuid import uuid4
 
@@ -69,6 +70,20 @@ async def test_no_other_tenant_and_no_other_route_is_given_the_answer(
         assert vectors == 2, "the route that did not ask for it has nothing compared"
 
 
+async def heard_of_faq(mesh: InferenceMesh) -> None:
+    """Asks until the replica has heard of the route."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await mesh.generate(OTHER, model="faq")
+            except MeshError as error:
+                if error.reason != "MODEL_NOT_FOUND":
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
 async def test_where_nothing_in_the_mesh_makes_vectors_a_route_that_compares_is_refused(mesh: InferenceMesh) -> None:
     with pytest.raises(MeshError, match="start the local model") as refused:
         await set_faq(mesh, exact_ttl=Duration(seconds=60), semantic_threshold=0.99)
@@ -83,6 +98,7 @@ async def test_a_route_whose_embedder_is_gone_shares_answers_of_equal_questions(
         await set_faq(before, exact_ttl=Duration(seconds=60), semantic_threshold=0.99)
     async with start() as mesh:
         one = mesh.speaking_as(before.principal)
+        await heard_of_faq(one)
         answers = [await one.generate(text, model="faq") for text in (ASKED, ALIKE, ASKED)]
     assert [answer.cached for answer in answers] == [False, False, True]
 

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,13 +20,14 @@ from services.inference.domain.batch_job import (
 from services.inference.domain.deployment import DeploymentVersion, VersionState
 from services.inference.domain.errors import ModelNotFound, ProviderRefused, ProviderUnavailable
 from services.inference.domain.registry import Holdings
-from services.inference.usecases.batch_ports import BatchProgress, LeasedBatch
+from services.inference.usecases.batch_ports import BatchProgress, LeasedBatch, NamedHold
 from services.inference.usecases.carry_batch import CarryBatch
+from services.inference.usecases.hold_batch import HoldBatch
 from services.meshkit.core.errors import MeshError, Unauthenticated, Unavailable
 from services.meshkit.guard.errors import GuardUnknown
 from services.meshkit.testing.fake_clock import NOON, FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
-from tests.support.inference import ANNA
+from tests.support.inference import ANNA, FakeLaw, a_prompt
 from tests.support.known_tenants import KnownTenants
 from tests.unit.inference.test_batch_job import A_BATCH
 from tests.unit.inference.test_registry import a_registry, a_version, held
@@ -240,3 +242,28 @@ async def test_nothing_leaves_while_nobody_can_say_where_it_may_go() -> None:
 async def test_a_version_that_was_refused_since_still_answers_what_it_was_asked() -> None:
     room = Room(holdings=held(replace(WRITER, state=VersionState.REFUSED)))
     assert (await room.carry(**RUNNING)).state is BatchState.RUNNING
+
+
+class Reserving:
+    """Money for one item, and all else that is asked before it is held."""
+
+    def __init__(self) -> None:
+        self.lives: list[timedelta] = []
+
+    async def requests(self, *_: Any) -> dict[int, bytes]:
+        return {0: b""}
+
+    async def has_own(self, *_: Any) -> bool:
+        return False
+
+    async def reserve(self, *_: Any, ttl: timedelta, **__: Any) -> NamedHold:
+        self.lives.append(ttl)
+        return NamedHold(id="hold_1", open=True)
+
+
+async def test_what_has_not_left_keeps_money_for_minutes_whoever_is_there_to_give_it_back() -> None:
+    us: Any = Reserving()
+    hold = HoldBatch(store=us, law=FakeLaw(), holds=us, prices=us, read=lambda _: a_prompt())
+    cleared, failed = await hold.cleared(A_BATCH, WRITER, ANNA, [BatchItem(index=0, item_id="a")])
+    assert ([one.item.hold_id for one in cleared], failed) == (["hold_1"], [])
+    assert us.lives == [timedelta(minutes=10)]

@@ -10,9 +10,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.inference.usecases.batch_ports import LeasedBatch
 from services.inference.usecases.poll_batches import PollBatches
+from services.meshkit.core.errors import Unavailable
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.fault_queue import FaultQueue
 from tests.unit.inference.test_batch_job import A_BATCH
@@ -59,6 +61,10 @@ async def polling(store: Any, carry: Any, clock: FakeClock) -> AsyncIterator[asy
         await task
 
 
+def setbacks(kind: str) -> float:
+    return REGISTRY.get_sample_value("comitia_model_batch_setbacks_total", {"kind": kind}) or 0.0
+
+
 async def until(condition: Callable[[], bool], clock: FakeClock) -> None:
     async with asyncio.timeout(5):
         while not condition():
@@ -73,10 +79,21 @@ async def test_a_step_that_something_else_breaks_off_is_only_a_setback(error: Ba
             raise error
         return await goes_on(leased)
 
-    store, clock = Due(batches=2), FakeClock()
+    store, clock, before = Due(batches=2), FakeClock(), setbacks("internal")
     async with polling(store, breaks, clock):
         await until(lambda: len(store.handed_back) == 2, clock)
     assert store.handed_back[1] > EVERY >= store.handed_back[2]
+    assert setbacks("internal") == before + 1
+
+
+async def test_a_step_that_an_outage_stands_in_the_way_of_is_counted_by_its_kind() -> None:
+    async def away(leased: LeasedBatch) -> tuple[LeasedBatch, timedelta | None]:
+        raise Unavailable("postgres")
+
+    store, clock, before = Due(batches=1), FakeClock(), setbacks("unavailable")
+    async with polling(store, away, clock):
+        await until(lambda: bool(store.handed_back), clock)
+    assert setbacks("unavailable") == before + 1
 
 
 async def test_what_cannot_be_leased_is_leased_later_whatever_the_reason() -> None:

@@ -29,6 +29,8 @@ class RolloutKind(StrEnum):
     WEIGHTED = "weighted"
     #: At once, but for what is left to compare with.
     BLUE_GREEN = "blue_green"
+    #: As another release says.
+    UNKNOWN = "unknown"
 
 
 class RolloutState(StrEnum):

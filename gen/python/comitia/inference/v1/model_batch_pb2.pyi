@@ -42,6 +42,8 @@ class _ModelBatchStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Model
     """It was cancelled, and every item has come to its end."""
     MODEL_BATCH_STATE_LOST: _ModelBatchState.ValueType  # 8
     """Nobody knows what became of it: what was held for it is charged as `assumed`."""
+    MODEL_BATCH_STATE_UNREADABLE: _ModelBatchState.ValueType  # 9
+    """Another release wrote where it is, and the replica that was asked cannot read that; one that can carries it on."""
 
 class ModelBatchState(_ModelBatchState, metaclass=_ModelBatchStateEnumTypeWrapper):
     """Where a batch is in its life."""
@@ -63,6 +65,8 @@ MODEL_BATCH_STATE_CANCELLED: ModelBatchState.ValueType  # 7
 """It was cancelled, and every item has come to its end."""
 MODEL_BATCH_STATE_LOST: ModelBatchState.ValueType  # 8
 """Nobody knows what became of it: what was held for it is charged as `assumed`."""
+MODEL_BATCH_STATE_UNREADABLE: ModelBatchState.ValueType  # 9
+"""Another release wrote where it is, and the replica that was asked cannot read that; one that can carries it on."""
 Global___ModelBatchState: _TypeAlias = ModelBatchState  # noqa: Y015
 
 class _ModelBatchItemState:
@@ -84,6 +88,8 @@ class _ModelBatchItemStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_M
     """It was cancelled before a model was asked, and costs nothing."""
     MODEL_BATCH_ITEM_STATE_UNKNOWN: _ModelBatchItemState.ValueType  # 6
     """A model may have been asked and nobody knows what it used: its hold is charged as `assumed`."""
+    MODEL_BATCH_ITEM_STATE_UNREADABLE: _ModelBatchItemState.ValueType  # 7
+    """Another release wrote what became of it, and the replica that was asked cannot read that."""
 
 class ModelBatchItemState(_ModelBatchItemState, metaclass=_ModelBatchItemStateEnumTypeWrapper):
     """Where an item of a batch is."""
@@ -101,6 +107,8 @@ MODEL_BATCH_ITEM_STATE_CANCELLED: ModelBatchItemState.ValueType  # 5
 """It was cancelled before a model was asked, and costs nothing."""
 MODEL_BATCH_ITEM_STATE_UNKNOWN: ModelBatchItemState.ValueType  # 6
 """A model may have been asked and nobody knows what it used: its hold is charged as `assumed`."""
+MODEL_BATCH_ITEM_STATE_UNREADABLE: ModelBatchItemState.ValueType  # 7
+"""Another release wrote what became of it, and the replica that was asked cannot read that."""
 Global___ModelBatchItemState: _TypeAlias = ModelBatchItemState  # noqa: Y015
 
 @_typing.final

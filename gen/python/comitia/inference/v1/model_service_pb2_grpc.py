@@ -270,6 +270,8 @@ class ModelServiceServicer:
     def RollBackModelRollout(self, request, context):
         """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
+        One that another release wrote, and this one cannot read, is taken back too: its kind and steps are not shown.
+
         Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -109,6 +109,8 @@ class ModelServiceStub:
     RollBackModelRollout: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollBackModelRolloutRequest, _model_service_pb2.RollBackModelRolloutResponse]
     """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
 
+    One that another release wrote, and this one cannot read, is taken back too: its kind and steps are not shown.
+
     Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
     GetModelComparison: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelComparisonRequest, _model_service_pb2.GetModelComparisonResponse]
@@ -204,6 +206,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     RollBackModelRollout: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollBackModelRolloutRequest, _model_service_pb2.RollBackModelRolloutResponse]  # type: ignore[assignment]
     """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
+
+    One that another release wrote, and this one cannot read, is taken back too: its kind and steps are not shown.
 
     Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
     """
@@ -393,6 +397,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.RollBackModelRolloutResponse, _abc.Awaitable[_model_service_pb2.RollBackModelRolloutResponse]]:
         """Takes a rollout back: within 30 s every replica asks the stable version only, also when the database is away.
+
+        One that another release wrote, and this one cannot read, is taken back too: its kind and steps are not shown.
 
         Errors: NOT_FOUND/ROLLOUT_NOT_FOUND, FAILED_PRECONDITION/ROLLOUT_DECIDED (it is promoted).
         """
