@@ -80,7 +80,7 @@ class Dockerfile:
         """What of the checkout lies below `/app` in an image."""
         found: list[Copy] = []
         for stage in self.chain(name):
-            if any(run.endswith("--target /app/packages .") for run in stage.of("RUN")):
+            if any(run.endswith("--target /app/packages /wheel/*.whl") for run in stage.of("RUN")):
                 found += [Copy(ROOT / package, f"/app/packages/{Path(package).name}") for package in WHEEL]
             for words in map(str.split, stage.of("COPY")):
                 options = [word for word in words if word.startswith("--")]
