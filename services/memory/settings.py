@@ -1,8 +1,10 @@
 """The settings of memory."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.meshkit.settings import ServiceSettings
@@ -63,3 +65,9 @@ class MemorySettings(ServiceSettings):
         default=4096, ge=1, description="Memories that may wait to be stored; one more is refused."
     )
     pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")
+
+    @model_validator(mode="after")
+    def _finds_a_store(self) -> Self:
+        if self.milvus_url is None and find_spec("milvus_lite") is None:
+            raise ValueError("milvus_url must name a server: Milvus Lite is not installed here")
+        return self

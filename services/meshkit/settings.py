@@ -32,14 +32,16 @@ def _one_of(*schemes: str) -> AfterValidator:
     """Wants addresses to begin with one of these; the rest of them may be secret."""
 
     def check(url: SecretStr) -> SecretStr:
-        if not url.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        scheme, parted, _ = url.get_secret_value().partition("://")
+        # What follows a plus names a driver, which is ours to choose.
+        if not parted or scheme.partition("+")[0] not in schemes:
+            raise ValueError(f"must begin with {' or '.join(f'{known}://' for known in schemes)}")
         return url
 
     return AfterValidator(check)
 
 
-PostgresUrl = Annotated[SecretStr, _one_of("postgresql")]
+PostgresUrl = Annotated[SecretStr, _one_of("postgresql", "postgres")]
 NatsUrl = Annotated[SecretStr, _one_of("nats", "tls", "ws", "wss")]
 
 

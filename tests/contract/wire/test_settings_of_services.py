@@ -119,6 +119,12 @@ def test_a_wrong_value_is_named_with_what_is_wrong(service: str, name: str, valu
     assert why in said
 
 
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_all_ways_to_write_an_address_of_postgres_are_taken(scheme: str, give: Give) -> None:
+    give("cost", DATABASE_URL=f"{scheme}://someone@127.0.0.1/comitia")
+    assert read_settings(settings_type("cost")).database_url.get_secret_value().startswith(scheme)
+
+
 @each_service
 def test_settings_that_do_not_go_together_are_named_by_their_variables(
     service: str, give: Give, tmp_path: Path
