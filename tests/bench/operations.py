@@ -59,7 +59,7 @@ class Sink(grpc.GenericRpcHandler):
 @contextmanager
 def collector() -> Iterator[str]:
     """Gives the address of a sink that runs while the block does."""
-    server = grpc.server(ThreadPoolExecutor(8), handlers=(Sink(),))
+    server = grpc.server(ThreadPoolExecutor(8), handlers=[Sink()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
