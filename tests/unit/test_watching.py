@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ ADDED = frozenset({"job", "instance"})
 OF_PROCESSES = {"process_resident_memory_bytes": ADDED, "process_cpu_seconds_total": ADDED, "ALERTS": ADDED}
 
 
+@cache
 def rules() -> list[dict[str, Any]]:
     return [rule for path in RULES for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
 
@@ -30,6 +32,7 @@ def panels(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text())["panels"]
 
 
+@cache
 def known() -> Mapping[str, frozenset[str]]:
     recorded = {rule["record"]: frozenset[str]() for rule in rules() if "record" in rule}
     return {**{name: labels | ADDED for name, labels in series().items()}, **OF_PROCESSES, **recorded}
