@@ -53,9 +53,10 @@ down: ## stop the mesh
 
 ##@ Change it
 .PHONY: gen fmt lint check-gen lock
-gen: setup ## make gen/ and docs/permissions.md from the protos
+gen: setup ## make gen/, docs/permissions.md and docs/metrics.md
 	@$(PYTHON) -m protos.codegen
 	$(PYTHON) -m tests.support.permission_page
+	$(PYTHON) -m tests.support.metrics_page
 
 fmt: setup ## lay out Python and protos
 	@$(BIN)/ruff check --quiet --fix --exit-zero .
@@ -72,10 +73,12 @@ lint: setup ## check style, types, import contracts, protos and that gen/ is cur
 	$(PYTHON) -m protos.codegen --check
 	$(PYTHON) -m tests.support.permission_page --check
 	$(PYTHON) -m tests.support.chart --check
+	$(PYTHON) -m tests.support.metrics_page --check
 
 check-gen: setup ## only check that gen/ is current
 	@$(PYTHON) -m protos.codegen --check
 	$(PYTHON) -m tests.support.permission_page --check
+	$(PYTHON) -m tests.support.metrics_page --check
 
 .PHONY: charts
 charts: setup ## make the chart's schema, README and golden files; look at what changed

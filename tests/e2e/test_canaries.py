@@ -81,10 +81,11 @@ def mesh(collector: Receiver) -> Iterator[RunningMesh]:
     environment: dict[str, str] = {
         "COMITIA_VAULT_TOKEN": SENT["vault token"],
         "COMITIA_GATEWAY_OIDC_REACH_LOCAL": "everybody",
+        "COMITIA_OTLP_ENDPOINT": collector.url,
+        "COMITIA_OTLP_RATIO": "1",
     }
     for service in SERVICES:
         environment[f"COMITIA_{service.upper()}_LOG_LEVEL"] = "debug"
-        environment[f"COMITIA_{service.upper()}_OTLP_ENDPOINT"] = collector.url
     with running_mesh(environment=environment) as running:
         yield running
 

@@ -25,7 +25,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def traced(receiver: Receiver) -> Iterator[RunningMesh]:
     """Gives a mesh that records every trace, and writes a line about every call."""
-    settings = {"COMITIA_OTLP_ENDPOINT": receiver.url} | {
+    settings = {"COMITIA_OTLP_ENDPOINT": receiver.url, "COMITIA_OTLP_RATIO": "1"} | {
         f"COMITIA_{service.upper()}_LOG_LEVEL": "debug" for service in SERVICES
     }
     with running_mesh(environment=settings) as running:

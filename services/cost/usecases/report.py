@@ -45,6 +45,7 @@ def report_refusals(outcomes: Iterable[object]) -> None:
 
 def _alert(alerts: Iterable[BudgetAlert]) -> None:
     for alert in alerts:
+        metrics.BUDGET_ALERTS.labels(alert.cause.value).inc()
         log.warning(_SENTENCES[alert.cause], **_fields(alert.budget))
 
 

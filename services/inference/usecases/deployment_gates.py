@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 from random import Random
 from typing import Final
@@ -64,6 +65,8 @@ class DeploymentGates:
         self._dice = dice
         self._probe_seconds = probe_seconds
         self._gates = OrderedDict[tuple[str, str, int], _Gate]()
+        for state in BreakerState:
+            metrics.MODEL_BREAKERS.labels(str(state)).set_function(partial(self._in, state))
 
     def allow(self, candidate: Candidate, *, bound: Usage, now: float, repeat: bool = False) -> Permit | Wait:
         """See `Gatekeeper.allow`."""
@@ -155,6 +158,9 @@ class DeploymentGates:
                 self._gates.popitem(last=False)
         self._gates.move_to_end(key)
         return gate
+
+    def _in(self, state: BreakerState) -> int:
+        return sum(gate.breaker.state is state for gate in self._gates.values())
 
     def _tell(self, version: DeploymentVersion, state: BreakerState) -> None:
         metrics.MODEL_BREAKER_CHANGES.labels(str(state)).inc()

@@ -24,6 +24,7 @@ from services.meshkit.grpc.interceptors import MeshInterceptor
 from services.meshkit.grpc.reflection import add_reflection
 from services.meshkit.grpc.tls import MeshTls
 from services.meshkit.telemetry.logs import logger
+from services.meshkit.telemetry.loop_lag import loop_lag_measured
 from services.meshkit.telemetry.metrics_page import metrics_page
 from services.meshkit.telemetry.scope import scoped
 
@@ -139,8 +140,11 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
     port = await _bind(grpc_server, server)
     own: BaseException | None = None
     try:
-        page = metrics_page(server.metrics_listen, ready=lambda: health.serving)
-        async with page as metrics_port, asyncio.TaskGroup() as tasks:
+        async with (
+            metrics_page(server.metrics_listen, ready=lambda: health.serving) as metrics_port,
+            loop_lag_measured(server.name),
+            asyncio.TaskGroup() as tasks,
+        ):
             running = _start_background(server, health, tasks)
             beside = AsyncExitStack()
             try:

@@ -32,6 +32,7 @@ INFERENCE_LATENCY = Histogram(
 MODEL_BREAKER_CHANGES = Counter(
     names.MODEL_BREAKER_CHANGES_TOTAL, "Breakers of models that changed, by the state they came to.", ["state"]
 )
+MODEL_BREAKERS = Gauge(names.MODEL_BREAKERS, "Models by the state of their breaker.", ["state"])
 MODEL_HEDGES = Counter(names.MODEL_HEDGES_TOTAL, "Models that were asked beside another that was silent.")
 MODEL_BATCHES = Counter(names.MODEL_BATCHES_TOTAL, "Batches of prompts by the state they came to.", ["state"])
 MODEL_BATCH_ITEMS = Counter(names.MODEL_BATCH_ITEMS_TOTAL, "Prompts of batches by what became of them.", ["state"])
@@ -54,6 +55,7 @@ HOLD_WAIT = Histogram(
 )
 SPEND_REFUSED = Counter(names.SPEND_REFUSED_TOTAL, "Spending that was refused.", ["reason"])
 SPEND_ALERTS = Counter(names.SPEND_ALERTS_TOTAL, "Alerts on unusual spend by the state they came to.", ["state"])
+BUDGET_ALERTS = Counter(names.BUDGET_ALERTS_TOTAL, "Budgets by the level they came to.", ["cause"])
 COST_EVENTS_ROLLED_UP = Counter(names.COST_EVENTS_ROLLED_UP_TOTAL, "Entries of the ledger that were added up.")
 COST_EVENTS_FORGOTTEN = Counter(names.COST_EVENTS_FORGOTTEN_TOTAL, "Old entries of the ledger that were removed.")
 COST_ROUNDS_FAILED = Counter(names.COST_ROUNDS_FAILED_TOTAL, "Rounds of cost's background work that failed.", ["work"])
@@ -86,6 +88,9 @@ RUN_ESTIMATES = Counter(names.RUN_ESTIMATES_TOTAL, "Runs whose cost was held aga
 JOURNAL_BLOBS_SWEPT = Counter(names.JOURNAL_BLOBS_SWEPT_TOTAL, "Objects that no journal named and that were deleted.")
 JOURNAL_KEEPING_FAILED = Counter(
     names.JOURNAL_KEEPING_FAILED_TOTAL, "Rounds of the journal's keeping that failed.", ["work"]
+)
+LOOP_LAG = Histogram(
+    names.LOOP_LAG_SECONDS, "Time by which the event loop was late.", ["service"], buckets=_RPC_BUCKETS
 )
 CLOCK_AHEAD = Gauge(names.CLOCK_AHEAD_SECONDS, "Seconds that a machine is ahead of its database.", ["service"])
 QUEUE_ITEMS = Gauge(names.QUEUE_ITEMS, "Things waiting in a bounded queue.", ["queue"])

@@ -17,6 +17,8 @@ INCIDENTS_TOTAL: Final = "comitia_incidents_total"
 INFERENCE_LATENCY_SECONDS: Final = "comitia_inference_latency_seconds"
 #: Breakers of models that changed, by the state they came to: closed, open, half_open. Labels: state.
 MODEL_BREAKER_CHANGES_TOTAL: Final = "comitia_model_breaker_changes_total"
+#: Models whose breaker this replica has in a state: closed, open, half_open. Labels: state.
+MODEL_BREAKERS: Final = "comitia_model_breakers"
 #: Models that were asked beside another that was silent, because the call wanted that.
 MODEL_HEDGES_TOTAL: Final = "comitia_model_hedges_total"
 #: Batches of prompts for providers by the state they came to, `accepted` when they were taken. Labels: state.
@@ -46,6 +48,8 @@ HOLD_WAIT_SECONDS: Final = "comitia_hold_wait_seconds"
 SPEND_REFUSED_TOTAL: Final = "comitia_spend_refused_total"
 #: Alerts on unusual spend by the state they came to: opened, risen, closed. Labels: state.
 SPEND_ALERTS_TOTAL: Final = "comitia_spend_alerts_total"
+#: Budgets that came to a level of which people are told: warned, exhausted, overrun, degraded. Labels: cause.
+BUDGET_ALERTS_TOTAL: Final = "comitia_budget_alerts_total"
 #: Entries of the ledger that were added to the sums by hour and by day.
 COST_EVENTS_ROLLED_UP_TOTAL: Final = "comitia_cost_events_rolled_up_total"
 #: Entries of the ledger that were removed because they are old; their sums stay.
@@ -90,6 +94,8 @@ RUNS_DELETED_TOTAL: Final = "comitia_runs_deleted_total"
 RUN_ESTIMATES_TOTAL: Final = "comitia_run_estimates_total"
 #: Rounds of the journal's keeping that failed and are tried again: partitions, blobs, archive, deletion. Labels: work.
 JOURNAL_KEEPING_FAILED_TOTAL: Final = "comitia_journal_keeping_failed_total"
+#: Time by which the event loop of a process came late to what was due: all its calls wait for that. Labels: service.
+LOOP_LAG_SECONDS: Final = "comitia_loop_lag_seconds"
 #: Seconds by which a machine's clock is ahead of that of its service's database; below 0: behind. Labels: service.
 CLOCK_AHEAD_SECONDS: Final = "comitia_clock_ahead_seconds"
 #: Things waiting in a bounded queue. Labels: queue.
@@ -98,7 +104,7 @@ QUEUE_ITEMS: Final = "comitia_queue_items"
 QUEUE_REFUSED_TOTAL: Final = "comitia_queue_refused_total"
 #: Things kept in a bounded map, such as a cache. Labels: cache.
 CACHE_ITEMS: Final = "comitia_cache_items"
-#: What they take, for maps that are bounded in bytes. Labels: cache.
+#: Bytes that a bounded map keeps, of those that are bounded in bytes. Labels: cache.
 CACHE_BYTES: Final = "comitia_cache_bytes"
 #: Items that travelled or were committed together. Labels: queue.
 BATCH_ITEMS: Final = "comitia_batch_items"
@@ -110,7 +116,7 @@ AUDIT_ENTRIES_TOTAL: Final = "comitia_audit_entries_total"
 AUDIT_REFUSALS_TOTAL: Final = "comitia_audit_refusals_total"
 #: Places at which a service's audit entries are missing or were changed: an alarm. Labels: service, kind.
 AUDIT_BREAKS_TOTAL: Final = "comitia_audit_breaks_total"
-#: Those of them that nobody has acknowledged: an alarm that lasts until somebody does. Labels: service.
+#: Such places that nobody has acknowledged: an alarm that lasts until somebody does. Labels: service.
 AUDIT_GAPS: Final = "comitia_audit_gaps"
 #: Time from the writing of an audit entry to its place in the chain, of the oldest of each page. Labels: service.
 AUDIT_LAG_SECONDS: Final = "comitia_audit_lag_seconds"

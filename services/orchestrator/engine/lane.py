@@ -57,6 +57,8 @@ _LOCKED_SECONDS: Final = 15.0
 #: So many runs for which something has arrived are decided in two parts; the first is being recorded meanwhile.
 _HALVED: Final = 32
 
+_COMMITTED: Final = metrics.BATCH_ITEMS.labels("orchestrator.commit")
+
 #: A run that has decided, and what it wants recorded.
 Pending = tuple[LiveRun, RunWrite]
 
@@ -311,6 +313,7 @@ class Lane:
         while held := [(run, write) for run, write in writes if not run.gone]:
             leases = [self._leases[shard] for shard in sorted({run.run.shard for run, _ in held})]
             try:
+                _COMMITTED.observe(len(held))
                 with metrics.TICK_COMMIT.time():
                     lost = await self._parts.store.journal.commit(leases, [write for _, write in held])
             except WritesNotReady as error:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.telemetry import genai, metrics, names
@@ -20,12 +20,8 @@ def turn_trace(run_id: str, intended: journal_pb2.JournalEntry) -> str:
     return planned_traceparent(run_id, intended.path, str(intended.call_intended.attempt_group))
 
 
-class _Begun(NamedTuple):
-    #: Unix time, nanoseconds.
-    at: int
-    program: str
-    agent: str
-    attempt_group: int
+#: When a step began (Unix time, nanoseconds), its program, its agent and its attempt group.
+_Begun = tuple[int, str, str, int]
 
 
 class StepTimes:
@@ -36,49 +32,49 @@ class StepTimes:
         metrics.show_size("orchestrator.runs_timed", self._begun)
 
     def recorded(self, write: RunWrite) -> None:
-        """Takes what a commit wrote of one run."""
-        run_id = write.run.run_id
+        """Takes what a commit wrote of one run. Written for speed: it sees every step of every run."""
+        run_id, now = write.run.run_id, 0
         for entry in write.entries:
-            match entry.WhichOneof("fact"):
-                case "step_started":
-                    self._begin(run_id, entry)
-                case "step_completed":
-                    self._end(run_id, entry, "")
-                case "step_failed":
-                    self._end(run_id, entry, entry.step_failed.reason)
-                case "step_skipped" | "step_parked":
-                    self._begun.get(run_id, {}).pop(entry.path, None)
-                case "run_ended" | "run_abandoned":
-                    self._begun.pop(run_id, None)
-                    if isinstance(write.view, session_pb2.Session):
-                        _count_rounds(write.view)
-                case _:
-                    pass
+            fact = entry.WhichOneof("fact")
+            if fact == "step_started":
+                now = now or _time(entry)
+                step = entry.step_started
+                self._of(run_id)[entry.path] = now, step.program, step.agent, step.attempt_group
+            elif fact == "step_completed" or fact == "step_failed":
+                now = now or _time(entry)
+                begun = self._of(run_id).pop(entry.path, None)
+                if begun is not None:
+                    self._ended(run_id, entry, begun, now)
+            elif fact == "step_skipped" or fact == "step_parked":
+                self._of(run_id).pop(entry.path, None)
+            elif fact == "run_ended" or fact == "run_abandoned":
+                self._begun.pop(run_id, None)
+                if isinstance(write.view, session_pb2.Session):
+                    _count_rounds(write.view)
 
-    def _begin(self, run_id: str, entry: journal_pb2.JournalEntry) -> None:
-        begun = entry.step_started
-        if len(self._begun) >= _MAX_RUNS and run_id not in self._begun:
-            self._begun.popitem(last=False)
-        of_run = self._begun.setdefault(run_id, {})
-        of_run[entry.path] = _Begun(_time(entry), begun.program, begun.agent, begun.attempt_group)
+    def _of(self, run_id: str) -> dict[str, _Begun]:
+        of_run = self._begun.get(run_id)
+        if of_run is None:
+            if len(self._begun) >= _MAX_RUNS:
+                self._begun.popitem(last=False)
+            of_run = self._begun[run_id] = {}
+        return of_run
 
-    def _end(self, run_id: str, entry: journal_pb2.JournalEntry, failed: str) -> None:
-        begun = self._begun.get(run_id, {}).pop(entry.path, None)
-        if begun is None:
-            return
-        ended = _time(entry)
-        _duration(begun.program, "failed" if failed else "completed").observe((ended - begun.at) / 1e9)
-        if begun.program in (TURN, PLANNED_TURN) and is_recording():
+    def _ended(self, run_id: str, entry: journal_pb2.JournalEntry, begun: _Begun, now: int) -> None:
+        at, program, agent, attempt_group = begun
+        failed = entry.step_failed.reason if entry.HasField("step_failed") else ""
+        _duration(program, "failed" if failed else "completed").observe((now - at) / 1e9)
+        if is_recording() and program in (TURN, PLANNED_TURN):
             planned_span(
                 names.SPAN_TURN,
-                traceparent=planned_traceparent(run_id, entry.path, str(begun.attempt_group)),
-                began=begun.at,
-                ended=ended,
+                traceparent=planned_traceparent(run_id, entry.path, str(attempt_group)),
+                began=at,
+                ended=now,
                 failed=failed,
                 attributes={
                     genai.OPERATION: genai.INVOKE_AGENT,
                     genai.CONVERSATION_ID: run_id,
-                    genai.AGENT_NAME: begun.agent.partition("@")[0],
+                    genai.AGENT_NAME: agent.partition("@")[0],
                     names.ATTRIBUTE_PATH: entry.path,
                     names.ATTRIBUTE_CORRELATION_ID: run_id,
                 },

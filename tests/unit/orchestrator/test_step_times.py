@@ -1,5 +1,7 @@
 """How long steps took is told once they are recorded, and how many rounds a session had once it has ended."""
 
+from typing import Any
+
 from prometheus_client import REGISTRY
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
@@ -16,7 +18,7 @@ def shown(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-def at(seconds: int, **fact: object) -> journal_pb2.JournalEntry:
+def at(seconds: int, **fact: Any) -> journal_pb2.JournalEntry:
     entry = journal_pb2.JournalEntry(path="rounds/1/Ada", **fact)
     entry.record_time.seconds = seconds
     return entry
