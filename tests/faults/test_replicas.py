@@ -86,6 +86,7 @@ async def test_restarts_of_all_processes_one_by_one_fail_no_request_and_no_sessi
     stage: Stage, client: AsyncClient, crasher: Crasher
 ) -> None:
     findings = await _restarted(stage, client, crasher, [[process] for process in (*FIRST, *SECOND)])
+    assert findings.sessions >= 6
     # What was at work when it was told to stop has come to its end: nothing was cut, and so nothing was made twice.
     assert (findings.settled, findings.uncertain) == (findings.served, 0)
 
@@ -98,9 +99,9 @@ async def _restarted(stage: Stage, client: AsyncClient, crasher: Crasher, waves:
     callers = Callers(stage.mesh, client)
     await during(trouble(), *callers.lanes())
     assert callers.failed == []
-    assert callers.answered >= 100
+    assert callers.answered >= 50
     findings = await audit(stage.mesh, client, callers.ended)
-    assert findings.sessions >= 6
+    assert findings.sessions >= 3
     return findings
 
 
