@@ -22,7 +22,12 @@
 {{- if and .Values.milvus.enabled .Values.milvus.external.existingSecret -}}
   {{- fail "milvus.enabled is true and milvus.external.existingSecret is set; choose one of the two." -}}
 {{- end -}}
-{{- $milvusLite := not (or .Values.milvus.enabled .Values.milvus.external.existingSecret) -}}
+{{- if not (or .Values.milvus.enabled .Values.milvus.external.existingSecret) -}}
+  {{- fail "milvus.enabled is false, so milvus.external.existingSecret must name the Secret with the address of Milvus, under the key milvus.external.key." -}}
+{{- end -}}
+{{- if and .Values.localModel.enabled (hasKey .Values.services.inference.settings "local_model_url") -}}
+  {{- fail "localModel.enabled is true and services.inference.settings.local_model_url is set; choose one of the two." -}}
+{{- end -}}
 {{- range $service, $_ := $catalogue -}}
   {{- $values := include "comitia.valuesOf" (dict "root" $ "service" $service) | fromYaml -}}
   {{- $least := int (include "comitia.least" $values) -}}
@@ -44,9 +49,6 @@
   {{- end -}}
   {{- if and (gt $most 1) (eq (include "comitia.claim" (dict "root" $ "service" $service)) "true") -}}
     {{- fail (printf "services.%s has up to %d replicas, which must share one store; set %s.url to an object store, such as s3://bucket/prefix, or leave it at one replica." $service $most (ternary "auditStore" "objectStore" (eq $service "gateway"))) -}}
-  {{- end -}}
-  {{- if and (gt $most 1) (eq $service "memory") $milvusLite -}}
-    {{- fail (printf "services.memory has up to %d replicas, and Milvus Lite belongs to one process; set milvus.enabled, or milvus.external.existingSecret, or leave memory at one replica." $most) -}}
   {{- end -}}
   {{- range $name, $_ := $values.secretSettings -}}
     {{- if hasKey $values.settings $name -}}

@@ -57,9 +57,25 @@ spec:
         {{- include "comitia.podSecurity" $at | nindent 8 }}
       # Calls that run have drainSeconds; then background work is handed over and connections are closed.
       terminationGracePeriodSeconds: {{ add $values.drainSeconds 15 }}
+      {{- $image := include "comitia.image" (dict "root" $root "service" $service "digest" $values.digest) }}
+      {{- if eq $service "gateway" }}
+      initContainers:
+        # The gateway writes this file when its keys change, and wants it to be there before.
+        - name: key-set
+          image: {{ $image }}
+          imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+          args: [python, -c, "import shutil; shutil.copyfile('/etc/comitia/keys/jwks.json', '/var/lib/comitia/jwks.json')"]
+          securityContext:
+            {{- include "comitia.containerSecurity" $at | nindent 12 }}
+          resources:
+            {{- toYaml $values.resources | nindent 12 }}
+          volumeMounts:
+            - {name: keys, mountPath: /etc/comitia/keys, readOnly: true}
+            - {name: state, mountPath: /var/lib/comitia}
+      {{- end }}
       containers:
         - name: {{ $service }}
-          image: {{ include "comitia.image" (dict "root" $root "service" $service "digest" $values.digest) }}
+          image: {{ $image }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           args: [python, -m, services.{{ $service }}]
           securityContext:
@@ -225,12 +241,14 @@ spec:
 {{- end }}
 {{- if eq $service "inference" }}
 - {name: {{ $own }}REGISTRY_PATH, value: /var/lib/comitia/registry}
+{{- if $root.Values.localModel.enabled }}
+- {name: {{ $own }}LOCAL_MODEL_URL, value: "http://{{ $fullname }}-local-model:7450"}
+{{- end }}
 {{- end }}
 {{- if eq $service "memory" }}
-- {name: {{ $own }}DATA_DIR, value: /var/lib/comitia}
 {{- if $root.Values.milvus.enabled }}
 - {name: {{ $own }}MILVUS_URL, value: "http://{{ $fullname }}-milvus:19530"}
-{{- else if $root.Values.milvus.external.existingSecret }}
+{{- else }}
 - name: {{ $own }}MILVUS_URL
   valueFrom: {secretKeyRef: {name: {{ $root.Values.milvus.external.existingSecret }}, key: {{ $root.Values.milvus.external.key }}}}
 {{- end }}

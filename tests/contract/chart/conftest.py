@@ -39,9 +39,10 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         {"services": {"orchestrator": {"replicas": 2}}},
         "set objectStore.url to an object store",
     ),
-    "two memories with Milvus Lite": (
-        {"services": {"memory": {"replicas": 2}}},
-        "Milvus Lite belongs to one process",
+    "no Milvus": ({"milvus": {"enabled": False}}, "milvus.external.existingSecret must name the Secret"),
+    "two local models": (
+        {"localModel": {"enabled": True}, "services": {"inference": {"settings": {"local_model_url": "http://m"}}}},
+        "localModel.enabled is true and services.inference.settings.local_model_url is set",
     ),
     "less than least": (
         {"services": {"cost": {"autoscaling": {"enabled": True, "maxReplicas": 1}}}},
