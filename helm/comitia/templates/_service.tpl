@@ -94,10 +94,13 @@ spec:
           envFrom:
             {{- toYaml . | nindent 12 }}
           {{- end }}
-          {{- range $probe, $of := dict "startupProbe" "ready" "readinessProbe" "ready" "livenessProbe" "live" }}
+          {{- range $probe, $of := dict "startupProbe" "live" "readinessProbe" "ready" "livenessProbe" "live" }}
           {{ $probe }}:
-            {{- if or $tls (eq $of "live") }}
-            # The kubelet has no certificate to show, and a service that waits for another need not be started anew.
+            {{- if eq $of "live" }}
+            # Whether its loop answers: a service that waits for another need not be started anew.
+            httpGet: {path: /live, port: metrics}
+            {{- else if $tls }}
+            # Of gRPC the kubelet cannot ask: it has no certificate to show.
             httpGet: {path: /{{ $of }}, port: metrics}
             {{- else }}
             grpc: {port: {{ $facts.port }}}
