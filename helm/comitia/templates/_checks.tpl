@@ -10,6 +10,9 @@
   {{- if not $postgres.external.existingSecret -}}
     {{- fail "postgres.external.host is set, so postgres.external.existingSecret must name the Secret with the administrator's address, under the key postgres.external.key." -}}
   {{- end -}}
+  {{- if and (hasPrefix "verify" $postgres.external.sslMode) (not $postgres.external.caSecret) -}}
+    {{- fail (printf "postgres.external.sslMode is %s, so postgres.external.caSecret must name the Secret with the authorities (ca.crt) that the server is held against." $postgres.external.sslMode) -}}
+  {{- end -}}
 {{- else if $postgres.external.host -}}
   {{- fail "postgres.enabled is true and postgres.external.host is set; choose one of the two." -}}
 {{- end -}}

@@ -19,6 +19,7 @@
 {{- $claims := eq (include "comitia.claim" .) "true" -}}
 {{- $at := dict "root" $root "part" $service "values" $values "least" (include "comitia.least" $values) -}}
 {{- $tls := $root.Values.mtls.enabled -}}
+{{- $authorities := include "comitia.postgresAuthorities" $root -}}
 ---
 apiVersion: apps/v1
 kind: {{ ternary "StatefulSet" "Deployment" (hasKey $facts "stateful") }}
@@ -113,6 +114,9 @@ spec:
             - {name: certificate, mountPath: /etc/comitia/tls, readOnly: true}
             {{- end }}
             - {name: state, mountPath: /var/lib/comitia}
+            {{- if $authorities }}
+            - {name: postgres, mountPath: /etc/comitia/postgres, readOnly: true}
+            {{- end }}
             {{- if $claims }}
             - {name: store, mountPath: /var/lib/comitia-store}
             {{- end }}
@@ -130,6 +134,10 @@ spec:
         {{- if $tls }}
         - name: certificate
           secret: {secretName: {{ $fullname }}-{{ $service }}-tls, defaultMode: 0440}
+        {{- end }}
+        {{- with $authorities }}
+        - name: postgres
+          secret: {secretName: {{ . }}, defaultMode: 0440}
         {{- end }}
         - name: state
           emptyDir: {sizeLimit: {{ $values.stateSize }}}
@@ -185,6 +193,9 @@ spec:
 {{- $catalogue := include "comitia.catalogue" $root | fromYaml -}}
 {{- $database := printf "%s:%s/comitia_%s%s" (include "comitia.postgresHost" $root) (include "comitia.postgresPort" $root) $service (include "comitia.postgresQuery" $root) -}}
 - {name: MALLOC_ARENA_MAX, value: "2"}
+{{- if include "comitia.postgresAuthorities" $root }}
+- {name: PGSSLROOTCERT, value: /etc/comitia/postgres/ca.crt}
+{{- end }}
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 - name: POD_NAME

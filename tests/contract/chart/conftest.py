@@ -31,6 +31,10 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         {"postgres": {"enabled": False, "external": {"host": "db"}}},
         "postgres.external.existingSecret must name the Secret",
     ),
+    "a Postgres that nobody can verify": (
+        {"postgres": {"enabled": False, "external": {"host": "d", "existingSecret": "s", "sslMode": "verify-full"}}},
+        "postgres.external.caSecret must name the Secret",
+    ),
     "two Postgres": ({"postgres": {"external": {"host": "db"}}}, "choose one of the two"),
     "no NATS": ({"nats": {"enabled": False}}, "nats.external.existingSecret must name the Secret"),
     "no gateway": ({"services": {"gateway": {"replicas": 0}}}, "services.gateway would have no replica"),

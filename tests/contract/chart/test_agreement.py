@@ -29,7 +29,7 @@ ONLY_CHART: Final = frozenset(
 #: Variable that says where each port is listened at.
 _LISTENING: Final = {"grpc": "LISTEN", "metrics": "METRICS_LISTEN", "doors": "DOORS_LISTEN"}
 #: Read by no settings: what addresses are put together from, and the allocator.
-HELPING: Final = {"MALLOC_ARENA_MAX", "POD_IP", "POD_NAME", "APP_PASSWORD", "MAINTENANCE_PASSWORD"}
+HELPING: Final = {"MALLOC_ARENA_MAX", "PGSSLROOTCERT", "POD_IP", "POD_NAME", "APP_PASSWORD", "MAINTENANCE_PASSWORD"}
 
 
 def workload(rendered: Rendered, service: str) -> dict[str, Any]:
