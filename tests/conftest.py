@@ -1,15 +1,18 @@
 """What holds for every test: nobody leaves this machine, and a suite that skipped everything is not green."""
 
+import gc
 import ipaddress
 import os
 import socket
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.fault_rows import FaultTable, noting
 
 settings.register_profile("comitia", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
 # On CI the same examples every time: a red build is then about the change.
@@ -18,6 +21,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "comitia")
 
 #: Folders whose tests share a mesh: one worker runs all tests of one, so that each mesh is started once.
 SHARING_A_MESH = ("tests/e2e/", "tests/faults/")
+#: Folders whose files have servers and databases of their own: one worker runs a file, so that each starts once.
+SHARING_SERVERS = ("tests/contract/", "tests/integration/")
 LOCAL_NAMES = frozenset({"", "localhost", "0.0.0.0", "::", "ip6-localhost"})
 
 
@@ -81,9 +86,15 @@ def refused_addresses() -> Iterator[list[str]]:
     assert not left, f"the test tried to reach {', '.join(left)}"
 
 
+@pytest.fixture(autouse=True)
+def _faults_are_noted(request: pytest.FixtureRequest) -> Iterator[None]:
+    with noting(request.node.user_properties):
+        yield
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps tests that share a mesh on one worker.
+    """Keeps tests that share a mesh, or the servers of a file, on one worker. What is many tests is begun first.
 
     The mark `xdist_group` alone does not: xdist 3.8 writes the group into the id of a test where pytest 9.2 no longer
     looks for it, so every test would be a group of its own.
@@ -94,10 +105,27 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadGroupScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(SHARING_SERVERS):
+                return nodeid.partition("::")[0]
             shared = next((folder for folder in SHARING_A_MESH if nodeid.startswith(folder)), None)
             return shared or super()._split_scope(nodeid)
 
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects without looking for garbage, and leaves what was imported and collected out of all later looks.
+
+    Nearly all of it stays to the end: some 700,000 objects, at half a second for each look.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def skipped_suites(reports: dict[str, list[pytest.TestReport]]) -> list[str]:
@@ -110,12 +138,17 @@ def skipped_suites(reports: dict[str, list[pytest.TestReport]]) -> list[str]:
     return sorted(suite for suite, count in ran.items() if count == 0)
 
 
+def fault_table(stats: dict[str, list[Any]]) -> FaultTable:
+    """Gives what was done to the parts of the mesh in a run."""
+    return FaultTable(report for outcome in ("passed", "failed") for report in stats.get(outcome, []))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Turns the session red when a whole suite was skipped."""
+    """Turns the session red when a whole suite was skipped, or fewer faults were survived than had to be."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(session.config, "workerinput") or session.exitstatus != pytest.ExitCode.OK:
         return
-    if skipped_suites(reporter.stats):
+    if skipped_suites(reporter.stats) or fault_table(reporter.stats).missing:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -126,3 +159,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{skipped} skipped: each says above what was missing")
     for suite in skipped_suites(terminalreporter.stats):
         terminalreporter.write_line(f"RED: every test of {suite} was skipped", red=True)
+    table = fault_table(terminalreporter.stats)
+    if "faults" in terminalreporter.config.option.markexpr.replace("not faults", ""):
+        terminalreporter.section("faults")
+        for line in table.lines():
+            terminalreporter.write_line(line)
+    if table.missing:
+        terminalreporter.write_line(f"RED: {table.missing} faults too few were survived", red=True)

@@ -203,6 +203,7 @@ class Models(_Blocking[aio.AsyncModels]):
     add_version = _blocking(aio.AsyncModels.add_version)
     check = _blocking(aio.AsyncModels.check)
     get = _blocking(aio.AsyncModels.get)
+    health = _blocking(aio.AsyncModels.health)
     retire = _blocking(aio.AsyncModels.retire)
     set_route = _blocking(aio.AsyncModels.set_route)
     route = _blocking(aio.AsyncModels.route)

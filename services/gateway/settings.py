@@ -116,6 +116,18 @@ class GatewaySettings(ServiceSettings):
         default=_GEN / "openapi" / "comitia.json", description="OpenAPI document of the REST face."
     )
 
+    def given_files(self) -> dict[str, Path]:
+        """See `ServiceSettings.given_files`."""
+        own = {
+            "signing_key_path": self.signing_key_path,
+            "bootstrap_key_path": self.bootstrap_key_path,
+            "audit_key_path": self.audit_key_path,
+            "audit_jwks_path": self.audit_jwks_path,
+            "descriptors_path": self.descriptors_path,
+            "openapi_path": self.openapi_path,
+        }
+        return super().given_files() | {name: path for name, path in own.items() if path is not None}
+
     @model_validator(mode="after")
     def _names_a_store(self) -> Self:
         if self.openfga_url is not None and not self.openfga_store_id:

@@ -6,6 +6,7 @@ keys, ports ─┬─▶ postgres ─▶ databases, migrations ─┬─▶ seve
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -33,7 +34,7 @@ from services.launcher.errors import LauncherError
 from services.launcher.health import Certified, always, grpc_serving
 from services.launcher.layout import DataDir, read_state, write_private, write_state
 from services.launcher.options import Progress, Report, StepState, UpOptions
-from services.launcher.services import MOST_ORCHESTRATORS, SERVICES, processes, service_of
+from services.launcher.services import MOST_REPLICAS, SERVICES, processes, service_of
 from services.launcher.single_process import ServicesTogether
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.ids import SystemIds
@@ -41,13 +42,18 @@ from services.meshkit.core.ids import SystemIds
 if TYPE_CHECKING:
     from services.launcher.certificates import MeshCertificates
 
+
+def _all_processes(*services: str) -> tuple[str, ...]:
+    return tuple(process for service in services for process in processes(service, MOST_REPLICAS))
+
+
 #: What stops after what, those of a row together: callers before those they call, servers last.
 STOP_ORDER: Final = (
     ("edge",),
-    ("gateway",),
-    processes("orchestrator", MOST_ORCHESTRATORS),
-    ("inference", "tools", "memory"),
-    ("policy", "cost"),
+    _all_processes("gateway"),
+    _all_processes("orchestrator"),
+    _all_processes("inference", "tools", "memory"),
+    _all_processes("policy", "cost"),
     ("local-model", "nats"),
     ("postgres",),
 )
@@ -96,7 +102,7 @@ class BringUp:
             claims: hold the ports from now on.
         Raises: LauncherError: a port is taken, a wheel is missing, or a setting or option cannot be had.
         """
-        self._check_orchestrators()
+        self._check_replicas()
         state = read_state(self.data)
         chosen = self._choose_ports(state.get("ports", {}), claims)
         write_state(self.data, {**state, "ports": chosen})
@@ -134,6 +140,7 @@ class BringUp:
             local_model_url=local_model.local_model_url(chosen["local_model"]) if self._wants_local_model() else None,
             mtls=self.options.mtls,
             milvus_url=self.user.get("COMITIA_MILVUS_URL"),
+            replicas=self.options.counts,
         )
         for service in SERVICES:
             self.data.of(service).mkdir(mode=0o700, exist_ok=True)
@@ -153,8 +160,8 @@ class BringUp:
             await self.together.start()
             return
         async with asyncio.TaskGroup() as group:
-            for service in SERVICES:
-                for process in processes(service, self.options.orchestrators):
+            for service, count in self._counts().items():
+                for process in processes(service, count):
                     group.create_task(self._start_service(process))
 
     async def start_edge(self) -> None:
@@ -177,8 +184,8 @@ class BringUp:
         """
         if not self.options.edge:
             return
-        expected = {service: len(processes(service, self.options.orchestrators)) for service in SERVICES}
-        expected[ports.DOORS] = 1
+        expected = self._counts()
+        expected[ports.DOORS] = expected["inference"]
         found = envoy.finds(self.facts.ports["edge_admin"], expected)
         end = time.monotonic() + self.options.healthy_seconds
         while not await found():
@@ -220,12 +227,15 @@ class BringUp:
     def _done(self, name: str, state: StepState, began: float, detail: str) -> None:
         self.report(Progress(step=name, state=state, seconds=time.monotonic() - began, detail=detail))
 
-    def _check_orchestrators(self) -> None:
-        asked = self.options.orchestrators
-        if self.options.single_process and asked != 1:
-            raise LauncherError(f"a single process holds one orchestrator, {asked} are asked for; leave one option out")
-        if not 1 <= asked <= MOST_ORCHESTRATORS:
-            raise LauncherError(f"a machine runs 1 to {MOST_ORCHESTRATORS} orchestrators, {asked} are asked for")
+    def _check_replicas(self) -> None:
+        for what, asked in (("orchestrator", self.options.orchestrators), ("replica", self.options.replicas)):
+            if self.options.single_process and asked != 1:
+                raise LauncherError(f"a single process holds one {what}, {asked} are asked for; leave one option out")
+            if not 1 <= asked <= MOST_REPLICAS:
+                raise LauncherError(f"a machine runs 1 to {MOST_REPLICAS} {what}s, {asked} are asked for")
+
+    def _counts(self) -> dict[str, int]:
+        return {service: self.options.counts.get(service, 1) for service in SERVICES}
 
     def _choose_ports(self, remembered: Mapping[str, int], claims: ports.PortClaims) -> dict[str, int]:
         asked = asked_ports(self.user)
@@ -238,7 +248,7 @@ class BringUp:
             dice=Random(),  # any free port will do
             random_only=self.options.random_ports,
             edge_host=self.options.edge_host,
-            orchestrators=self.options.orchestrators,
+            replicas=self.options.counts,
         )
 
     def _wants_local_model(self) -> bool:
@@ -313,6 +323,8 @@ class BringUp:
                     log=self.data.log(process),
                     port=port,
                     directory=CHECKOUT,
+                    # Who calls it has been stopped before.
+                    stop_signal=signal.SIGINT,
                 )
             )
 
@@ -342,7 +354,7 @@ class BringUp:
             ports=chosen,
             token_check=self.data.token_check,
             mesh_tls=mesh_tls if self.options.mtls else None,
-            orchestrators=self.options.orchestrators,
+            replicas=self.options.counts,
         )
         await envoy.render(configuration, arguments, environment, root=CHECKOUT)
         spec = envoy.prepare_envoy(

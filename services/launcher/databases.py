@@ -71,21 +71,29 @@ async def wait_for_server(admin_url: str, seconds: float) -> None:
 
 
 async def make_databases(
-    admin_url: str, passwords: Mapping[str, str], report: Callable[[str, float], None] | None = None
+    admin_url: str,
+    passwords: Mapping[str, str],
+    report: Callable[[str, float], None] | None = None,
+    *,
+    to: str = "head",
 ) -> None:
     """Makes databases and roles where missing and migrates all of them, at the same time.
 
     Args:
         passwords: by `<service>/<role>`.
         report: told each service that is done, with its seconds.
+        to: `head`, or `expand` while the release before still serves.
     Raises: LauncherError: the server cannot be reached, or a migration fails.
     """
     # One second of imports, of which the launcher itself stays free: see `migrate.py`.
     import asyncpg
     import sqlalchemy.exc
 
+    from services.meshkit.core.errors import MeshError
     from services.meshkit.sql.migrations import migrate
     from services.meshkit.sql.roles import RolePasswords, provision
+
+    of_the_database = (asyncpg.PostgresError, asyncpg.InterfaceError, sqlalchemy.exc.SQLAlchemyError)
 
     async def make(service: str) -> None:
         began = time.monotonic()
@@ -97,8 +105,8 @@ async def make_databases(
         try:
             urls = await provision(admin_url, database_name(service), secrets)
             if migrations_of(service):
-                await migrate(f"services.{service}", urls.migrator)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlalchemy.exc.SQLAlchemyError) as cause:
+                await migrate(f"services.{service}", urls.migrator, to=to)
+        except (OSError, MeshError, *of_the_database) as cause:
             said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
             raise LauncherError(f"the database of {service} could not be made ready: {said}") from cause
         if report is not None:

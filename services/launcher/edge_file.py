@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.launcher.layout import write_private
+from services.launcher.ports import NO_MORE, doors_port_name
+from services.launcher.services import SERVICES, Replicas, processes
 
 
 def arguments(
@@ -20,7 +22,7 @@ def arguments(
     ports: Mapping[str, int],
     token_check: Path,
     mesh_tls: Mapping[str, Path] | None,
-    orchestrators: int = 1,
+    replicas: Replicas = NO_MORE,
 ) -> tuple[str, str]:
     """Gives the arguments with which this renders the edge of a mesh whose parts listen on these ports.
 
@@ -33,7 +35,7 @@ def arguments(
         "ports": dict(ports),
         "token_check": str(token_check),
         "mesh_tls": tls,
-        "orchestrators": orchestrators,
+        "replicas": dict(replicas),
     }
     return str(file), json.dumps(wishes)
 
@@ -41,21 +43,17 @@ def arguments(
 def main(file: str, wishes: str) -> None:
     """Renders and writes."""
     from services.launcher.edge import Address, EdgeSettings, MeshTlsFiles, render_edge, render_mesh_secrets
-    from services.launcher.ports import DOORS
-    from services.launcher.services import SERVICES, processes
 
     wanted = json.loads(wishes)
     ports: dict[str, int] = wanted["ports"]
     tls: dict[str, str] | None = wanted["mesh_tls"]
     mesh_tls = None if tls is None else MeshTlsFiles(**{name: Path(path) for name, path in tls.items()})
+    serving = {service: processes(service, wanted["replicas"].get(service, 1)) for service in SERVICES}
     settings = EdgeSettings(
         listen=Address(wanted["host"], ports["edge"]),
         admin=Address("127.0.0.1", ports["edge_admin"]),
-        services={
-            service: [Address("127.0.0.1", ports[process]) for process in processes(service, wanted["orchestrators"])]
-            for service in SERVICES
-        },
-        doors=[Address("127.0.0.1", ports[DOORS])],
+        services={service: [Address("127.0.0.1", ports[one]) for one in serving[service]] for service in SERVICES},
+        doors=[Address("127.0.0.1", ports[doors_port_name(one)]) for one in serving["inference"]],
         token_check=Path(wanted["token_check"]),
         mesh_tls=mesh_tls,
     )

@@ -11,8 +11,8 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
-from services.launcher.ports import DOORS, metrics_port_name
-from services.launcher.services import SERVICES, service_of
+from services.launcher.ports import DOORS, doors_port_name, metrics_port_name
+from services.launcher.services import SERVICES, Replicas, processes, service_of
 
 #: Roles of each service's database, as `meshkit.sql.roles` names them.
 ROLES: Final = ("app", "maintenance", "migrator")
@@ -26,7 +26,9 @@ _ORDINARY: Final = frozenset(
 _ORDINARY_PREFIXES: Final = ("LC_", "OTEL_")
 _PROVIDER_PREFIXES: Final = ("OPENAI_", "ANTHROPIC_")
 #: Settings that all services share, told once: `COMITIA_VAULT_URL` is `COMITIA_TOOLS_VAULT_URL` and so on.
-_SHARED_PREFIXES: Final = ("COMITIA_KEK_", "COMITIA_VAULT_")
+_SHARED_PREFIXES: Final = ("COMITIA_KEK_", "COMITIA_OTLP_", "COMITIA_VAULT_")
+#: The edge asks every 2 s how a service is.
+_NOTICE_SECONDS: Final = "3"
 _CERTIFICATE_SETTINGS: Final = ("TLS_CERT_PATH", "TLS_KEY_PATH", "TLS_CA_PATH")
 #: The launcher's own; each service is told its part by another name.
 _LAUNCHERS: Final = frozenset({"COMITIA_POSTGRES_URL", "COMITIA_NATS_URL", "COMITIA_MILVUS_URL", "COMITIA_DATA_DIR"})
@@ -51,6 +53,13 @@ class MeshFacts:
     mtls: bool = False
     #: Address of a Milvus server; without it memory uses Milvus Lite in its data directory.
     milvus_url: str | None = None
+    #: How many processes each service has.
+    replicas: Replicas = field(default_factory=dict[str, int])
+
+    def target(self, service: str) -> str:
+        """Gives the addresses at which a service is called."""
+        serving = processes(service, self.replicas.get(service, 1))
+        return ",".join(f"127.0.0.1:{self.ports[process]}" for process in serving)
 
 
 def database_name(service: str) -> str:
@@ -158,7 +167,7 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     }
     # Its own among them: the gateway asks all seven how they are, and by an address TLS knows who has to answer there.
     for neighbour in SERVICES:
-        settings[f"{neighbour.upper()}_TARGET"] = f"127.0.0.1:{facts.ports[neighbour]}"
+        settings[f"{neighbour.upper()}_TARGET"] = facts.target(neighbour)
     if facts.mtls:
         settings["TLS_CERT_PATH"] = settings["TLS_KEY_PATH"] = str(data.certificate(service))
         settings["TLS_CA_PATH"] = str(data.authorities)
@@ -174,9 +183,7 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     if service == "orchestrator":
         settings["OBJECT_STORE"] = str(data.of(service) / "objects")
     if service == "inference":
-        settings["DOORS_LISTEN"] = f"127.0.0.1:{facts.ports[DOORS]}"
-        settings["REGISTRY_PATH"] = str(data.registry)
-        # There is one replica: when it dies, its own next start is all that waits for its calls.
+        # When one dies, little but its own next start waits for its calls.
         settings["CLAIM_SECONDS"] = "2"
     if service == "inference" and facts.local_model_url is not None:
         settings["LOCAL_MODEL_URL"] = facts.local_model_url
@@ -186,10 +193,17 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
 
 
 def _places(process: str, facts: MeshFacts) -> dict[str, str]:
-    """Gives where a process listens, the file that it alone writes, and by what name it takes up its own work again."""
-    named = {"REPLICA": process} if service_of(process) == "orchestrator" else {}
+    """Gives where a process listens, how it leaves, what it alone writes, and by what name it takes work up again."""
+    own: dict[str, str] = {}
+    if facts.replicas.get(service_of(process), 1) > 1:
+        own["NOTICE_SECONDS"] = _NOTICE_SECONDS
+    if service_of(process) == "orchestrator":
+        own["REPLICA"] = process
+    if service_of(process) == "inference":
+        doors = facts.ports[doors_port_name(process)]
+        own |= {"DOORS_LISTEN": f"127.0.0.1:{doors}", "REGISTRY_PATH": str(facts.data.registry(process))}
     return {
-        **named,
+        **own,
         "LISTEN": f"127.0.0.1:{facts.ports[process]}",
         "METRICS_LISTEN": f"127.0.0.1:{facts.ports[metrics_port_name(process)]}",
         "GUARD_PATH": str(facts.data.guard(process)),

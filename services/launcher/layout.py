@@ -133,10 +133,9 @@ class DataDir:
         """What the gateway told one process of a service of tenants and revocations."""
         return self.root / "guard" / process
 
-    @property
-    def registry(self) -> Path:
-        """What inference knew last of the models that tenants have registered, sealed."""
-        return self.root / "inference" / "registry"
+    def registry(self, process: str) -> Path:
+        """What one process of inference knew last of the models that tenants have registered, sealed."""
+        return self.root / "inference" / process.replace("inference", "registry")
 
     def log(self, child: str) -> Path:
         """What one child printed."""

@@ -13,11 +13,15 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Final
 
 from services.launcher.databases import make_databases, report_line, wait_for_server
 from services.launcher.errors import LauncherError
 from services.launcher.keys import role_passwords
 from services.launcher.layout import find_data_dir, prepare
+
+#: How far the migrations of each phase go.
+_TARGETS: Final = {"expand": "expand", "contract": "head"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +31,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--data-dir", type=Path, help="default: COMITIA_DATA_DIR, else ~/.comitia")
     parser.add_argument("--wait-seconds", type=float, default=0.0, help="wait this long for the server; default 0")
+    parser.add_argument(
+        "--phase",
+        choices=("expand", "contract"),
+        default="contract",
+        help="expand: only what a new release needs, before its code starts; contract: all, once no older code runs",
+    )
     chosen = parser.parse_args(arguments)
     admin_url = os.environ.get("COMITIA_POSTGRES_URL")
     if not admin_url:
@@ -35,17 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
     data = find_data_dir(chosen.data_dir, os.environ)
     try:
         prepare(data)
-        asyncio.run(_make(admin_url, role_passwords(data), chosen.wait_seconds))
+        asyncio.run(_make(admin_url, role_passwords(data), chosen.wait_seconds, _TARGETS[chosen.phase]))
     except LauncherError as failure:
         print(failure.sentence, file=sys.stderr)
         return 1
     return 0
 
 
-async def _make(admin_url: str, passwords: Mapping[str, str], wait_seconds: float) -> None:
+async def _make(admin_url: str, passwords: Mapping[str, str], wait_seconds: float, to: str) -> None:
     import_module("services.meshkit.sql.migrations")  # takes a second, in which the server may still be starting
     await wait_for_server(admin_url, wait_seconds)
-    await make_databases(admin_url, passwords, _print)
+    await make_databases(admin_url, passwords, _print, to=to)
 
 
 def _print(service: str, seconds: float) -> None:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from services.launcher.services import REPLICATED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
@@ -30,6 +32,8 @@ class UpOptions:
     mtls: bool = False
     #: Processes of the orchestrator, 1 to 8. They share the runs between them; the edge sends calls to all.
     orchestrators: int = 1
+    #: Processes of each other service but memory, 1 to 8. One of them may die, or be replaced, and no call fails.
+    replicas: int = 1
     #: Start Envoy. Without it the services are reached at their own ports only.
     edge: bool = True
     #: Longest wait for one child to become healthy.
@@ -38,6 +42,11 @@ class UpOptions:
     most_restart_wait_seconds: float = 30.0
     #: Settings handed to the services on top of the launcher's own environment; they win.
     environment: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many processes each service has, where it may have several."""
+        return {**dict.fromkeys(REPLICATED, self.replicas), "orchestrator": self.orchestrators}
 
 
 class StepState(StrEnum):

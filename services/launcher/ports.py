@@ -7,12 +7,16 @@ from random import Random
 from typing import Final, Self
 
 from services.launcher.errors import LauncherError
-from services.launcher.services import SERVICES, processes
+from services.launcher.services import SERVICES, Replicas, processes
+
+#: Each service has one process.
+NO_MORE: Final[Replicas] = {}
 
 _HOST: Final = "127.0.0.1"
 _METRICS: Final = "_metrics"
+_DOORS: Final = "_doors"
 #: Where inference serves the dialects of model providers.
-DOORS: Final = "inference_doors"
+DOORS: Final = f"inference{_DOORS}"
 
 #: Where a first mesh on a machine listens.
 PREFERRED: Final[Mapping[str, int]] = {
@@ -48,11 +52,17 @@ def metrics_port_name(process: str) -> str:
     return process + _METRICS
 
 
-def port_names(orchestrators: int = 1) -> tuple[str, ...]:
+def doors_port_name(process: str) -> str:
+    """Names the port at which a process of inference serves the dialects of model providers."""
+    return process + _DOORS
+
+
+def port_names(replicas: Replicas = NO_MORE) -> tuple[str, ...]:
     """Lists every port of a mesh."""
-    serving = [process for service in SERVICES for process in processes(service, orchestrators)]
-    beside = ("edge", "edge_admin", "postgres", "nats", "local_model", DOORS)
-    return (*beside, *serving, *map(metrics_port_name, serving))
+    serving = [process for service in SERVICES for process in processes(service, replicas.get(service, 1))]
+    doors = map(doors_port_name, processes("inference", replicas.get("inference", 1)))
+    beside = ("edge", "edge_admin", "postgres", "nats", "local_model")
+    return (*beside, *doors, *serving, *map(metrics_port_name, serving))
 
 
 class PortClaims:
@@ -109,7 +119,7 @@ def choose(
     dice: Random,
     random_only: bool = False,
     edge_host: str = _HOST,
-    orchestrators: int = 1,
+    replicas: Replicas = NO_MORE,
 ) -> dict[str, int]:
     """Chooses a free port for every part of the mesh.
 
@@ -134,7 +144,7 @@ def choose(
                 f"port {port} on {host}, asked for by {name}, is taken by another program; stop that or choose another"
             )
         chosen[name] = port
-    for name in port_names(orchestrators):
+    for name in port_names(replicas):
         if name in chosen:
             continue
         wishes = [remembered.get(name)] if asked.get(name) != 0 else []

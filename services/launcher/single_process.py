@@ -46,6 +46,7 @@ async def serve_all(
             ports[service] = serving.port
             report(service, clock.monotonic() - began)
         yield ports
+    await asyncio.to_thread(_end_traces)
 
 
 class ServicesTogether:
@@ -127,6 +128,12 @@ def _load_all(log: Path) -> dict[str, tuple[Wiring, Any]]:
     return loaded
 
 
+def _end_traces() -> None:
+    from services.meshkit.telemetry.tracing import end_tracing
+
+    end_tracing()
+
+
 def _import_wiring(service: str) -> Wiring:
     """Raises: LauncherError: the service cannot be imported."""
     try:
@@ -137,15 +144,13 @@ def _import_wiring(service: str) -> Wiring:
 
 def _read_settings(service: str) -> Any:
     """Raises: LauncherError: a setting is wrong."""
-    from pydantic import ValidationError
+    from services.meshkit.settings_reader import WrongSettings, read_settings
 
     settings = getattr(import_module(f"services.{service}.settings"), f"{service.capitalize()}Settings")
     try:
-        return settings.model_validate({})
-    except ValidationError as cause:
-        wrong = cause.errors(include_input=False)[0]
-        variable = f"COMITIA_{service}_{'_'.join(map(str, wrong['loc']))}".upper()
-        raise LauncherError(f"{service} cannot start: {variable}: {wrong['msg']}") from cause
+        return read_settings(settings)
+    except WrongSettings as cause:
+        raise LauncherError(f"{service} cannot start: {cause}") from cause
 
 
 def _first(group: BaseExceptionGroup[MeshError | OSError]) -> BaseException:

@@ -9,15 +9,17 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, NoReturn, Protocol, TypeVar, cast
 
 import uvloop
-from pydantic import ValidationError
 
+from services.meshkit import settings_reader
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.errors import Invalid, MeshError
 from services.meshkit.core.ids import IdSource, SystemIds
 from services.meshkit.grpc.server import Server, serve
 from services.meshkit.settings import ServiceSettings
+from services.meshkit.settings_reader import WrongSettings, variable_of
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.setup import setup
+from services.meshkit.telemetry.tracing import end_tracing
 
 #: Something broke while serving.
 EXIT_CRASHED: Final = 1
@@ -47,6 +49,10 @@ class Wiring(Protocol[S_contra]):
 def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoReturn:
     """Runs a service until SIGTERM or SIGINT, then exits. This is all that its `__main__.py` does.
 
+    It stops in this order: health says NOT_SERVING and callers go elsewhere (after SIGINT nobody waits for them); no
+    new call is taken and running ones end; background work ends; then what the wiring opened closes, last opened first,
+    so that work is handed over, what waits is written, and connections close.
+
     Exits with 0 after a drain; with 1 when something broke while serving, 2 when the settings are wrong, 3 when it
     could not start, each after one sentence on standard error.
     """
@@ -55,32 +61,28 @@ def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoRetur
     if settings.failpoints:
         _arm(name, settings.failpoints)
     code = uvloop.run(_serve_until_told(name, settings, wiring))
+    end_tracing()
     # All is closed. Without this the interpreter looks at every object once more before it goes: half a second.
     gc.freeze()
     sys.exit(code)
 
 
 def read_settings(name: str, settings_type: type[S]) -> S:
-    """Reads settings from the environment, or exits with one sentence that names every wrong variable."""
+    """Reads settings, or exits with one sentence that names every wrong variable."""
     try:
-        return settings_type.model_validate({})
-    except ValidationError as error:
-        prefix = str(settings_type.model_config.get("env_prefix", ""))
-        wrong = "; ".join(
-            f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg'].lower()}"
-            for problem in error.errors(include_input=False, include_url=False, include_context=False)
-        )
-        _say(f"{name} cannot start: {wrong}")
+        return settings_reader.read_settings(settings_type)
+    except WrongSettings as error:
+        _say(f"{name} cannot start: {error}")
         sys.exit(EXIT_SETTINGS)
 
 
 def _arm(name: str, description: str) -> None:
     """Makes this a process that fails on purpose. Loaded here only, so that production has nothing that does."""
-    from services.meshkit.testing import failpoints
-
     try:
+        from services.meshkit.testing import failpoints
+
         failpoints.arm(description)
-    except Invalid as error:
+    except (Invalid, ImportError) as error:
         _say(f"{name} cannot start: {error}")
         sys.exit(EXIT_SETTINGS)
 
@@ -94,22 +96,32 @@ def collect_rarely() -> None:
 
 
 async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
-    told = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    told: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, _tell, told, number)
     started = False
     try:
-        async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server):
+        async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server) as serving:
             started = True
             collect_rarely()
-            await told.wait()
+            serving.drain.at_once = await told is signal.SIGINT
     except (MeshError, OSError, ExceptionGroup) as error:
         log.error("the service ends", exc_info=error)
         for cause in _causes(error):
-            _say(f"{name} {'broke' if started else 'cannot start'}: {cause}")
+            _say(f"{name} {'broke' if started else 'cannot start'}: {cause}{_setting_of(settings, cause)}")
         return EXIT_CRASHED if started else EXIT_START
     return 0
+
+
+def _setting_of(settings: ServiceSettings, cause: Exception) -> str:
+    """Names the variables whose files the sentence is about."""
+    named = [name for name, path in settings.given_files().items() if str(path) in str(cause)]
+    return f" ({', '.join(variable_of(type(settings), name) for name in named)})" if named else ""
+
+
+def _tell(told: "asyncio.Future[signal.Signals]", number: signal.Signals) -> None:
+    if not told.done():
+        told.set_result(number)
 
 
 def _causes(error: Exception) -> Iterator[Exception]:

@@ -2,13 +2,45 @@
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+_HIGHEST_PORT: Final = 65_535
+
+
+def _have_ports(addresses: str) -> str:
+    if any(int(address.rpartition(":")[2]) > _HIGHEST_PORT for address in addresses.split(",")):
+        raise ValueError(f"a port must be at most {_HIGHEST_PORT}")
+    return addresses
+
+
 #: An address as `host:port`; IPv6 hosts stand in brackets.
-HostPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):\d{1,5}$")]
+HostPort = Annotated[
+    str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):\d{1,5}$"), AfterValidator(_have_ports)
+]
+#: Where a neighbour is called: its address, or those of its replicas with commas between, which are IP addresses then.
+Target = Annotated[
+    str,
+    StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:,\[\]\s]+):\d{1,5}(,(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5})*$"),
+    AfterValidator(_have_ports),
+]
+
+
+def _one_of(*schemes: str) -> AfterValidator:
+    """Wants addresses to begin with one of these; the rest of them may be secret."""
+
+    def check(url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return url
+
+    return AfterValidator(check)
+
+
+PostgresUrl = Annotated[SecretStr, _one_of("postgresql")]
+NatsUrl = Annotated[SecretStr, _one_of("nats", "tls", "ws", "wss")]
 
 
 class ServiceSettings(BaseSettings):
@@ -23,11 +55,11 @@ class ServiceSettings(BaseSettings):
     metrics_listen: HostPort | None = Field(
         default=None, description="Address of the Prometheus page `/metrics`. Without it there is no such page."
     )
-    database_url: SecretStr = Field(description="Database of the service as role `app`, bound by row-level security.")
-    maintenance_database_url: SecretStr = Field(
+    database_url: PostgresUrl = Field(description="Database of the service as role `app`, bound by row-level security.")
+    maintenance_database_url: PostgresUrl = Field(
         description="The same database as role `maintenance`, for background work across tenants."
     )
-    nats_url: SecretStr = Field(default=SecretStr("nats://127.0.0.1:4222"), description="Address of NATS.")
+    nats_url: NatsUrl = Field(default=SecretStr("nats://127.0.0.1:4222"), description="Address of NATS.")
     jwks_path: Path = Field(description="Key set that access tokens are verified with; re-read when it changes.")
     jwks_from_gateway: bool = Field(
         default=False,
@@ -67,13 +99,13 @@ class ServiceSettings(BaseSettings):
     vault_ca_path: Path | None = Field(
         default=None, description="Certificates (PEM) that Vault's is checked against. Without it the system's."
     )
-    gateway_target: HostPort = Field(default="127.0.0.1:7401", description="Address of the gateway.")
-    orchestrator_target: HostPort = Field(default="127.0.0.1:7402", description="Address of the orchestrator.")
-    inference_target: HostPort = Field(default="127.0.0.1:7403", description="Address of inference.")
-    policy_target: HostPort = Field(default="127.0.0.1:7404", description="Address of policy.")
-    memory_target: HostPort = Field(default="127.0.0.1:7405", description="Address of memory.")
-    tools_target: HostPort = Field(default="127.0.0.1:7406", description="Address of tools.")
-    cost_target: HostPort = Field(default="127.0.0.1:7407", description="Address of cost.")
+    gateway_target: Target = Field(default="127.0.0.1:7401", description="Address of the gateway.")
+    orchestrator_target: Target = Field(default="127.0.0.1:7402", description="Address of the orchestrator.")
+    inference_target: Target = Field(default="127.0.0.1:7403", description="Address of inference.")
+    policy_target: Target = Field(default="127.0.0.1:7404", description="Address of policy.")
+    memory_target: Target = Field(default="127.0.0.1:7405", description="Address of memory.")
+    tools_target: Target = Field(default="127.0.0.1:7406", description="Address of tools.")
+    cost_target: Target = Field(default="127.0.0.1:7407", description="Address of cost.")
     guard_wait_seconds: float = Field(
         default=2.0,
         ge=0,
@@ -89,6 +121,14 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written. Finished calls are logged at `debug`."
     )
+    notice_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Time after SIGTERM in which health says NOT_SERVING and calls are still taken, so that callers go "
+        "to other replicas before any is refused. More than whoever sends calls takes to notice, such as a load "
+        "balancer that asks every 2 s. After SIGINT, by which everything is stopped, there is none.",
+    )
     drain_seconds: float = Field(
         default=10.0, ge=0, le=3600, description="Longest time running calls may take to finish after SIGTERM."
     )
@@ -103,7 +143,18 @@ class ServiceSettings(BaseSettings):
         description="Networks in which the edge runs, CIDR: from there alone `x-forwarded-for` is believed.",
     )
     otlp_endpoint: str | None = Field(
-        default=None, description="OTLP collector for traces, `http://host:4317`. Without it no trace is recorded."
+        default=None,
+        pattern=r"^https?://",
+        description="OTLP collector of traces, by gRPC: `http://host:4317`, `https://…`. Without it none is recorded.",
+    )
+    otlp_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Part of all traces that is recorded; the same ones by all services."
+    )
+    otlp_max_waiting_spans: int = Field(
+        default=4096,
+        ge=1,
+        le=1_000_000,
+        description="Spans that may wait for the collector; one more is dropped and counted. No call waits for it.",
     )
     failpoints: str = Field(
         default="",
@@ -116,6 +167,20 @@ class ServiceSettings(BaseSettings):
         if any(given) and not all(given):
             raise ValueError("tls_cert_path, tls_key_path and tls_ca_path belong together; give all three or none")
         return self
+
+    def given_files(self) -> dict[str, Path]:
+        """Gives the files that must be there before the service starts, by field."""
+        given = {
+            "jwks_path": None if self.jwks_from_gateway else self.jwks_path,
+            "workload_key_path": self.workload_key_path,
+            "workload_jwks_path": self.workload_jwks_path,
+            "tls_cert_path": self.tls_cert_path,
+            "tls_key_path": self.tls_key_path,
+            "tls_ca_path": self.tls_ca_path,
+            "kek_path": self.kek_path,
+            "vault_ca_path": self.vault_ca_path,
+        }
+        return {name: path for name, path in given.items() if path is not None}
 
     @property
     def neighbours(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import asyncpg
@@ -94,7 +94,7 @@ class Bench:
     """A mesh under sessions, and the process that starts them."""
 
     def __init__(self, mesh: BenchMesh, driver: Child, connection: asyncpg.Connection) -> None:
-        self._mesh = mesh
+        self.mesh = mesh
         self._driver = driver
         self._connection = connection
 
@@ -102,7 +102,7 @@ class Bench:
         """Measures one session that has the mesh for itself, then the same one with somebody who watches it."""
         session_id: str = await self._driver.ask("start", sessions=1)
         await asyncio.sleep(WARM_SECONDS)
-        window = await self._window(1, SECONDS_ALONE)
+        window = await self.window(1, SECONDS_ALONE)
         took = await self._milliseconds(session_id, window)
         note = f"the stub takes no time; {window.limit}"
         figure("turn_added_p50_alone", percentile(took, 50), "ms", goal=TURN_GOAL, note=note)
@@ -114,7 +114,7 @@ class Bench:
         costs("alone", window)
         self._driver.say(do="watch", session_id=session_id, seconds=WARM_SECONDS + SECONDS_ALONE)
         await asyncio.sleep(WARM_SECONDS)
-        window = await self._window(1, SECONDS_ALONE)
+        window = await self.window(1, SECONDS_ALONE)
         await self._driver.hear()
         took = await self._milliseconds(session_id, window)
         note = f"the same with one client that watches it live; {window.limit}"
@@ -122,14 +122,19 @@ class Bench:
 
     async def together(self, sessions: int) -> None:
         """Measures many sessions at once."""
-        await self._driver.ask("start", sessions=sessions - await self._connection.fetchval(_RUNNING))
-        await asyncio.sleep(WARM_SECONDS)
-        window = await self._window(sessions, SECONDS)
+        await self.start(sessions)
+        window = await self.window(sessions, SECONDS)
         rate, note = window.turns / window.seconds, f"{window.turns} turns; {window.limit}"
         figure(f"turns_per_s_{sessions}_sessions", rate, "1/s", better="higher", goal=RATE_GOAL, note=note)
         costs(f"{sessions}_sessions", window)
 
-    async def _window(self, sessions: int, seconds: float) -> Window:
+    async def start(self, sessions: int) -> None:
+        """Has so many sessions at work, and lets them get warm."""
+        await self._driver.ask("start", sessions=sessions - await self._connection.fetchval(_RUNNING))
+        await asyncio.sleep(WARM_SECONDS)
+
+    async def window(self, sessions: int, seconds: float) -> Window:
+        """Lets sessions work, all that were started, and gives what happened."""
         begin = await self._moment()
         await asyncio.sleep(seconds)
         window = Window(begin=begin, end=await self._moment())
@@ -144,7 +149,7 @@ class Bench:
             at=time.perf_counter(),
             wall=time.time(),
             flushes=await self._connection.fetchval(_FLUSHES),
-            parts=processor_seconds(self._mesh.data_dir),
+            parts=processor_seconds(self.mesh.data_dir),
             machine=_busy_seconds(),
         )
 
@@ -169,9 +174,14 @@ def _busy_seconds() -> float:
 
 
 @asynccontextmanager
-async def benches() -> AsyncGenerator[Bench]:
-    """Runs a mesh with a client that has made its agents."""
+async def benches(environment: Mapping[str, str] | None = None) -> AsyncGenerator[Bench]:
+    """Runs a mesh with a client that has made its agents.
+
+    Args:
+        environment: settings of the mesh on top.
+    """
     with data_dir() as options:
+        options = replace(options, environment={**options.environment, **(environment or {})})
         async with up(options) as mesh, connected(mesh.data_dir, "orchestrator") as connection:
             driver = Child("tests.bench.turn_driver")
             try:

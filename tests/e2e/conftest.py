@@ -1,4 +1,4 @@
-"""One mesh for the whole test session, and clients of it."""
+"""One mesh for all tests of this folder, and clients of it."""
 
 import asyncio
 import io
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.xdist_group("mesh"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh() -> Iterator[RunningMesh]:
     """Gives a mesh whose models are the fake provider and the stub; it erases and signs without long pauses."""
     settings = {
@@ -55,6 +55,8 @@ def mesh() -> Iterator[RunningMesh]:
         "COMITIA_GATEWAY_AUDIT_HEAD_SECONDS": "5",
         # All who verify tokens read one file here, each second.
         "COMITIA_GATEWAY_SIGNING_KEY_LEAD_SECONDS": "6",
+        # Somebody waits for what is learnt from runs.
+        "COMITIA_ORCHESTRATOR_ESTIMATE_SECONDS": "1",
         # Each test has a tenant of its own, and its provider beside it.
         "COMITIA_GATEWAY_OIDC_REACH_LOCAL": "everybody",
     }
@@ -62,7 +64,7 @@ def mesh() -> Iterator[RunningMesh]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def other_tenant_key(mesh: RunningMesh) -> str:
     """Gives the admin key of a second tenant."""
     with Client(mesh.url, api_key=mesh.admin_key) as client:

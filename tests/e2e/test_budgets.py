@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,27 @@ def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Shell:
         file.write_text(text)
         shell.run(noun, "create", str(file))
     return shell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """Two runs, the first of which was told what to expect of it, and a session, all at their end."""
+
+    warned: str
+    silent: str
+    session: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def begun(shell: Shell) -> Begun:
+    """Begins before all else here, since runs are learnt from a minute after they began."""
+    warned = shell.json("run", "start", "think", "--preflight", "warn")["run_id"]
+    shell.run("run", "watch", warned)
+    silent = shell.json("run", "start", "think")["run_id"]
+    shell.run("run", "watch", silent)
+    session = shell.json("session", "start", "Why rivers?", "-a", "Ada", "--rounds", "1", "--preflight", "warn")
+    shell.run("session", "watch", session["session_id"])
+    return Begun(warned=warned, silent=silent, session=session["session_id"])
 
 
 def think(shell: Shell, project: str, *more: str, code: int = 0) -> str:
@@ -178,32 +200,25 @@ def test_where_spend_is_heading_is_shown_and_a_spike_may_degrade_a_budget(shell:
 
 
 @pytest.mark.timeout(420)
-def test_what_runs_took_is_drawn_beside_what_was_expected(shell: Shell) -> None:
-    warned = shell.json("run", "start", "think", "--preflight", "warn")["run_id"]
-    shell.run("run", "watch", warned)
-    silent = shell.json("run", "start", "think")["run_id"]
-    shell.run("run", "watch", silent)
-    shown = shell.run("run", "show", warned)
+def test_what_runs_took_is_drawn_beside_what_was_expected(shell: Shell, begun: Begun) -> None:
+    shown = shell.run("run", "show", begun.warned)
     assert "estimated" in shown
     assert shown.count("; took ") == 3
-    session = shell.json("session", "start", "Why rivers?", "-a", "Ada", "--rounds", "1", "--preflight", "warn")
-    shell.run("session", "watch", session["session_id"])
 
     async def learn() -> None:
         async with AsyncClient(shell.mesh.url, api_key=shell.key) as client:
 
             async def learnt() -> bool:
                 runs = {run.run_id async for run in client.estimates.list(page_size=500)}
-                return runs >= {silent, session["session_id"]}
+                return runs >= {begun.silent, begun.session}
 
             await until(learnt, seconds=240)
 
     for noun in ("session", "run"):
-        assert shell.run(noun, "show", session["session_id"]).count("; took ") == 3
+        assert shell.run(noun, "show", begun.session).count("; took ") == 3
 
-    # Runs are learnt from a minute after they began.
     asyncio.run(learn())
-    assert "made after its end" in shell.run("run", "show", silent)
+    assert "made after its end" in shell.run("run", "show", begun.silent)
     runs = shell.json("estimate", "think", "--history")
     assert {run["reference"] for run in runs} == {"think@1.0.0"}
     assert all(int(run["cost_nano_usd"]) > 0 for run in runs)
@@ -216,4 +231,4 @@ def test_what_runs_took_is_drawn_beside_what_was_expected(shell: Shell) -> None:
     assert all("─" in line and ("●" in line or "○" in line) for line in rows)
     assert "held the cost" in drawn[-1]
     sessions = [run for run in shell.json("estimate", "--history") if run["reference"] == "debate"]
-    assert [run["run_id"] for run in sessions] == [session["session_id"]]
+    assert [run["run_id"] for run in sessions] == [begun.session]

@@ -10,10 +10,8 @@ import asyncio
 import json
 import re
 import subprocess
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent import futures
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -26,7 +24,7 @@ from urllib.request import Request, urlopen
 import grpc
 import pytest
 from google.protobuf.message import Message
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from comitia_sdk.errors import ComitiaError
@@ -34,13 +32,14 @@ from comitia_sdk.sync import Client
 from services.launcher.ports import metrics_port_name
 from services.launcher.services import SERVICES
 from services.meshkit.core.ids import SystemIds
-from services.meshkit.telemetry import names
+from services.meshkit.telemetry import genai, names
 from tests.e2e.doors import EDGE, at_once, bearer, open_doors, shown_by
 from tests.e2e.owner import asked_inside
 from tests.e2e.terminal import Terminal, browser_of
 from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, World, a_signed_size, provider, walked_tenant
 from tests.support.mesh import RunningMesh, running_mesh
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider
+from tests.support.otlp import Receiver, running_receiver
 from tests.support.providers.fake import KEY
 from tests.support.public_rpcs import PUBLIC, Rpc
 from tests.support.request_fields import text_fields
@@ -52,7 +51,10 @@ RUN: Final = token_hex(4)
 #: RPCs of a tenant's own work. Operators see every tenant; open RPCs know none.
 TENANTS_OWN: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open and not rpc.name.startswith(OPERATORS))
 #: Attributes of spans that name what a call was about; a path names the agent.
-NAMES_IN_TRACES: Final = ("model", "tool", "run_id", "comitia.run_id", "comitia.path")
+NAMES_IN_TRACES: Final = (
+    *(genai.REQUEST_MODEL, genai.RESPONSE_MODEL, genai.PROVIDER, genai.TOOL_NAME, genai.AGENT_NAME),
+    *(genai.CONVERSATION_ID, names.ATTRIBUTE_CORRELATION_ID, names.ATTRIBUTE_PATH),
+)
 #: What users say. Each stands in one place of a request.
 SAID: Final = {
     name: f"canary-{name}-{RUN}"
@@ -68,42 +70,21 @@ SENT: Final = {
 }
 
 
-@dataclass
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps what the traces exporter sends."""
-
-    spans: int = 0
-    sent: list[bytes] = field(default_factory=list[bytes])
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def Export(self, request: Any, context: Any) -> Any:
-        with self.lock:
-            self.sent.append(request.SerializeToString())
-            self.spans += sum(len(one.spans) for scoped in request.resource_spans for one in scoped.scope_spans)
-        return trace_service_pb2.ExportTraceServiceResponse()
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Receiver]:
+    with running_receiver() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[tuple[Collector, str]]:
-    servicer = Collector()
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield servicer, f"http://127.0.0.1:{port}"
-    server.stop(None)
-
-
-@pytest.fixture(scope="module")
-def mesh(collector: tuple[Collector, str]) -> Iterator[RunningMesh]:
+def mesh(collector: Receiver) -> Iterator[RunningMesh]:
     environment: dict[str, str] = {
-        "OTEL_BSP_SCHEDULE_DELAY": "200",
         "COMITIA_VAULT_TOKEN": SENT["vault token"],
         "COMITIA_GATEWAY_OIDC_REACH_LOCAL": "everybody",
     }
     for service in SERVICES:
         environment[f"COMITIA_{service.upper()}_LOG_LEVEL"] = "debug"
-        environment[f"COMITIA_{service.upper()}_OTLP_ENDPOINT"] = collector[1]
+        environment[f"COMITIA_{service.upper()}_OTLP_ENDPOINT"] = collector.url
     with running_mesh(environment=environment) as running:
         yield running
 
@@ -292,7 +273,7 @@ def secrets_of(mesh: RunningMesh) -> dict[str, str]:
     return found
 
 
-def outputs(mesh: RunningMesh, collector: Collector, heard: Heard) -> Iterator[tuple[str, bytes]]:
+def outputs(mesh: RunningMesh, collector: Receiver, heard: Heard) -> Iterator[tuple[str, bytes]]:
     for path in sorted((mesh.data_dir / "logs").iterdir()):
         yield f"log of {path.name}", path.read_bytes()
     ports: dict[str, int] = json.loads((mesh.data_dir / "state.json").read_text())["ports"]
@@ -301,8 +282,7 @@ def outputs(mesh: RunningMesh, collector: Collector, heard: Heard) -> Iterator[t
             yield f"metrics of {service}", page.read()
     with urlopen(f"http://127.0.0.1:{ports['edge_admin']}/stats", timeout=10) as page:
         yield "statistics of the edge", page.read()
-    with collector.lock:
-        yield "traces", b"".join(collector.sent)
+    yield "traces", b"".join(collector.sent)
     yield "refusals", "\n".join(heard.texts).encode()
     with Client(mesh.url, api_key=mesh.admin_key) as client, BytesIO() as trail:
         assert client.audit.save(trail), "nothing that was done reached the audit trail"
@@ -323,7 +303,7 @@ def outputs(mesh: RunningMesh, collector: Collector, heard: Heard) -> Iterator[t
 @pytest.fixture(scope="module")
 def heard(
     mesh: RunningMesh,
-    collector: tuple[Collector, str],
+    collector: Receiver,
     provider: OidcProvider,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Heard:
@@ -337,17 +317,15 @@ def heard(
 
 
 async def _written(mesh: RunningMesh, last: str) -> None:
-    """Waits until the last request is in the edge's log, which is written every ten seconds; traces come sooner."""
+    """Waits until the last request is in the edge's log, which is written every second; traces come sooner."""
     async with asyncio.timeout(30):
         while last.encode() not in (mesh.data_dir / "logs" / "edge.log").read_bytes():  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
 
-def test_the_outputs_are_there_and_no_canary_is_in_them(
-    mesh: RunningMesh, collector: tuple[Collector, str], heard: Heard
-) -> None:
-    written = dict(outputs(mesh, collector[0], heard))
-    assert collector[0].spans > 50
+def test_the_outputs_are_there_and_no_canary_is_in_them(mesh: RunningMesh, collector: Receiver, heard: Heard) -> None:
+    written = dict(outputs(mesh, collector, heard))
+    assert len(collector.spans) > 50
     assert len(heard.texts) > 10
     assert SAID["prompt"] in json.dumps(mesh.provider.meter(containing=SAID["prompt"])), "no prompt got through"
     for service in SERVICES:
@@ -455,17 +433,16 @@ def test_no_log_line_of_one_tenants_work_names_another(mesh: RunningMesh, two: T
     assert not (wrong := two.whose.mixed(groups)), "\n".join(wrong)
 
 
-def _spans(collector: Collector) -> Iterator[trace_pb2.Span]:
-    with collector.lock:
-        sent = [trace_service_pb2.ExportTraceServiceRequest.FromString(one) for one in collector.sent]
+def _spans(collector: Receiver) -> Iterator[trace_pb2.Span]:
+    sent = [trace_service_pb2.ExportTraceServiceRequest.FromString(one) for one in collector.sent]
     for resource in (resource for request in sent for resource in request.resource_spans):
         for scoped in resource.scope_spans:
             yield from scoped.spans
 
 
-def test_no_trace_of_one_tenants_work_names_another(collector: tuple[Collector, str], two: Two) -> None:
+def test_no_trace_of_one_tenants_work_names_another(collector: Receiver, two: Two) -> None:
     groups: defaultdict[str, list[bytes]] = defaultdict(list)
-    for span in _spans(collector[0]):
+    for span in _spans(collector):
         groups[f"trace {span.trace_id.hex()}"].append(str(span).encode())
     named = [two.whose.named_in(span) for spans in groups.values() for span in spans]
     for name in two.texts:
@@ -473,12 +450,10 @@ def test_no_trace_of_one_tenants_work_names_another(collector: tuple[Collector, 
     assert not (wrong := two.whose.mixed(groups)), "\n".join(wrong)
 
 
-def test_what_tenants_put_into_requests_is_in_no_output(
-    mesh: RunningMesh, collector: tuple[Collector, str], two: Two
-) -> None:
+def test_what_tenants_put_into_requests_is_in_no_output(mesh: RunningMesh, collector: Receiver, two: Two) -> None:
     """But for names that are meant to be read: of what a call was about in its trace, of few things in metrics."""
-    written = dict(outputs(mesh, collector[0], Heard()))
-    written["traces"] = "".join(map(_without_names, _spans(collector[0]))).encode()
+    written = dict(outputs(mesh, collector, Heard()))
+    written["traces"] = "".join(map(_without_names, _spans(collector))).encode()
     found = [
         f"{name} in {where}: …{page[max(0, at - 200) : at + 60]!r}"
         for where, content in written.items()

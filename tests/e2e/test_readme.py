@@ -1,4 +1,4 @@
-"""The snippets of README.md and docs/budgets.md, run as they stand on a whole mesh."""
+"""The snippets of README.md, docs/budgets.md and docs/models.md, run as they stand on a whole mesh."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from services.launcher.layout import DataDir, write_state
 from tests.support.mesh import RunningMesh, running_provider
 from tests.support.oidc_provider import running_oidc_provider
 from tests.support.providers.fake import KEY
-from tests.support.readme import BUDGETS, CHECKOUT, Snippet, snippets
+from tests.support.readme import BUDGETS, CHECKOUT, MODELS, Snippet, snippets
 
 BIN = Path(sys.executable).parent
 SETUP = "".join(snippet.code for snippet in snippets() if snippet.run == "setup")
@@ -57,6 +57,17 @@ def reader(mesh: RunningMesh) -> dict[str, str]:
 @pytest.mark.parametrize("snippet", ON_A_MESH, ids=lambda snippet: snippet.name)
 def test_a_snippet_runs_as_it_stands(snippet: Snippet, reader: dict[str, str], tmp_path: Path) -> None:
     run(snippet, tmp_path, reader)
+
+
+def test_models_are_added_routed_tried_and_taken_back(
+    mesh: RunningMesh, reader: dict[str, str], tmp_path: Path
+) -> None:
+    """The snippets are one walk, typed into one shell."""
+    walk = replace(snippets(MODELS)[0], code="".join(snippet.code for snippet in snippets(MODELS)))
+    shown = run(walk, tmp_path, {**reader, "OPENAI_API_KEY": KEY, "MODEL_URL": f"{mesh.provider.address}/v1"})
+    for snippet in snippets(MODELS):
+        assert snippet.shows in shown
+    assert "x-comitia-cache: hit" in shown.lower()
 
 
 def test_a_colleague_signs_in_by_a_provider_and_proves_a_refusal(

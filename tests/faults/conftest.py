@@ -34,13 +34,14 @@ class Stage:
 
 
 @contextmanager
-def staged(*, orchestrators: int = 1) -> Iterator[Stage]:
+def staged(*, orchestrators: int = 1, replicas: int = 1) -> Iterator[Stage]:
     """Runs a mesh for what is done to its parts while the block runs."""
     names = (*ON_THE_WAY, *ON_EXPIRY, *ON_STEPS, *ON_BIG_FACTS)
     with (
         failpoint_folder() as folder,
         running_mesh(
             orchestrators=orchestrators,
+            replicas=replicas,
             environment={**SETTINGS, **armed(names, folder)},
             most_restart_wait_seconds=MOST_RESTART_WAIT_SECONDS,
         ) as mesh,
@@ -48,7 +49,7 @@ def staged(*, orchestrators: int = 1) -> Iterator[Stage]:
         yield Stage(mesh, folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stage() -> Iterator[Stage]:
     """Gives a mesh with one process for each service."""
     with staged() as one:

@@ -12,11 +12,16 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Final
 
+import psutil
+
 from services.launcher.layout import DataDir
 from services.launcher.record import ChildRecord, read_record
 from tests.faults.failpoint_names import part_of
+from tests.support.fault_rows import note
 from tests.support.mesh import RunningMesh
 
+#: Within this time callers look again for a neighbour that was away, seconds: as long as a rollout waits between two.
+FOUND_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.05
 #: Of the log of a part that did not come back.
 _LOG_LINES: Final = 15
@@ -35,6 +40,12 @@ def armed(names: Iterable[str], folder: Path) -> dict[str, str]:
     for name in names:
         by_part.setdefault(part_of(name), []).append(f"{name}=kill:{folder}")
     return {f"COMITIA_{part.upper()}_FAILPOINTS": ",".join(entries) for part, entries in by_part.items()}
+
+
+def _signal(members: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for member in members:
+        with suppress(psutil.NoSuchProcess):
+            member.send_signal(number)
 
 
 class Crasher:
@@ -70,6 +81,7 @@ class Crasher:
             await asyncio.sleep(_PAUSE_SECONDS)
         for name in names:
             self.killed[part_of(name)] += 1
+            note("killed at a failpoint", part_of(name))
             self.reached.append(name)
         for part, restarts in before.items():
             await self.until_back(part, restarts + 1)
@@ -80,7 +92,52 @@ class Crasher:
         with suppress(ProcessLookupError):  # it just died of itself
             os.kill(child.pid, signal.SIGKILL)
             self.killed[part] += 1
+            note("killed", part)
         return child.restarts + 1
+
+    async def restart(self, *parts: str) -> None:
+        """Asks parts to stop as whoever replaces them does; returns when all serve again and their callers know it."""
+        due: dict[str, int] = {}
+        for part in parts:
+            child = self.child(part)
+            os.kill(child.pid, signal.SIGTERM)
+            note("restarted", part)
+            due[part] = child.restarts + 1
+        for part, restarts in due.items():
+            await self.until_back(part, restarts)
+        await asyncio.sleep(FOUND_SECONDS)
+
+    async def pause(self, part: str, seconds: float) -> None:
+        """Stops a part with all its processes for a while, as a machine does that swaps or moves."""
+        note("paused", part)
+        await self._halt(part, seconds)
+
+    async def slow_down(self, part: str, seconds: float) -> None:
+        """Has a part answer late for a while: it is stopped for half of the time, in short pieces."""
+        note("slowed down", part)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            await self._halt(part, _PAUSE_SECONDS)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def keep_down(self, part: str, seconds: float) -> None:
+        """Has connections to a part refused for a while: whenever it is back it is killed."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.child(part).state != "waiting to restart":
+                self.kill(part)
+            await asyncio.sleep(_PAUSE_SECONDS)
+        note("refuses connections", part)
+        await self.until_back(part, self.child(part).restarts)
+
+    async def _halt(self, part: str, seconds: float) -> None:
+        leader = psutil.Process(self.child(part).pid)
+        members = [leader, *leader.children(recursive=True)]
+        _signal(members, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            _signal(members, signal.SIGCONT)
 
     async def anywhere(self, parts: Iterable[str], dice: Random, *, most_seconds: float = 0.5) -> None:
         """Kills each of the parts once, in any order and after any pause; returns when all serve again."""

@@ -15,6 +15,7 @@ from typing import Final
 from tests.faults.crasher import armed
 from tests.faults.failpoint_names import ON_WORKERS
 from tests.faults.order_effects import FOLDER
+from tests.support.fault_rows import note
 from tests.support.mesh import CHECKOUT, RunningMesh
 
 _PAUSE_SECONDS: Final = 0.05
@@ -62,11 +63,14 @@ class OrderWorkers:
             assert time.monotonic() < end, f"no worker passed {left} within {seconds} s"
             await asyncio.sleep(_PAUSE_SECONDS)
         self.reached += names
+        for _ in names:
+            note("killed at a failpoint", "worker")
         self.killed += len(names)
 
     def kill(self, dice: Random) -> None:
         """Kills one of them wherever it is."""
         if self._processes:
+            note("killed", "worker")
             _send(self._processes[dice.choice(sorted(self._processes))], signal.SIGKILL)
             self.killed += 1
 

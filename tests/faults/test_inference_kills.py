@@ -24,6 +24,7 @@ from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port, make_database, nats_server, postgres
 from tests.integration.inference.conftest import InferenceMesh, a_request, running_cost
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
+from tests.support.fault_rows import note
 from tests.support.held_calls import held_calls
 from tests.support.providers.fake import KEY, FakeProvider, fake_provider
 
@@ -56,6 +57,8 @@ class Process:
 
     @asynccontextmanager
     async def running(self, failpoints: str = "") -> AsyncIterator[grpc.aio.Channel]:
+        if failpoints:
+            note("killed at a failpoint", "inference")
         self.port = free_port()
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -18,6 +18,7 @@ from tests.faults.order_audit import audit_orders
 from tests.faults.order_workers import OrderWorkers
 from tests.faults.orders import Orders
 from tests.faults.workload import Workload, patiently
+from tests.support.fault_rows import note
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("mesh-faults")]
 
@@ -28,6 +29,7 @@ async def test_an_emptied_nats_loses_nothing(
     async def trouble() -> None:
         await asyncio.sleep(0.5)
         restarts = crasher.kill("nats")
+        note("emptied", "nats")
         await asyncio.to_thread(shutil.rmtree, DataDir(stage.mesh.data_dir).of("nats") / "jetstream", True)
         await crasher.until_back("nats", restarts)
 

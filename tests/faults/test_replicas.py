@@ -1,28 +1,33 @@
-"""Two orchestrators behind one edge: one sleeps through its lease, and both are restarted in turn, under load."""
+"""Two of each service: an orchestrator sleeps through its lease, and all are restarted in turn, under load."""
 
 import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from comitia_sdk.aio import AsyncClient
 from services.launcher.layout import DataDir
-from services.launcher.services import processes
-from tests.faults.audit import audit
+from services.launcher.services import REPLICATED, SERVICES, processes
+from tests.faults.audit import Findings, audit
+from tests.faults.callers import Callers
 from tests.faults.conftest import Stage, staged
 from tests.faults.crasher import Crasher
 from tests.faults.order_audit import audit_orders
 from tests.faults.order_workers import OrderWorkers
 from tests.faults.orders import Orders
-from tests.faults.workload import Workload
+from tests.faults.workload import Workload, during
+from tests.support.fault_rows import note
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("mesh-replicas")]
 
 REPLICAS = processes("orchestrator", 2)
+#: One process of each service, and the others.
+FIRST = SERVICES
+SECOND = tuple(processes(service, 2)[1] for service in REPLICATED)
 #: Longer than a lease of 15 s.
 ASLEEP_SECONDS = 20.0
 LONG_ASLEEP_SECONDS = 60.0
@@ -31,8 +36,8 @@ ROUNDS = 2
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """Gives a mesh with two orchestrators."""
-    with staged(orchestrators=len(REPLICAS)) as pair:
+    """Gives a mesh with two of each service but memory."""
+    with staged(orchestrators=len(REPLICAS), replicas=2) as pair:
         yield pair
 
 
@@ -67,6 +72,38 @@ async def test_restarts_of_all_orchestrators_and_workers_in_turn_fail_no_session
     assert (await audit(stage.mesh, client, sessions)).sessions >= 6
 
 
+async def test_restarts_of_all_services_fail_no_request_and_no_session(
+    stage: Stage, client: AsyncClient, crasher: Crasher
+) -> None:
+    """A replica of each at once, which leaves the other one; memory, of which there is one, is missed by nobody."""
+    findings = await _restarted(stage, client, crasher, [FIRST])
+    assert findings.settled > 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+async def test_restarts_of_all_processes_one_by_one_fail_no_request_and_no_session(
+    stage: Stage, client: AsyncClient, crasher: Crasher
+) -> None:
+    findings = await _restarted(stage, client, crasher, [[process] for process in (*FIRST, *SECOND)])
+    # What was at work when it was told to stop has come to its end: nothing was cut, and so nothing was made twice.
+    assert (findings.settled, findings.uncertain) == (findings.served, 0)
+
+
+async def _restarted(stage: Stage, client: AsyncClient, crasher: Crasher, waves: Sequence[Sequence[str]]) -> Findings:
+    async def trouble() -> None:
+        for wave in waves:
+            await crasher.restart(*wave)
+
+    callers = Callers(stage.mesh, client)
+    await during(trouble(), *callers.lanes())
+    assert callers.failed == []
+    assert callers.answered >= 100
+    findings = await audit(stage.mesh, client, callers.ended)
+    assert findings.sessions >= 6
+    return findings
+
+
 async def _one_sleeps(
     stage: Stage,
     client: AsyncClient,
@@ -86,6 +123,7 @@ async def _one_sleeps(
     async def trouble() -> None:
         await _until(lambda: len(workload.started) >= workload.at_once)
         os.kill(sleeper.pid, signal.SIGSTOP)
+        note("paused for longer than its lease", "orchestrator")
         try:
             before = len(workload.ended)
             await asyncio.sleep(seconds)

@@ -16,6 +16,7 @@ from tests.faults.conftest import Stage
 from tests.faults.crasher import armed, failpoint_folder
 from tests.faults.failpoint_names import ON_THE_WAY
 from tests.faults.workload import Workload
+from tests.support.fault_rows import note
 from tests.support.mesh import RunningMesh, running_mesh
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("mesh-faults")]
@@ -40,6 +41,7 @@ async def test_a_death_at_one_failpoint(name: str, stage: Stage, client: AsyncCl
 
     async def trouble() -> None:
         asked.touch()
+        note("killed at a failpoint", "all in one process")
         await _gone(stage.mesh)
         await stage.mesh.start_again()
 
@@ -59,6 +61,7 @@ async def test_deaths_anywhere(stage: Stage, client: AsyncClient, workload: Work
             launcher = holder(DataDir(stage.mesh.data_dir))
             assert launcher is not None
             os.kill(launcher, signal.SIGKILL)
+            note("killed", "all in one process")
             await _gone(stage.mesh)
             await stage.mesh.start_again()
 

@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -546,7 +546,7 @@ def stage() -> Iterator[None]:
         structlog.configure(**before)
 
 
-def first_fault(seeds: range, *, max_runs: int = 50) -> str | None:
+def first_fault(seeds: Iterable[int], *, max_runs: int = 50) -> str | None:
     """Runs seeds one after the other; says what is broken under the first one that breaks something."""
     for seed in seeds:
         try:

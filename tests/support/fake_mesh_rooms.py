@@ -400,6 +400,12 @@ class Models:
                 priced=True,
             ),
             model_pb2.ModelDeployment(name="stub", adapter="stub", task=model_pb2.MODEL_TASK_GENERATE),
+            model_pb2.ModelDeployment(
+                name="acme/mini",
+                task=model_pb2.MODEL_TASK_GENERATE,
+                deployment_id="dep_2",
+                versions=[model_pb2.ModelVersion(version=2, state=model_pb2.MODEL_VERSION_STATE_READY)],
+            ),
         ]
     )
 
@@ -411,6 +417,45 @@ class Models:
         version.MergeFrom(request.version)
         made = model_pb2.ModelDeployment(name=request.name, deployment_id="dep_1", versions=[version])
         return model_service_pb2.CreateModelDeploymentResponse(deployment=made)
+
+    def GetModelDeployment(self, _request: Any, _context: Any) -> model_service_pb2.GetModelDeploymentResponse:
+        failures = ["PROVIDER_REFUSED: the key is wrong"]
+        state = model_pb2.MODEL_VERSION_STATE_REFUSED
+        refused = model_pb2.ModelVersion(version=1, state=state, check_failures=failures)
+        [found] = [one for one in self.deployments if one.deployment_id]
+        whole = model_pb2.ModelDeployment(versions=[*found.versions, refused])
+        whole.MergeFrom(model_pb2.ModelDeployment(name=found.name, deployment_id="dep_2", priced=True))
+        return model_service_pb2.GetModelDeploymentResponse(deployment=whole)
+
+    def RetireModelDeployment(self, _request: Any, _context: Any) -> model_service_pb2.RetireModelDeploymentResponse:
+        [found] = [one for one in self.deployments if one.deployment_id]
+        return model_service_pb2.RetireModelDeploymentResponse(deployment=found)
+
+    def ListModelHealth(self, _request: Any, _context: Any) -> model_service_pb2.ListModelHealthResponse:
+        ill = model_pb2.ModelHealth(
+            deployment="acme/mini",
+            version=2,
+            breaker=model_pb2.BREAKER_STATE_OPEN,
+            last_failure="PROVIDER_UNAVAILABLE",
+            p50_us=250_000,
+        )
+        return model_service_pb2.ListModelHealthResponse(health=[ill])
+
+    def ListModelRoutes(self, request: Any, _context: Any) -> model_service_pb2.ListModelRoutesResponse:
+        members = [model_pb2.RouteMember(deployment="acme/mini", weight_permille=900)]
+        route = model_pb2.ModelRoute(name="writer", mode=model_pb2.ROUTE_MODE_WEIGHTED, members=members)
+        page, token = one_page([route], request)
+        return model_service_pb2.ListModelRoutesResponse(routes=page, next_page_token=token)
+
+    def DeleteModelRoute(self, _request: Any, _context: Any) -> model_service_pb2.DeleteModelRouteResponse:
+        return model_service_pb2.DeleteModelRouteResponse()
+
+    def ListModelRollouts(self, request: Any, _context: Any) -> model_service_pb2.ListModelRolloutsResponse:
+        found = model_pb2.ModelRollout(
+            rollout_id="rollout_1", route="writer", state=model_pb2.ROLLOUT_STATE_ROLLED_BACK, reason="errors"
+        )
+        page, token = one_page([found], request)
+        return model_service_pb2.ListModelRolloutsResponse(rollouts=page, next_page_token=token)
 
     def CheckModelVersion(self, request: Any, _context: Any) -> model_service_pb2.CheckModelVersionResponse:
         version = model_pb2.ModelVersion(version=request.version, state=model_pb2.MODEL_VERSION_STATE_READY)

@@ -137,6 +137,7 @@ def running_mesh(
     openai: bool = True,
     mtls: bool = False,
     orchestrators: int = 1,
+    replicas: int = 1,
     most_restart_wait_seconds: float = 30.0,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningMesh]:
@@ -170,6 +171,7 @@ def running_mesh(
             local_model=local_model,
             mtls=mtls,
             orchestrators=orchestrators,
+            replicas=replicas,
             most_restart_wait_seconds=most_restart_wait_seconds,
             environment=settings,
         )

@@ -1,4 +1,4 @@
-"""The snippets of README.md and docs/budgets.md: what its code blocks say about how they are run."""
+"""The snippets of README.md, docs/budgets.md and docs/models.md: what its code blocks say about how they are run."""
 
 import re
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ CHECKOUT: Final = Path(__file__).parents[2]
 README: Final = CHECKOUT / "README.md"
 #: Its snippets run on a mesh, after those of README.md with `setup`.
 BUDGETS: Final = CHECKOUT / "docs" / "budgets.md"
+#: Its snippets are one walk on a mesh, with the key and the address of a provider.
+MODELS: Final = CHECKOUT / "docs" / "models.md"
 _BLOCK: Final = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -102,6 +102,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/grpc/client_address.py:_address()",
             "meshkit/grpc/client_address.py:_host_of()",
             "meshkit/grpc/client_address.py:_networks()",
+            "orchestrator/engine/step_times.py:_duration()",
             "orchestrator/programs/graph.py:Plans",
             "orchestrator/programs/prompting.py:_compiled()",
             "orchestrator/usecases/run_input.py:_compiled()",
@@ -144,6 +145,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/engine/pool.py:Pool",
             "orchestrator/engine/pool.py:_Queue",
             "orchestrator/engine/room.py:Room",
+            "orchestrator/engine/step_times.py:StepTimes",
             "orchestrator/engine/sub_run_places.py:SubRunPlaces",
             "orchestrator/engine/step_pools.py:StepPools",
         }

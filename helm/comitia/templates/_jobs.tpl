@@ -51,7 +51,7 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* Makes the seven databases and brings them to the schema of this release. An advisory lock lets one at a time. */}}
+{{/* Makes the seven databases and brings them what this release needs; the one before goes on meanwhile. */}}
 {{- define "comitia.migrationSpec" -}}
 {{- $fullname := include "comitia.fullname" . -}}
 {{- $external := .Values.postgres.external -}}
@@ -74,6 +74,6 @@ spec:
 backoffLimit: {{ .Values.migration.retries }}
 activeDeadlineSeconds: {{ .Values.migration.deadlineSeconds }}
 template:
-  {{- $args := list "python" "-m" "services.launcher.migrate" "--wait-seconds" (toString .Values.migration.waitSeconds) }}
+  {{- $args := list "python" "-m" "services.launcher.migrate" "--phase" "expand" "--wait-seconds" (toString .Values.migration.waitSeconds) }}
   {{- include "comitia.jobPod" (dict "root" . "part" "migrate" "args" $args "env" $env "mounts" $mounts "volumes" $volumes) | nindent 2 }}
 {{- end -}}

@@ -237,6 +237,8 @@ spec:
 {{- end }}
 - {name: {{ $own }}EDGE_NETWORKS, value: {{ toJson $root.Values.edge.networks | quote }}}
 - {name: {{ $own }}LOG_LEVEL, value: {{ .values.logLevel }}}
+# Envoy asks every 2 s how a service is.
+- {name: {{ $own }}NOTICE_SECONDS, value: "5"}
 - {name: {{ $own }}DRAIN_SECONDS, value: {{ .values.drainSeconds | quote }}}
 {{- with $root.Values.monitoring.otlpEndpoint }}
 - {name: {{ $own }}OTLP_ENDPOINT, value: {{ . | quote }}}

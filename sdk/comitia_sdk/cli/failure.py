@@ -14,6 +14,15 @@ EXIT_STUB: Final = 4
 #: What typer raises for a command line that it cannot read; it has a name for its subclass only.
 _WRONG_USAGE: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 
+#: What to look at here, by the reason of a refusal.
+_LOOK_AT: Final = {
+    "BUDGET_EXHAUSTED": "`comitia budget show` says where it stands",
+    "MODEL_NOT_FOUND": "`comitia model list` and `comitia model routes` name those that exist",
+    "MODEL_NOT_READY": "`comitia model show` says more",
+    "PRICE_UNKNOWN": "`comitia prices list`, `import` and `unknown` do so from here",
+    "PROVIDER_UNAVAILABLE": "`comitia model health` says how each model is found",
+}
+
 
 class CommandFailed(Exception):
     """A command cannot do what it was asked; the message says why and what to do."""
@@ -49,7 +58,9 @@ def _sentence(failure: Exception) -> tuple[str, int]:
             code = EXIT_USAGE
         elif isinstance(failure, MeshUnavailable | TimedOut):
             code = EXIT_UNREACHABLE
-        return f"{failure.message} [{failure.reason}]" if failure.reason else failure.message, code
+        advice = _LOOK_AT.get(failure.reason)
+        sentence = f"{failure.message}; {advice}" if advice else failure.message
+        return f"{sentence} [{failure.reason}]" if failure.reason else sentence, code
     what = f"unexpected {type(failure).__name__}: {failure}"
     return f"{what}; run it again as `comitia --debug …` for the details", EXIT_REFUSED
 

@@ -68,6 +68,12 @@ def up(
             min=1, max=8, metavar="N", help="Processes of the orchestrator. They share the runs; one may die meanwhile."
         ),
     ] = 1,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1, max=8, metavar="N", help="Processes of each other service but memory; one may be replaced meanwhile."
+        ),
+    ] = 1,
 ) -> None:
     """Starts the whole mesh: Postgres, NATS, seven services and Envoy.
 
@@ -85,6 +91,7 @@ def up(
         local_model=local_model,
         mtls=mtls,
         orchestrators=orchestrators,
+        replicas=replicas,
     )
     start_mesh(options, lambda addresses: _next_commands(addresses, detach=detach))
 

@@ -7,24 +7,40 @@ import typer
 
 from comitia_sdk.cli.chat import chat
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.failure import EXIT_REFUSED
 from comitia_sdk.cli.model_batch import app as batch_app
+from comitia_sdk.cli.model_registry import (
+    AT,
+    check,
+    delete_route,
+    health,
+    retire,
+    rollouts,
+    route_lines,
+    routes,
+    show,
+    show_checked,
+)
 from comitia_sdk.cli.models import models
 from comitia_sdk.cli.output import Form, FormOption, dollars, moment, show_one, show_rows
 
 if TYPE_CHECKING:
     from comitia.inference.v1.generation_pb2 import CallPolicy
-    from comitia.inference.v1.model_pb2 import ModelComparison, ModelRollout, ModelRoute, RewardPolicy
+    from comitia.inference.v1.model_pb2 import ModelComparison, ModelRollout, RewardPolicy
     from comitia_sdk.sync import Client
 
 app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
 app.command("list")(models)
+app.command()(show)
 app.command()(chat)
+app.command()(check)
+app.command()(health)
+app.command()(retire)
+app.command()(routes)
+app.command("delete-route")(delete_route)
+app.command()(rollouts)
 app.add_typer(batch_app, name="batch")
 
 RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Id, `rollout_…`.")]
-#: Between the name of a model and the number of its version.
-_AT = "@"
 _COMPARED = ("shadow", "calls", "same form", "words alike", "failed", "time", "cost", "characters", "not made")
 
 
@@ -65,14 +81,7 @@ def add(
                 embeds=embeds,
             )
         checked = mesh.models.check(made.deployment_id, made.versions[0].version)
-    from comitia.inference.v1.model_pb2 import MODEL_VERSION_STATE_READY, ModelVersionState
-    from comitia_sdk.enums import short_name
-
-    state = short_name(ModelVersionState, checked.state)
-    lines = [("model", f"{name}{_AT}{checked.version}"), ("state", state), ("id", made.deployment_id)]
-    show_one(output, checked, [*lines, *(("found", failure) for failure in checked.check_failures)])
-    if checked.state != MODEL_VERSION_STATE_READY:
-        raise typer.Exit(EXIT_REFUSED)
+    show_checked(output, name, checked, deployment_id=made.deployment_id)
 
 
 @app.command()
@@ -111,7 +120,10 @@ def route(
     ] = 0.0,
     semantic_threshold: Annotated[
         float,
-        typer.Option("--semantic-threshold", help="How near questions must be to share an answer, 0.5 to 1; 0: never."),
+        typer.Option(
+            "--semantic-threshold",
+            help="How near questions must be to share an answer, 0.5 to 1; needs the local model. 0: never.",
+        ),
     ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:
@@ -156,8 +168,7 @@ def route(
             cache_seconds=cache_seconds,
             semantic_threshold=semantic_threshold,
         )
-    shown = [f"{one.deployment}={one.weight_permille}" if weights else one.deployment for one in made.members]
-    show_one(output, made, [("route", made.name), ("asks", ", ".join(shown)), *_chooses(made)])
+    show_one(output, made, route_lines(made))
 
 
 @app.command()
@@ -179,7 +190,7 @@ def quality(
     hold_id: Annotated[str, typer.Argument(metavar="HOLD", help="Hold that paid for the answer, `hold_…`.")],
     score: Annotated[float, typer.Argument(metavar="SCORE", help="How good it was, 0 to 1.")],
 ) -> None:
-    """Says how good an answer of a route with a bandit was, once, up to a day after it.
+    """Says how good an answer of a route with a bandit or a rollout was, once, up to a day after it.
 
     Example:  comitia model quality hold_01jx0000000000000000000000 0.9
     """
@@ -196,11 +207,20 @@ def canary(
     ] = "",
     steps: Annotated[str, typer.Option(help="Shares step by step, thousandths, such as `100,500`.")] = "",
     kind: Annotated[str, typer.Option(help="`canary`, `weighted` or `blue_green`.")] = "canary",
+    quality_margin: Annotated[
+        float,
+        typer.Option(
+            metavar="MARGIN",
+            help="How much lower its scores (`comitia model quality`) may be, 0 to 1; above 0 steps wait for scores.",
+        ),
+    ] = 0.0,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Tries a model on a share of a route; a judge takes it back when it does harm.
 
     Example:  comitia model canary writer acme/writer-new
+
+    Example:  comitia model canary writer acme/writer-new --quality-margin 0.05
     """
     try:
         shares = [int(one) for one in steps.split(",") if one]
@@ -218,6 +238,7 @@ def canary(
             canary_version=canary_version,
             kind=kind,
             steps_permille=shares,
+            quality_margin=quality_margin,
         )
     show_one(output, rollout, _lines(rollout))
 
@@ -297,25 +318,6 @@ def _policy(said: list[str]) -> "CallPolicy":
     return policy
 
 
-def _chooses(route: "ModelRoute") -> list[tuple[str, str]]:
-    """Says how a route chooses, where that takes more than the order of its members."""
-    from comitia.inference.v1.model_pb2 import ModelTier, RouteMode
-    from comitia_sdk.enums import short_name
-
-    lines = [("mode", short_name(RouteMode, route.mode))] if route.mode else []
-    if route.HasField("sla"):
-        lines.append(("within", f"{route.sla.ToMilliseconds() / 1000:g} s"))
-    if route.min_tier:
-        lines.append(("from tier", short_name(ModelTier, route.min_tier)))
-    if route.HasField("shadow"):
-        lines.append(("shadow", f"{route.shadow.deployment}, {route.shadow.permille / 10:g} %"))
-    if route.HasField("reward"):
-        reward = route.reward
-        weights = f"quality {reward.quality_permille}, cost {reward.cost_permille}, latency {reward.latency_permille}"
-        lines.append(("goes by", f"{weights}; dear at {dollars(reward.dear_nano_usd)}"))
-    return lines
-
-
 def _compared(one: "ModelComparison") -> tuple[str, ...]:
     """Says of each thing what the route did, then what the shadow did."""
     route, beside = one.route_side, one.shadow_side
@@ -334,7 +336,7 @@ def _compared(one: "ModelComparison") -> tuple[str, ...]:
 
 def _version(mesh: "Client", named: str) -> tuple[str, int]:
     """Reads `name@version`; without a version, the newest of a registered model, or 0 for one of the settings."""
-    name, at, number = named.rpartition(_AT)
+    name, at, number = named.rpartition(AT)
     if at and number.isdecimal():
         return name, int(number)
     for one in mesh.models.list():
@@ -350,10 +352,11 @@ def _lines(rollout: "ModelRollout") -> list[tuple[str, str]]:
     lines = [
         ("rollout", rollout.rollout_id),
         ("route", rollout.route),
-        ("stable", f"{rollout.stable.deployment}{_AT}{rollout.stable.version}"),
-        ("canary", f"{rollout.canary.deployment}{_AT}{rollout.canary.version}"),
+        ("stable", f"{rollout.stable.deployment}{AT}{rollout.stable.version}"),
+        ("canary", f"{rollout.canary.deployment}{AT}{rollout.canary.version}"),
         ("state", short_name(RolloutState, rollout.state)),
         ("share", f"{rollout.share_permille / 10:g} %"),
+        *([("scores", f"at most {rollout.quality_margin:g} lower")] if rollout.quality_margin else []),
         ("began", moment(rollout.start_time)),
     ]
     if rollout.reason:

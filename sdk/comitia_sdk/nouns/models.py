@@ -114,6 +114,11 @@ class AsyncModels:
         request = model_service_pb2.GetModelDeploymentRequest(deployment_id=deployment_id)
         return (await self._connection.call(self._models.GetModelDeployment, request)).deployment
 
+    async def health(self) -> Sequence[model_pb2.ModelHealth]:
+        """Says how the replica that answers finds each version of each model."""
+        request = model_service_pb2.ListModelHealthRequest()
+        return (await self._connection.call(self._models.ListModelHealth, request)).health
+
     async def retire(self, deployment_id: str) -> model_pb2.ModelDeployment:
         """Has a registered model asked no more. Raises: NotFound, Conflict (a rollout is running)."""
         request = model_service_pb2.RetireModelDeploymentRequest(deployment_id=deployment_id)
@@ -215,6 +220,7 @@ class AsyncModels:
         canary_version: int = 0,
         kind: str = "canary",
         steps_permille: Sequence[int] = (),
+        quality_margin: float = 0.0,
     ) -> model_pb2.ModelRollout:
         """Gives a version a share of a route, under the eyes of a judge that takes it back when it does harm.
 
@@ -224,6 +230,8 @@ class AsyncModels:
             stable_version: number of its version; 0: it is one of the settings.
             kind: `canary` grows by itself, `weighted` when it is promoted, `blue_green` takes over at once.
             steps_permille: the canary's share step by step, thousandths.
+            quality_margin: by how much the canary's scores (`report_quality`) may be lower on average, 0 to 1. Above 0
+                no step is taken before it is shown that they are not.
         Raises: InvalidRequest, NotFound, Conflict (one is running), FailedPrecondition (they do not fit).
         """
         rollout = model_pb2.ModelRollout(
@@ -232,6 +240,7 @@ class AsyncModels:
             canary=model_pb2.ModelVersionRef(deployment=canary, version=canary_version),
             kind=model_pb2.RolloutKind.ValueType(number_of(model_pb2.RolloutKind, kind, field="kind")),
             steps_permille=steps_permille,
+            quality_margin=quality_margin,
         )
         request = model_service_pb2.StartModelRolloutRequest(rollout=rollout)
         return (await self._connection.call(self._models.StartModelRollout, request)).rollout

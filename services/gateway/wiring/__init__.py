@@ -58,6 +58,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 *on.rates.background,
             ),
             metrics_listen=settings.metrics_listen,
+            notice_seconds=settings.notice_seconds,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
             clock=clock,

@@ -2,12 +2,13 @@
 
 import hashlib
 import hmac
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final, NewType
 
 from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.tenant_shares import TenantShares
 from services.meshkit.content import TextPart, text_of
+from services.meshkit.core.identity import TenantId
 
 #: HMAC of all that makes an answer what it is, under a key of its tenant.
 CacheKey = NewType("CacheKey", bytes)
@@ -36,40 +37,44 @@ def may_be_kept(answer: Answer) -> bool:
 
 
 class KeptAnswers:
-    """Keeps answers until their time is over, or the one not used for longest has to go."""
+    """Keeps answers until their time is over, or one of whoever has most of them has to go."""
 
     def __init__(self, *, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self.bytes = 0
-        self._kept: OrderedDict[CacheKey, tuple[Answer, float, int]] = OrderedDict()
+        self._kept: dict[CacheKey, tuple[TenantId, Answer, float]] = {}
+        self._shares = TenantShares[CacheKey](most_bytes=most_bytes)
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def bytes(self) -> int:
+        """Size of what is kept."""
+        return self._shares.bytes
 
     def look(self, key: CacheKey, *, now: float) -> Answer | None:
         """Gives a kept answer that is not too old."""
         found = self._kept.get(key)
         if found is None:
             return None
-        answer, until, _ = found
+        tenant, answer, until = found
         if until <= now:
             self._drop(key)
             return None
-        self._kept.move_to_end(key)
+        self._shares.used(tenant, key)
         return answer
 
-    def keep(self, key: CacheKey, answer: Answer, *, until: float) -> None:
-        """Keeps an answer, if it is not too long."""
-        self._drop(key)
+    def keep(self, tenant: TenantId, key: CacheKey, answer: Answer, *, until: float) -> None:
+        """Keeps an answer of a tenant, if it is not too long."""
+        if key in self._kept:
+            self._drop(key)
         text = len(text_of(answer.parts).encode("utf-8", "surrogatepass"))
         if text > _MOST_TEXT:
             return
-        self._kept[key] = answer, until, text + _ENTRY_BYTES
-        self.bytes += text + _ENTRY_BYTES
-        while self.bytes > self._most_bytes:
-            self._drop(next(iter(self._kept)))
+        self._kept[key] = tenant, answer, until
+        self._shares.add(tenant, key, text + _ENTRY_BYTES)
+        while (found := self._shares.too_much(tenant)) is not None:
+            self._drop(found[1])
 
     def _drop(self, key: CacheKey) -> None:
-        found = self._kept.pop(key, None)
-        if found is not None:
-            self.bytes -= found[2]
+        tenant, _, _ = self._kept.pop(key)
+        self._shares.remove(tenant, key)

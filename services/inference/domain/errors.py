@@ -7,6 +7,7 @@ MeshError
 │                    ├── RolloutNotFound           ROLLOUT_NOT_FOUND
 │                    └── BatchNotFound             BATCH_NOT_FOUND
 ├── Precondition ─┬───── NoModelConfigured         NO_MODEL_CONFIGURED
+│                 ├───── ModelNotReady             MODEL_NOT_READY
 │                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
@@ -127,6 +128,16 @@ class NoModelConfigured(Precondition):
         super().__init__(sentence, region=region or None)
 
 
+class ModelNotReady(Precondition):
+    """What stands behind a name may not be asked yet, or no more. `GetModelDeployment` says what its check found."""
+
+    reason = "MODEL_NOT_READY"
+
+    def __init__(self, name: str, *, states: tuple[str, ...]) -> None:
+        found = "; ".join(states)
+        super().__init__(f"nothing behind {name!r} is ready to be asked: {found}", name=name, states=found)
+
+
 class NoEmbedderConfigured(Precondition):
     """No deployment makes vectors. Start the local model or configure one."""
 
@@ -134,6 +145,18 @@ class NoEmbedderConfigured(Precondition):
 
     def __init__(self) -> None:
         super().__init__("no embedding model is configured; start the local model or name one in the settings")
+
+
+class NothingCompares(Precondition):
+    """Nothing inside the mesh makes vectors, so no two questions can be compared. Start the local model."""
+
+    reason = "NOTHING_COMPARES"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "`cache.semantic_threshold` needs a model inside the mesh that compares questions, and none is configured:"
+            " start the local model (`COMITIA_INFERENCE_LOCAL_MODEL_URL`), or leave the threshold out"
+        )
 
 
 class CallNotBounded(Precondition):

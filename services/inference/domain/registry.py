@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from services.inference.domain.deployment import DEFAULT, Deployments, DeploymentVersion, Task, VersionState
-from services.inference.domain.errors import ModelNotFound, ModelUnreadable, NoEmbedderConfigured
+from services.inference.domain.errors import ModelNotFound, ModelNotReady, ModelUnreadable, NoEmbedderConfigured
 from services.inference.domain.rollout.rollout import Rollout, RolloutState, VersionName
 from services.inference.domain.route import Route
 
@@ -99,7 +99,8 @@ class Names:
 
         Args:
             checking: also gives a version that is not ready, by deployment and number.
-        Raises: ModelNotFound: none, or several deployments have a model of this name.
+        Raises: ModelNotFound: none, or several deployments have a model of this name. ModelNotReady: there is one, but
+            it may not be asked.
         """
         return self._named(name, Task.GENERATE, checking=checking)
 
@@ -108,7 +109,7 @@ class Names:
 
         There is no chain, and nobody takes the place of another: vectors of different models never compare.
 
-        Raises: ModelNotFound: there is none, or what is called so does not embed. NoEmbedderConfigured.
+        Raises: ModelNotFound: there is none, or what is called so does not embed. ModelNotReady. NoEmbedderConfigured.
         """
         if name in ("", DEFAULT):
             if self._usual_embedder is None:
@@ -124,9 +125,19 @@ class Names:
         if found is not None:
             return found
         of_model = self._by_model.get((task, name), [])
-        if len(of_model) != 1:
-            raise ModelNotFound(name)
-        return of_model[0]
+        if len(of_model) == 1:
+            return of_model[0]
+        if self._pinned(name, checking=True) is not None or name in self.own.deployments:
+            raise ModelNotReady(name, states=(self.state(name),))
+        raise ModelNotFound(name)
+
+    def state(self, name: str) -> str:
+        """Says in words how far the newest version of a deployment is, or the one with a number."""
+        pinned = self._pinned(name, checking=True)
+        if found := (pinned,) if pinned is not None else self.own.deployments.get(name, ()):
+            tried = found[0].state is VersionState.READY
+            return f"{found[0].full_name} is {'tried in a rollout' if tried else found[0].state.value}"
+        return f"{name} is retired"
 
     def _pinned(self, name: str, *, checking: bool) -> DeploymentVersion | None:
         deployment, _, number = name.rpartition(AT)

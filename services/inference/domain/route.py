@@ -101,6 +101,8 @@ class Trial:
     #: What does not change sides, such as a run.
     unit: bytes
     arm: Arm
+    #: Project of the call: who is bound to one judges its answers only.
+    project: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +145,6 @@ class AttemptOutcome:
     first_byte_us: int | None = None
     #: None while nobody knows.
     cost_nano_usd: int | None = None
-    #: 0 to 1; None until somebody says.
-    quality: float | None = None
     #: For how long it wants no other call, seconds; None when it did not say.
     retry_after_seconds: float | None = None
     #: Hold that paid for it; empty when it came to none.

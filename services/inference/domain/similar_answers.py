@@ -3,7 +3,7 @@
 import re
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import mul
 from typing import Final
@@ -13,6 +13,7 @@ from services.inference.domain.answer import Answer
 from services.inference.domain.answer_cache import CacheKey
 from services.inference.domain.output_format import OutputKind
 from services.inference.domain.prompt import Prompt
+from services.inference.domain.tenant_shares import TenantShares
 from services.meshkit.content import Label, MessageRole, TextPart, text_of, text_part
 from services.meshkit.core.identity import TenantId
 
@@ -64,7 +65,6 @@ class _Kept:
     vector: "array[float]"
     answer: Answer
     until: float
-    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,46 +80,56 @@ def similarity(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(map(mul, one, other)) if len(one) == len(other) else 0.0
 
 
+#: Gives which of some vectors is nearest to one, and the cosine of both.
+Nearest = Callable[[Sequence["array[float]"], Sequence[float]], tuple[int, float]]
+
+
 class SimilarAnswers:
     """Keeps answers by groups of calls that are equal but for the question, each tenant's within a bound of its own.
 
     Args:
-        most_bytes: of all together; what was not used for longest goes first.
+        nearest: compares.
+        most_bytes: of all together; who has most of it makes room.
         most_of_tenant: answers of one tenant.
-        most_of_group: answers that are compared with one question, some 15 microseconds each.
+        most_of_group: answers that are compared with one question.
     """
 
-    def __init__(self, *, most_bytes: int, most_of_tenant: int = 2_048, most_of_group: int = 256) -> None:
-        self._most_bytes = most_bytes
+    def __init__(
+        self, nearest: Nearest, *, most_bytes: int, most_of_tenant: int = 2_048, most_of_group: int = 256
+    ) -> None:
+        self._nearest = nearest
         self._most_of_tenant = most_of_tenant
         self._most_of_group = most_of_group
-        self.bytes = 0
         self._next = 0
-        #: All of them, and those of each tenant and group, least recently used first.
-        self._kept: OrderedDict[int, _Kept] = OrderedDict()
-        self._of_tenant: dict[TenantId, OrderedDict[int, None]] = {}
+        self._kept: dict[int, _Kept] = {}
+        self._shares = TenantShares[int](most_bytes=most_bytes)
+        #: Those of each group, least recently used first.
         self._of_group: dict[tuple[TenantId, CacheKey], OrderedDict[int, None]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def bytes(self) -> int:
+        """Size of what is kept."""
+        return self._shares.bytes
+
     def look(
         self, tenant: TenantId, group: CacheKey, vector: Sequence[float], *, least: float, now: float
     ) -> Near | None:
         """Gives the answer to the nearest question of a tenant's group, if that is near enough."""
-        best, at_best = least, -1
         for number in tuple(self._of_group.get((tenant, group), ())):
-            kept = self._kept[number]
-            if kept.until <= now:
+            if self._kept[number].until <= now:
                 self._drop(number)
-            elif (near := similarity(kept.vector, vector)) >= best:
-                best, at_best = near, number
-        if at_best < 0:
+        numbers = [one for one in self._of_group.get((tenant, group), ()) if len(self._kept[one].vector) == len(vector)]
+        if not numbers:
             return None
-        found = self._kept[at_best]
-        for order in (self._kept, self._of_tenant[tenant], self._of_group[tenant, group]):
-            order.move_to_end(at_best)
-        return Near(answer=found.answer, similarity=min(best, 1.0))
+        place, cosine = self._nearest([self._kept[one].vector for one in numbers], vector)
+        if cosine < least:
+            return None
+        self._shares.used(tenant, numbers[place])
+        self._of_group[tenant, group].move_to_end(numbers[place])
+        return Near(answer=self._kept[numbers[place]].answer, similarity=min(cosine, 1.0))
 
     def keep(self, tenant: TenantId, group: CacheKey, vector: Sequence[float], answer: Answer, *, until: float) -> None:
         """Keeps an answer to a question."""
@@ -127,26 +137,21 @@ class SimilarAnswers:
             _ENTRY_BYTES + _COMPONENT_BYTES * len(vector) + len(text_of(answer.parts).encode("utf-8", "surrogatepass"))
         )
         number, self._next = self._next, self._next + 1
-        self._kept[number] = _Kept(
-            tenant=tenant, group=group, vector=array("f", vector), answer=answer, until=until, bytes=size
-        )
-        self.bytes += size
-        of_tenant = self._of_tenant.setdefault(tenant, OrderedDict())
+        self._kept[number] = _Kept(tenant=tenant, group=group, vector=array("f", vector), answer=answer, until=until)
+        self._shares.add(tenant, number, size)
         of_group = self._of_group.setdefault((tenant, group), OrderedDict())
-        of_tenant[number] = of_group[number] = None
+        of_group[number] = None
         if len(of_group) > self._most_of_group:
             self._drop(next(iter(of_group)))
-        if len(of_tenant) > self._most_of_tenant:
-            self._drop(next(iter(of_tenant)))
-        while self.bytes > self._most_bytes:
-            self._drop(next(iter(self._kept)))
+        if self._shares.count(tenant) > self._most_of_tenant:
+            self._drop(self._shares.oldest(tenant))
+        while (found := self._shares.too_much(tenant)) is not None:
+            self._drop(found[1])
 
     def _drop(self, number: int) -> None:
         kept = self._kept.pop(number)
-        self.bytes -= kept.bytes
-        of_tenant, place = self._of_tenant[kept.tenant], (kept.tenant, kept.group)
-        del of_tenant[number], self._of_group[place][number]
-        if not of_tenant:
-            del self._of_tenant[kept.tenant]
+        self._shares.remove(kept.tenant, number)
+        place = (kept.tenant, kept.group)
+        del self._of_group[place][number]
         if not self._of_group[place]:
             del self._of_group[place]

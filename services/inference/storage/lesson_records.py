@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, RowMapping, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -10,11 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.inference.domain.routing.lesson import ArmName, BanditKind, Learnt, corrected
 from services.inference.domain.routing.reward import Earned
+from services.inference.storage.rollout_tables import tried_answer
 from services.inference.storage.routing_tables import bandit_arm, learnt_answer
-from services.inference.usecases.learning_ports import MOST_ARMS, LearntAnswer
+from services.inference.storage.tried_answers import keep_tried, score_tried
+from services.inference.usecases.learning_ports import MOST_ARMS, GivenAnswer, LearntAnswer, TriedAnswer
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import to_uuid
+from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 
@@ -45,14 +48,15 @@ class SqlLessonRecords:
         self._most_arms = most_arms
 
     async def add(
-        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]
+        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[GivenAnswer]
     ) -> Mapping[ArmName, Learnt]:
         """See `LessonRecords.add`."""
-        kept = [_row(tenant, one) for one in answers]
+        kept = [_row(tenant, one) for one in answers if isinstance(one, LearntAnswer)]
         async with tenant_scope(self._app, tenant, audited=False) as scope:
             for first in range(0, len(kept), _AT_ONCE):
                 statement = insert(learnt_answer).values(answer_time=func.now()).on_conflict_do_nothing()
                 await scope.execute(statement, kept[first : first + _AT_ONCE])
+            await keep_tried(scope, tenant, [one for one in answers if isinstance(one, TriedAnswer)])
             arms = await _added(scope, lessons)
             await scope.commit()
         return arms
@@ -71,24 +75,14 @@ class SqlLessonRecords:
         self, tenant: TenantId, hold_id: str, quality: float, *, project: str | None
     ) -> Mapping[ArmName, Learnt]:
         """See `LessonRecords.judge`."""
-        answer = learnt_answer.c
-        mine = (answer.tenant_id == tenant, answer.hold_id == to_uuid(hold_id, "hold", field="hold_id"))
-        wanted = select(learnt_answer).where(*mine, answer.answer_time > func.now() - JUDGED_WITHIN).with_for_update()
-        if project is not None:
-            wanted = wanted.where(answer.project == project)
+        hold = to_uuid(hold_id, "hold", field="hold_id")
         async with tenant_scope(self._app, tenant) as scope:
             await claim_once(scope)
-            row = (await scope.execute(wanted)).mappings().one_or_none()
-            if row is None:
+            tried = await score_tried(scope, tenant, hold, quality, project=project, within=JUDGED_WITHIN)
+            learnt = await _corrected(scope, tenant, hold, quality, project=project)
+            if learnt is None and not tried:
                 raise NotFound("answer", hold_id)
-            if row["quality"] is not None:
-                raise AlreadyExists("quality", hold_id)
-            await scope.execute(update(learnt_answer).where(*mine).values(quality=quality))
-            kind, features = BanditKind(row["kind"]), tuple(row["features"])
-            before = Earned(points=row["points"], weight=row["weight"], quality_weight=row["quality_weight"])
-            change = corrected(kind, features, before, quality)
-            name = ArmName(tenant=tenant, route=row["route"], kind=kind, arm=row["arm"])
-            arms = await _added(scope, {} if change is None else {name: change})
+            arms = await _added(scope, learnt or {})
             await keep_once(scope, None)
             await scope.commit()
         return arms
@@ -96,9 +90,32 @@ class SqlLessonRecords:
     async def forget(self) -> None:
         """See `LessonRecords.forget`."""
         async with maintenance_scope(self._maintenance) as scope:
-            await scope.execute(delete(learnt_answer).where(learnt_answer.c.answer_time < func.now() - JUDGED_WITHIN))
+            for answers in (learnt_answer, tried_answer):
+                await scope.execute(delete(answers).where(answers.c.answer_time < func.now() - JUDGED_WITHIN))
             await scope.execute(delete(bandit_arm).where(bandit_arm.c.updated_time < func.now() - _ARMS_KEPT))
             await scope.commit()
+
+
+async def _corrected(
+    scope: Scope, tenant: TenantId, hold: UUID, quality: float, *, project: str | None
+) -> Mapping[ArmName, Learnt] | None:
+    """Gives what a bandit learns from how good an answer was. None: no bandit gave it. Raises: AlreadyExists."""
+    answer = learnt_answer.c
+    mine = (answer.tenant_id == tenant, answer.hold_id == hold)
+    wanted = select(learnt_answer).where(*mine, answer.answer_time > func.now() - JUDGED_WITHIN).with_for_update()
+    if project is not None:
+        wanted = wanted.where(answer.project == project)
+    row = (await scope.execute(wanted)).mappings().one_or_none()
+    if row is None:
+        return None
+    if row["quality"] is not None:
+        raise AlreadyExists("quality", from_uuid("hold", hold))
+    await scope.execute(update(learnt_answer).where(*mine).values(quality=quality))
+    kind, features = BanditKind(row["kind"]), tuple(row["features"])
+    before = Earned(points=row["points"], weight=row["weight"], quality_weight=row["quality_weight"])
+    change = corrected(kind, features, before, quality)
+    name = ArmName(tenant=tenant, route=row["route"], kind=kind, arm=row["arm"])
+    return {} if change is None else {name: change}
 
 
 async def _added(scope: Scope, lessons: Mapping[ArmName, Learnt]) -> Mapping[ArmName, Learnt]:

@@ -6,14 +6,15 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Final
 
-from sqlalchemy import ColumnElement, Table, delete, exists, func, select
+from sqlalchemy import ColumnElement, Table, delete, exists, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.inference.domain.rollout.judgement import Seen
 from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
 from services.inference.domain.route import Arm
-from services.inference.storage.rollout_tables import model_rollout, rollout_event, rollout_tally
+from services.inference.storage.rollout_tables import model_rollout, rollout_event, rollout_score, rollout_tally
+from services.inference.storage.tried_answers import read_scores
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
@@ -26,6 +27,7 @@ _AT_ONCE: Final = 1_000
 EVIDENCE_KEPT: Final = timedelta(days=30)
 #: Rollouts that are forgotten at once, each in a transaction of its own.
 _ROLLOUTS_AT_ONCE: Final = 100
+_EVIDENCE: Final = (rollout_event, rollout_tally, rollout_score)
 
 
 def _has(table: Table) -> ColumnElement[bool]:
@@ -36,7 +38,7 @@ def _has(table: Table) -> ColumnElement[bool]:
 
 _ENDED_LONG_AGO: Final = (
     select(model_rollout.c.tenant_id, model_rollout.c.rollout_id)
-    .where(model_rollout.c.decided_time < func.now() - EVIDENCE_KEPT, _has(rollout_event) | _has(rollout_tally))
+    .where(model_rollout.c.decided_time < func.now() - EVIDENCE_KEPT, or_(*map(_has, _EVIDENCE)))
     .limit(_ROLLOUTS_AT_ONCE)
 )
 
@@ -109,7 +111,7 @@ class SqlRolloutRecords:
             ended = (await scope.execute(_ENDED_LONG_AGO)).all()
         for tenant, about in ended:
             async with maintenance_scope(self._maintenance) as scope:
-                for table in (rollout_event, rollout_tally):
+                for table in _EVIDENCE:
                     await scope.execute(delete(table).where(table.c.tenant_id == tenant, table.c.rollout_id == about))
                 await scope.commit()
 
@@ -125,9 +127,11 @@ async def read_seen(scope: Scope, tenant: TenantId, rollout_id: str, *, step: in
     about, seen = to_uuid(rollout_id, "rollout"), Seen()
     columns = rollout_event.c
     kinds = columns.metric, columns.canary, columns.share_permille
+    # What another release counts beside is no business of this one.
+    known = [metric.value for metric in Metric]
     counted = (
         select(*kinds, func.count().label("times"))
-        .where(columns.tenant_id == tenant, columns.rollout_id == about)
+        .where(columns.tenant_id == tenant, columns.rollout_id == about, columns.metric.in_(known))
         .group_by(*kinds)
     )
     for row in await scope.execute(counted):
@@ -136,11 +140,12 @@ async def read_seen(scope: Scope, tenant: TenantId, rollout_id: str, *, step: in
     totals = rollout_tally.c
     summed = (
         select(totals.metric, totals.canary, func.sum(totals.units).label("units"), func.sum(totals.bad).label("bad"))
-        .where(totals.tenant_id == tenant, totals.rollout_id == about, totals.step == step)
+        .where(totals.tenant_id == tenant, totals.rollout_id == about, totals.step == step, totals.metric.in_(known))
         .group_by(totals.metric, totals.canary)
     )
     for row in await scope.execute(summed):
         tally = seen.tallies[Arm.CANARY if row.canary else Arm.STABLE]
         tally.units = int(row.units)
         tally.bad[Metric(row.metric)] = int(row.bad)
+    seen.scores = await read_scores(scope, tenant, about, step=step)
     return seen

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -72,4 +73,45 @@ rollout_tally: Final = Table(
     Column("units", BigInteger, nullable=False),
     Column("bad", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant_id", "rollout_id", "replica", "metric", "canary", "step", name="pk_rollout_tally"),
+)
+
+#: Answers of both sides, kept until nobody may say any more how good they were.
+tried_answer: Final = Table(
+    "tried_answer",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    # Of the hold that paid for it.
+    Column("hold_id", Uuid, nullable=False),
+    Column("rollout_id", Uuid, nullable=False),
+    Column("unit", LargeBinary, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("canary", Boolean, nullable=False),
+    Column("share_permille", Integer, nullable=False),
+    Column("project", Text, nullable=False),
+    # True once somebody has said it.
+    Column("scored", Boolean, nullable=False, server_default=false()),
+    Column("answer_time", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "hold_id", name="pk_tried_answer"),
+    Index("ix_tried_answer_answer_time", "answer_time"),
+)
+
+#: How good somebody said that answers were, hundredths: the first score of each unit in each step.
+rollout_score: Final = Table(
+    "rollout_score",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("rollout_id", Uuid, nullable=False),
+    Column("unit", LargeBinary, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("canary", Boolean, nullable=False),
+    Column("share_permille", Integer, nullable=False),
+    Column("score_percent", Integer, nullable=False),
+    # What the stable version's were on average before it; null: too few were known.
+    Column("usual_percent", Integer),
+    # The first of its unit in the whole rollout.
+    Column("first", Boolean, nullable=False),
+    Column("score_time", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "rollout_id", "unit", "step", name="pk_rollout_score"),
+    Index("uq_rollout_score_first", "tenant_id", "rollout_id", "unit", unique=True, postgresql_where=text("first")),
+    Index("ix_rollout_score_score_time", "tenant_id", "rollout_id", "score_time", postgresql_where=text("NOT canary")),
 )

@@ -13,6 +13,8 @@ TENANT_DATA: Final = (
     deleted("model_rollout"),
     deleted("rollout_event"),
     deleted("rollout_tally"),
+    deleted("rollout_score"),
+    deleted("tried_answer"),
     deleted("bandit_arm"),
     deleted("learnt_answer"),
     deleted("model_comparison"),

@@ -284,6 +284,7 @@ def rollout_of(message: model_pb2.ModelRollout, *, rollout_id: str, now: datetim
         state=RolloutState.RUNNING,
         revision=1,
         step_min_seconds=_seconds(message.step_min) if message.HasField("step_min") else 60.0,
+        quality_margin=message.quality_margin,
         started=now,
         step_began=now,
     )
@@ -299,9 +300,10 @@ def rollout_to_proto(rollout: Rollout, seen: Seen | None = None) -> model_pb2.Mo
         kind=_KINDS[rollout.kind],
         steps_permille=rollout.steps_permille,
         step_min=_duration(rollout.step_min_seconds),
+        quality_margin=rollout.quality_margin,
         state=_ROLLOUT_STATES[rollout.state],
         share_permille=rollout.share_permille,
-        evidence=[] if seen is None else [_evidence(seen, kind) for kind in Kind],
+        evidence=[] if seen is None else [_evidence(seen, kind, rollout.quality_margin) for kind in Kind],
         reason=rollout.reason,
         decided_by=rollout.decided_by,
         start_time=_time(rollout.started),
@@ -309,12 +311,12 @@ def rollout_to_proto(rollout: Rollout, seen: Seen | None = None) -> model_pb2.Mo
     )
 
 
-def _evidence(seen: Seen, kind: Kind) -> model_pb2.RolloutEvidence:
+def _evidence(seen: Seen, kind: Kind, margin: float) -> model_pb2.RolloutEvidence:
     return model_pb2.RolloutEvidence(
         metric=kind.value,
         canary_events=seen.events(kind, Arm.CANARY),
         stable_events=seen.events(kind, Arm.STABLE),
-        e_value=seen.value(kind),
+        e_value=seen.value(kind, margin=margin),
     )
 
 

@@ -93,8 +93,8 @@ class ModelServicer(ModelServiceServicer):
     async def GetModelDeployment(
         self, request: pb.GetModelDeploymentRequest, context: Context
     ) -> pb.GetModelDeploymentResponse:
-        deployment = await self._registered.deployment(caller_of(context).principal.tenant, request.deployment_id)
-        return pb.GetModelDeploymentResponse(deployment=convert.deployment_to_proto(deployment))
+        deployment, priced = await self._list_models.one(caller_of(context).principal, request.deployment_id)
+        return pb.GetModelDeploymentResponse(deployment=convert.deployment_to_proto(deployment, priced=priced))
 
     async def AddModelVersion(self, request: pb.AddModelVersionRequest, context: Context) -> pb.AddModelVersionResponse:
         tenant, version = caller_of(context).principal.tenant, convert.version_of(request.version)

@@ -1,7 +1,7 @@
 """What this replica knows of the arms of bandits, in memory: choosing by it takes microseconds and waits for nobody."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -13,14 +13,13 @@ from services.inference.domain.routing.lesson import NOTHING, ArmName, BanditKin
 from services.inference.domain.routing.linucb import Ridge, features_of
 from services.inference.domain.routing.reward import USUAL_SLOW_SECONDS, Earned, RewardPolicy, earned
 from services.inference.domain.routing.thompson import thompson_draw
-from services.inference.usecases.learning_ports import MOST_ARMS, LearntAnswer
+from services.inference.usecases.arm_index import ArmIndex, Has, has_all
+from services.inference.usecases.learning_ports import MOST_ARMS
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 
 #: One call of so many goes to an arm by the dice alone, so that one which did badly once is heard of again.
 EXPLORES: Final = 50
-#: Answers that wait to be kept while the database is away; beyond, the oldest can be judged by nobody.
-_MOST_ANSWERS: Final = 10_000
 _KINDS: Final = {RouteMode.BANDIT_THOMPSON: BanditKind.THOMPSON, RouteMode.BANDIT_LINUCB: BanditKind.LINUCB}
 _USUAL: Final = RewardPolicy()
 _FAILED: Final = Earned(points=0.0, weight=1.0)
@@ -51,25 +50,22 @@ class Bandits:
     def __init__(self, *, dice: Random, most_arms: int = MOST_ARMS) -> None:
         self._dice = dice
         self._most_arms = most_arms
-        self._stands: Callable[[ArmName], bool] = lambda _: True
+        self._has_route: Has = has_all
+        self._has_version: Has = has_all
         #: Those that may be forgotten, the one that was used last at the end.
         self._told: OrderedDict[ArmName, _Arm] = OrderedDict()
         #: Those with something fresh; few, as they are told once a second.
         self._untold: dict[ArmName, _Arm] = {}
-        self._answers: list[LearntAnswer] = []
+        self._index = ArmIndex()
         metrics.show_size("inference.bandit_arms", self)
 
     def __len__(self) -> int:
         """Counts the arms that are kept."""
         return len(self._told) + len(self._untold)
 
-    def keep_to(self, stands: Callable[[ArmName], bool]) -> None:
-        """Has nothing kept of arms that are gone.
-
-        Args:
-            stands: says whether calls may still come to an arm.
-        """
-        self._stands = stands
+    def keep_to(self, *, has_route: Has, has_version: Has) -> None:
+        """Has nothing kept of arms that are gone: those whose route or version is."""
+        self._has_route, self._has_version = has_route, has_version
 
     def forget_gone(self, tenants: Collection[TenantId] | None) -> None:
         """Forgets arms that are gone, with all that they have learnt.
@@ -77,9 +73,10 @@ class Bandits:
         Args:
             tenants: whose arms may be; None: anybody's.
         """
-        for arms in (self._told, self._untold):
-            for name in [one for one in arms if (tenants is None or one.tenant in tenants) and not self._stands(one)]:
-                del arms[name]
+        for name in self._index.gone(tenants, has_route=self._has_route, has_version=self._has_version):
+            self._told.pop(name, None)
+            self._untold.pop(name, None)
+            self._index.remove(name)
 
     @staticmethod
     def features(route: Route, prompt: Prompt) -> tuple[float, ...]:
@@ -111,12 +108,13 @@ class Bandits:
             project=project,
         )
 
-    def note(self, lesson: Lesson, outcome: AttemptOutcome) -> None:
-        """Takes in what came of asking an arm. What failed through no fault of its own teaches nothing."""
+    def note(self, lesson: Lesson, outcome: AttemptOutcome) -> Earned | None:
+        """Takes in what came of asking an arm. Gives what that earned; None: nothing, as it is not at fault."""
+        if outcome.reason and outcome.reason not in ITS_FAULTS:
+            return None
         if outcome.reason:
-            if outcome.reason in ITS_FAULTS:
-                self._learn(lesson, _FAILED)
-            return
+            self._learn(lesson, _FAILED)
+            return _FAILED
         gained = earned(
             lesson.reward,
             latency_us=outcome.latency_us,
@@ -124,9 +122,9 @@ class Bandits:
             slow_seconds=lesson.slow_seconds,
         )
         self._learn(lesson, gained)
-        self._keep([LearntAnswer(hold_id=outcome.hold_id, lesson=lesson, earned=gained)] if outcome.hold_id else ())
+        return gained
 
-    def taken(self) -> tuple[dict[ArmName, Learnt], list[LearntAnswer]]:
+    def taken(self) -> dict[ArmName, Learnt]:
         """Takes out what other replicas do not know yet."""
         untold, self._untold = self._untold, {}
         fresh = {name: arm.fresh for name, arm in untold.items()}
@@ -134,10 +132,9 @@ class Bandits:
             arm.fresh = NOTHING
             self._told[name] = arm
         self._bound()
-        answers, self._answers = self._answers, []
-        return fresh, answers
+        return fresh
 
-    def put_back(self, fresh: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]) -> None:
+    def put_back(self, fresh: Mapping[ArmName, Learnt]) -> None:
         """Puts back what was taken out and could not be told."""
         for name, one in fresh.items():
             if not self._stands(name):
@@ -149,8 +146,6 @@ class Bandits:
                 arm.all = one
             arm.fresh = arm.fresh.plus(one)
             self._keep_untold(name, arm)
-        kept, self._answers = self._answers, []
-        self._keep((*answers, *kept))
 
     def know(self, arms: Mapping[ArmName, Learnt]) -> None:
         """Takes in all that arms have learnt on all replicas, but for what this one has not told yet.
@@ -191,10 +186,8 @@ class Bandits:
             arm.ridge = Ridge(arm.all.sums)
         return arm.ridge.worth(features)
 
-    def _keep(self, answers: Sequence[LearntAnswer]) -> None:
-        self._answers.extend(answers)
-        if len(self._answers) > _MOST_ANSWERS:
-            del self._answers[: len(self._answers) - _MOST_ANSWERS]
+    def _stands(self, name: ArmName) -> bool:
+        return self._has_route(name.tenant, name.route) and self._has_version(name.tenant, name.arm)
 
     def _find(self, name: ArmName) -> _Arm | None:
         if name in self._told:
@@ -206,6 +199,7 @@ class Bandits:
         arm = self._find(name)
         if arm is None:
             arm = self._told[name] = _Arm()
+            self._index.add(name)
             self._bound()
         return arm
 
@@ -213,10 +207,12 @@ class Bandits:
         """Keeps an arm until what it has learnt is told."""
         self._told.pop(name, None)
         self._untold[name] = arm
+        self._index.add(name)
 
     def _bound(self) -> None:
         while self._told and len(self) > self._most_arms:
-            self._told.popitem(last=False)
+            name, _ = self._told.popitem(last=False)
+            self._index.remove(name)
 
 
 def _name(tenant: TenantId, route: Route, version: DeploymentVersion) -> ArmName:

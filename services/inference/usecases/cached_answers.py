@@ -106,7 +106,7 @@ class CachedAnswers:
             yield turn
         finally:
             if turn.made is not None and may_be_kept(turn.made):
-                self._kept.keep(key, turn.made, until=self._clock.monotonic() + seconds)
+                self._kept.keep(asked.principal.tenant, key, turn.made, until=self._clock.monotonic() + seconds)
             elif making is not None and turn.made is not None:
                 making.of_no_use = True
             if making is not None:

@@ -137,8 +137,8 @@ class CarryBatch:
     def _asked_of(self, job: BatchJob) -> tuple[DeploymentVersion, BatchProvider]:
         """Finds who is asked: the version that was accepted, and while nothing has left only where it may go now.
 
-        Raises: ModelNotFound, NoModelConfigured, PatientWorkUnsupported, AdapterUnusable: nobody is, any more.
-            GuardUnknown: nobody can say where it may go.
+        Raises: ModelNotFound, ModelNotReady, NoModelConfigured, PatientWorkUnsupported, AdapterUnusable: nobody is, any
+            more. GuardUnknown: nobody can say where it may go.
         """
         leaves = job.state is BatchState.ACCEPTED
         found = self._registry.resolve(job.tenant, job.full_name, checking=not leaves).versions

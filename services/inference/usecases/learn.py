@@ -8,7 +8,8 @@ from typing import Final
 
 from services.inference.domain.routing.lesson import ArmName, Learnt
 from services.inference.usecases.bandits import Bandits
-from services.inference.usecases.learning_ports import LearntAnswer, LessonRecords
+from services.inference.usecases.given_answers import GivenAnswers
+from services.inference.usecases.learning_ports import GivenAnswer, LessonRecords
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, Invalid, MeshError, NotFound
 from services.meshkit.core.identity import Principal, TenantId
@@ -31,8 +32,9 @@ class LearnRoutes:
     last second before it dies is lost; what was written and not heard of is counted twice.
     """
 
-    def __init__(self, bandits: Bandits, records: LessonRecords, *, clock: Clock) -> None:
+    def __init__(self, bandits: Bandits, given: GivenAnswers, records: LessonRecords, *, clock: Clock) -> None:
         self._bandits = bandits
+        self._given = given
         self._records = records
         self._clock = clock
         #: None before all was read.
@@ -77,7 +79,8 @@ class LearnRoutes:
     async def judge(self, principal: Principal, hold_id: str, quality: float) -> None:
         """Takes in how good an answer was, once, up to a day after it.
 
-        Raises: Invalid; NotFound: no route with a bandit gave such an answer, or too long ago; AlreadyExists.
+        Raises: Invalid; NotFound: no route with a bandit or a rollout gave such an answer, or too long ago;
+            AlreadyExists.
         """
         if not (isfinite(quality) and 0 <= quality <= 1):
             raise Invalid("score", "must be 0 to 1")
@@ -95,12 +98,11 @@ class LearnRoutes:
             self._bandits.know(arms)
 
     async def _tell(self) -> None:
-        lessons, answers = self._bandits.taken()
-        of_tenant: dict[TenantId, tuple[dict[ArmName, Learnt], list[LearntAnswer]]] = defaultdict(lambda: ({}, []))
-        for name, one in lessons.items():
+        of_tenant: dict[TenantId, tuple[dict[ArmName, Learnt], list[GivenAnswer]]] = defaultdict(lambda: ({}, []))
+        for name, one in self._bandits.taken().items():
             of_tenant[name.tenant][0][name] = one
-        for answer in answers:
-            of_tenant[answer.lesson.arm.tenant][1].append(answer)
+        for whose, answers in self._given.taken().items():
+            of_tenant[whose][1].extend(answers)
         failure: MeshError | None = None
         try:
             while of_tenant:
@@ -112,12 +114,16 @@ class LearnRoutes:
                         raise
                     # What goes wrong with one tenant keeps no other from being told.
                     failure = error
-                    self._bandits.put_back(learnt, answered)
+                    self._put_back(learnt, answered)
                 else:
                     self._bandits.know(arms)
                 del of_tenant[tenant]
         finally:
             for learnt, answered in of_tenant.values():
-                self._bandits.put_back(learnt, answered)
+                self._put_back(learnt, answered)
         if failure is not None:
             raise failure
+
+    def _put_back(self, learnt: dict[ArmName, Learnt], answered: list[GivenAnswer]) -> None:
+        self._bandits.put_back(learnt)
+        self._given.put_back(answered)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+from services.inference.domain.route import Trial
 from services.inference.domain.routing.lesson import ArmName, Learnt, Lesson
 from services.inference.domain.routing.reward import Earned
 from services.meshkit.core.identity import TenantId
@@ -21,12 +22,43 @@ class LearntAnswer:
     lesson: Lesson
     earned: Earned
 
+    @property
+    def tenant(self) -> TenantId:
+        """Whose it is."""
+        return self.lesson.arm.tenant
+
+    @property
+    def route(self) -> str:
+        """Which route gave it."""
+        return self.lesson.arm.route
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriedAnswer:
+    """An answer of one side of a rollout, kept until somebody says how good it was."""
+
+    hold_id: str
+    trial: Trial
+
+    @property
+    def tenant(self) -> TenantId:
+        """Whose it is."""
+        return self.trial.tenant
+
+    @property
+    def route(self) -> str:
+        """Which route gave it."""
+        return self.trial.rollout.route
+
+
+GivenAnswer = LearntAnswer | TriedAnswer
+
 
 class LessonRecords(Protocol):
     """Remembers what bandits have learnt, and from which answers."""
 
     async def add(
-        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]
+        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[GivenAnswer]
     ) -> Mapping[ArmName, Learnt]:
         """Adds to what arms have learnt and keeps answers. Gives all that these arms have learnt, on all replicas."""
         ...
@@ -43,7 +75,7 @@ class LessonRecords(Protocol):
     async def judge(
         self, tenant: TenantId, hold_id: str, quality: float, *, project: str | None
     ) -> Mapping[ArmName, Learnt]:
-        """Takes in how good an answer was, once. Gives all that its arm has learnt.
+        """Takes in how good an answer was, once, for its bandit, its rollout or both. Gives all its arm has learnt.
 
         Args:
             project: of who says so, if bound to one: answers of others are not there.

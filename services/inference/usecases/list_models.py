@@ -33,3 +33,9 @@ class ListModels:
         return [(one, one.name in priced) for one in installed], [
             (one, bool(one.versions) and one.versions[0].version.full_name in priced) for one in own
         ]
+
+    async def one(self, principal: Principal, deployment_id: str) -> tuple[RegisteredDeployment, bool]:
+        """Gives one of the tenant's, with all its versions. Raises: ModelNotFound; Unavailable: as above."""
+        own = await self._registered.deployment(principal.tenant, deployment_id)
+        newest = [one.version for one in own.versions[:1]]
+        return own, bool(await self._prices.priced(principal, newest))

@@ -26,8 +26,8 @@ from services.meshkit.content import text_of
 from services.meshkit.content.law import Verdict
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
-from services.meshkit.telemetry import names
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry import genai, names
+from services.meshkit.telemetry.tracing import Attributes, span
 
 
 class ModelCall:
@@ -64,7 +64,7 @@ class ModelCall:
         Raises: CallArgumentsDiffer, CallInProgress, ModelNotFound, NoModelConfigured, LawBlocked, what the chain
             raises, and what law and money raise.
         """
-        with span(names.SPAN_INFERENCE, model=asked.model, run_id=asked.context.call_id.run_id):
+        with span(names.SPAN_INFERENCE, attributes=_asked_for(asked)) as recorded:
             regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
             plan = self._router.plan(asked, regions=regions)
             first = self._chain.first_asked(plan)
@@ -96,6 +96,8 @@ class ModelCall:
                         rest = concluded.raw.gate.passed(text_of(answer.parts))
             if streamed and rest:
                 release(TextDelta(rest))
+            if recorded.on:
+                recorded.tell(_answered(answer))
             return answer
 
     def _paid_ahead(self, asked: Asked, plan: Plan, first: DeploymentVersion) -> AbstractAsyncContextManager[None]:
@@ -115,3 +117,24 @@ class ModelCall:
             await asyncio.wait((before,))
             if not before.cancelled():
                 before.exception()  # Looked at here: a repeat is answered without its verdict.
+
+
+def _asked_for(asked: Asked) -> Attributes:
+    return {
+        genai.OPERATION: genai.CHAT,
+        genai.REQUEST_MODEL: asked.model,
+        genai.CONVERSATION_ID: asked.context.call_id.run_id,
+        genai.AGENT_NAME: asked.context.agent_name,
+    }
+
+
+def _answered(answer: Answer) -> Attributes:
+    used = answer.usage
+    return {
+        genai.PROVIDER: answer.provider,
+        genai.RESPONSE_MODEL: answer.model,
+        genai.FINISH_REASONS: [answer.stop_reason.name.lower()],
+        genai.INPUT_TOKENS: used.input + used.cache_read + used.cache_write_5m + used.cache_write_1h,
+        genai.OUTPUT_TOKENS: used.output + used.reasoning,
+        names.ATTRIBUTE_COST: answer.cost_nano_usd,
+    }

@@ -6,15 +6,16 @@ from hashlib import sha256
 
 from services.inference.domain.answer import RouteChoice
 from services.inference.domain.deployment import DeploymentVersion, Task, VersionState
-from services.inference.domain.errors import CallNotBounded, ModelNotFound, NoModelConfigured
+from services.inference.domain.errors import CallNotBounded, ModelNotFound, ModelNotReady, NoModelConfigured
 from services.inference.domain.money_bound import bounded_everywhere
+from services.inference.domain.registry import Names
 from services.inference.domain.rollout.assignment import arm_of
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Arm, AttemptOutcome, Candidate, HopLimits, Plan, Route, RouteMode, Trial
-from services.inference.domain.routing.lesson import ArmName
 from services.inference.domain.routing.weighted import weighted
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.bandits import Bandits
+from services.inference.usecases.given_answers import GivenAnswers
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.paces import Paces
 from services.inference.usecases.ports import Resolved
@@ -33,15 +34,25 @@ class RouteCalls:
     """
 
     def __init__(
-        self, registry: MemoryRegistry, observe: ObserveRollouts, *, bandits: Bandits, paces: Paces, hop: HopLimits
+        self,
+        registry: MemoryRegistry,
+        observe: ObserveRollouts,
+        *,
+        bandits: Bandits,
+        given: GivenAnswers,
+        paces: Paces,
+        hop: HopLimits,
     ) -> None:
         self._registry = registry
         self._observe = observe
         self._bandits = bandits
+        self._given = given
         self._paces = paces
         self._hop = hop
-        bandits.keep_to(self._stands)
+        bandits.keep_to(has_route=self._has_route, has_version=self._has_version)
+        given.keep_to(self._has_route)
         registry.follow(bandits.forget_gone)
+        registry.follow(given.forget_gone)
 
     def plan(self, asked: Asked, *, regions: tuple[str, ...]) -> Plan:
         """See `Router.plan`."""
@@ -53,6 +64,8 @@ class RouteCalls:
                 raise ModelNotFound(asked.model)
         else:
             candidates = self._of_route(asked, resolved, resolved.route, unit)
+            if not candidates:
+                raise _not_ready(resolved.route, self._registry.names(tenant))
         allowed = tuple(one for one in candidates if one.version.keeps_in(*regions))
         if not allowed:
             raise NoModelConfigured(region=" and ".join(sorted(set(filter(None, regions)))) if candidates else "")
@@ -65,22 +78,26 @@ class RouteCalls:
         if candidate.trial is not None:
             self._observe.note(candidate.trial, outcome)
         self._paces.note(candidate.version, outcome)
-        if candidate.lesson is not None:
-            self._bandits.note(candidate.lesson, outcome)
+        earned = None if candidate.lesson is None else self._bandits.note(candidate.lesson, outcome)
+        self._given.note(candidate, outcome, earned)
 
-    def _stands(self, arm: ArmName) -> bool:
-        """Says whether calls may still come to an arm; of what nobody knows yet, that they may."""
-        names = self._registry.names(arm.tenant)
-        if not self._registry.known or names.own.unreadable:
-            return True
-        return names.route(arm.route) is not None and names.has(arm.arm)
+    def _has_route(self, tenant: TenantId, route: str) -> bool:
+        """Says whether calls may still come to a route; of what nobody knows yet, that they may."""
+        return self._unsure(tenant) or self._registry.names(tenant).route(route) is not None
+
+    def _has_version(self, tenant: TenantId, full_name: str) -> bool:
+        """Says the same of a version."""
+        return self._unsure(tenant) or self._registry.names(tenant).has(full_name)
+
+    def _unsure(self, tenant: TenantId) -> bool:
+        return not self._registry.known or bool(self._registry.names(tenant).own.unreadable)
 
     def _of_route(self, asked: Asked, resolved: Resolved, route: Route, unit: bytes) -> list[Candidate]:
-        tenant, features = asked.principal.tenant, self._bandits.features(route, asked.prompt)
+        features = self._bandits.features(route, asked.prompt)
         ordered = self._ordered(asked, resolved, route, unit, features)
         candidates = [Candidate(version=one, hop=route.hop) for one in ordered]
         if resolved.rollout is not None:
-            candidates = self._split(tenant, resolved.rollout, candidates, unit)
+            candidates = self._split(asked, resolved.rollout, candidates, unit)
         return [self._explained(asked, route, one, features) for one in candidates]
 
     def _explained(self, asked: Asked, route: Route, candidate: Candidate, features: tuple[float, ...]) -> Candidate:
@@ -111,10 +128,9 @@ class RouteCalls:
             return ordered
         return self._bandits.ordered(asked.principal.tenant, route, ordered, features)
 
-    def _split(
-        self, tenant: TenantId, rollout: Rollout, candidates: Sequence[Candidate], unit: bytes
-    ) -> list[Candidate]:
+    def _split(self, asked: Asked, rollout: Rollout, candidates: Sequence[Candidate], unit: bytes) -> list[Candidate]:
         """Puts the versions of a rollout in the place of the member that it is about."""
+        tenant, project = asked.principal.tenant, asked.context.project
         names = self._registry.names(tenant)
         stable, canary = names.version(rollout.stable), names.version(rollout.canary)
         split: list[Candidate] = []
@@ -128,7 +144,9 @@ class RouteCalls:
             for arm, version in sides:
                 # Only who is asked first is on trial.
                 first = not split and rollout.state is RolloutState.RUNNING
-                trial = Trial(tenant=tenant, rollout=rollout, unit=unit, arm=arm) if first else None
+                trial = None
+                if first:
+                    trial = Trial(tenant=tenant, rollout=rollout, unit=unit, arm=arm, project=project)
                 split.append(Candidate(version=version, hop=candidate.hop, arm=arm if first else None, trial=trial))
         return split
 
@@ -152,6 +170,13 @@ def _by_bound(asked: Asked, candidates: tuple[Candidate, ...]) -> tuple[tuple[Ca
     if not found:
         raise refused[0][1]
     return tuple(found), tuple(f"{one.version.full_name}: {error.reason}" for one, error in refused)
+
+
+def _not_ready(route: Route, names: Names) -> ModelNotReady:
+    """Says of each member of a route that answers nobody why it does not."""
+    found = ((member.deployment, names.current(member.deployment)) for member in route.members)
+    states = (names.state(name) if one is None else f"{name} is below the lowest tier" for name, one in found)
+    return ModelNotReady(route.name, states=tuple(states))
 
 
 def generators(resolved: Resolved) -> tuple[DeploymentVersion, ...]:

@@ -28,6 +28,8 @@ class RunRollouts:
         """Begins a rollout. Raises: Invalid, ModelNotFound, ModelIncompatible, RolloutInProgress."""
         if not _STEP_SECONDS[0] <= rollout.step_min_seconds <= _STEP_SECONDS[1]:
             raise Invalid("rollout.step_min", "must be 1 s to 24 h")
+        if not 0 <= rollout.quality_margin < 1:
+            raise Invalid("rollout.quality_margin", "must be 0 to 1, and below 1")
         if rollout.stable == rollout.canary:
             raise Invalid("rollout.canary", "must be another version than the stable one")
         note(

@@ -6,6 +6,7 @@ from services.inference.domain.deployment import Deployments, Task, Tier, Versio
 from services.inference.domain.errors import (
     ModelIncompatible,
     ModelNotFound,
+    NothingCompares,
     RolloutInProgress,
     RouteChanged,
     TooManyRegistered,
@@ -22,21 +23,28 @@ WITH_ITS_ROUTE = "its route was deleted"
 
 
 class SetRoutes:
-    """Changes the routes of a tenant."""
+    """Changes the routes of a tenant.
 
-    def __init__(self, *, begin: BeginRegistryWork, installed: Deployments) -> None:
+    Args:
+        compares: whether the installation can tell how near two questions are.
+    """
+
+    def __init__(self, *, begin: BeginRegistryWork, installed: Deployments, compares: bool) -> None:
         self._begin = begin
         self._installed = installed
+        self._compares = compares
 
     async def set(self, tenant: TenantId, route: Route, *, seen: int | None) -> Route:
         """Makes a route or replaces it.
 
         Args:
             seen: revision that was read; None: whatever stands is replaced.
-        Raises: Invalid, ModelNotFound (a member), RouteChanged, ModelIncompatible, RolloutInProgress,
-            TooManyRegistered.
+        Raises: Invalid, NothingCompares, ModelNotFound (a member), RouteChanged, ModelIncompatible,
+            RolloutInProgress, TooManyRegistered.
         """
         check_route(route)
+        if route.semantic_threshold and not self._compares:
+            raise NothingCompares
         note(target=route.name, details={"mode": route.mode.value, "members": len(route.members)})
         async with self._begin(tenant) as work:
             await work.claim_once()

@@ -71,6 +71,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             beside=doors(on, core=asking, registry=known.registry),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
+            notice_seconds=settings.notice_seconds,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
             clock=clock,

@@ -11,6 +11,7 @@ from services.inference.usecases.set_routes import SetRoutes
 from services.inference.wiring.core import Core
 from services.inference.wiring.ground import Ground
 from services.inference.wiring.registry import Known, usual_hop
+from services.inference.wiring.routing import comparing
 
 
 def model_servicer(on: Ground, known: Known, *, deployments: Deployments, asking: Core) -> ModelServicer:
@@ -23,7 +24,7 @@ def model_servicer(on: Ground, known: Known, *, deployments: Deployments, asking
         list_models=ListModels(deployments=deployments, registered=repository, prices=on.prices),
         register=register,
         check=CheckModels(register=register, model_call=asking.model_call, embed=asking.embed_anew),
-        set_routes=SetRoutes(begin=known.begin, installed=deployments),
+        set_routes=SetRoutes(begin=known.begin, installed=deployments, compares=bool(comparing(deployments))),
         rollouts=known.rollouts,
         roll_back=RollBack(rollouts=known.rollouts, judge_rollouts=known.judge),
         learn=known.learn,

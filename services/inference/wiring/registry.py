@@ -16,6 +16,7 @@ from services.inference.storage.registry_file import RegistryFile
 from services.inference.storage.registry_repository import RegistryRepository
 from services.inference.storage.rollout_records import SqlRolloutRecords
 from services.inference.usecases.bandits import Bandits
+from services.inference.usecases.given_answers import GivenAnswers
 from services.inference.usecases.judge_rollouts import JudgeRollouts
 from services.inference.usecases.kept_registry import KeptRegistry
 from services.inference.usecases.learn import LearnRoutes
@@ -70,7 +71,7 @@ def known_models(on: Ground, *, deployments: Deployments) -> Known:
     def begin(tenant: TenantId) -> AbstractAsyncContextManager[RegistryWork]:
         return news.changing(repository.begin(tenant))
 
-    bandits = Bandits(dice=Random())
+    bandits, given = Bandits(dice=Random()), GivenAnswers()
     rollouts = RunRollouts(begin=begin, installed=deployments, clock=clock)
     records = SqlRolloutRecords(on.app, on.maintenance, replica=on.replica, clock=clock)
     judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
@@ -79,7 +80,9 @@ def known_models(on: Ground, *, deployments: Deployments) -> Known:
     return Known(
         adapters=adapters,
         registry=registry,
-        router=RouteCalls(registry, observe, bandits=bandits, paces=Paces(clock=clock), hop=usual_hop(settings)),
+        router=RouteCalls(
+            registry, observe, bandits=bandits, given=given, paces=Paces(clock=clock), hop=usual_hop(settings)
+        ),
         models=_opened(on, adapters, news),
         repository=repository,
         begin=begin,
@@ -87,7 +90,7 @@ def known_models(on: Ground, *, deployments: Deployments) -> Known:
         rollouts=rollouts,
         judge=judge,
         kept=None if file is None else KeptRegistry(file, news, judge, clock=clock),
-        learn=LearnRoutes(bandits, SqlLessonRecords(on.app, on.maintenance), clock=clock),
+        learn=LearnRoutes(bandits, given, SqlLessonRecords(on.app, on.maintenance), clock=clock),
     )
 
 

@@ -1,7 +1,7 @@
 """Puts together where calls may go, and who goes first."""
 
 from services.inference.domain.answer_cache import KeptAnswers
-from services.inference.domain.deployment import Deployments, Task
+from services.inference.domain.deployment import Deployments, DeploymentVersion, Task
 from services.inference.domain.fairness.fair_queue import FairQueue
 from services.inference.domain.similar_answers import SimilarAnswers
 from services.inference.providers.egress import Egress, EgressRule
@@ -25,16 +25,24 @@ def addresses_of_tenants(settings: InferenceSettings) -> AddressRule:
     return AddressRule(allow_private=settings.private_endpoints)
 
 
+def comparing(deployments: Deployments) -> list[DeploymentVersion]:
+    """Gives the installation's models inside the mesh that make vectors: without one nothing compares questions."""
+    return [one for one in deployments.all if one.task is Task.EMBED and one.inside_mesh]
+
+
 def cached_answers(
     settings: InferenceSettings, *, deployments: Deployments, embed: Embed, clock: Clock
 ) -> CachedAnswers:
     """Makes the memory of answers. Questions are compared where a model inside the mesh makes vectors."""
     kept = KeptAnswers(most_bytes=settings.answer_cache_bytes)
     metrics.show_size("inference.answers", kept, size_bytes=lambda: kept.bytes)
-    inside = [one for one in deployments.all if one.task is Task.EMBED and one.inside_mesh]
+    inside = comparing(deployments)
     near: NearAnswers | None = None
     if inside:
-        similar = SimilarAnswers(most_bytes=settings.answer_cache_bytes)
+        # Costs memory that replicas without an embedder have no use for.
+        from services.inference.domain.nearest import nearest
+
+        similar = SimilarAnswers(nearest, most_bytes=settings.answer_cache_bytes)
         metrics.show_size("inference.similar_answers", similar, size_bytes=lambda: similar.bytes)
         near = NearAnswers(similar, embed=embed, embedder=inside[0], clock=clock)
     return CachedAnswers(kept, seconds=settings.answer_cache_seconds, clock=clock, near=near)

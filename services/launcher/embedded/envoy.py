@@ -16,6 +16,8 @@ _VALIDATE_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 5.0
 #: More adds memory, and a mesh on one machine is bound elsewhere.
 _WORKER_THREADS: Final = 2
+#: How long a request is not yet in the log for whoever follows it; Envoy's own choice is ten seconds.
+_LOG_MILLISECONDS: Final = 1_000
 
 
 def find_program() -> Path:
@@ -70,6 +72,7 @@ def prepare_envoy(
         command=(
             *(str(program), "-c", str(configuration), "--disable-hot-restart"),
             *("--concurrency", str(_WORKER_THREADS), "--log-level", "warn"),
+            *("--file-flush-interval-msec", str(_LOG_MILLISECONDS)),
         ),
         environment=environment,
         probe=http_ok(admin_port, "/ready"),

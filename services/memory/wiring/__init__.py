@@ -44,6 +44,7 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
             ),
             ready=on.guard.ready,
             metrics_listen=settings.metrics_listen,
+            notice_seconds=settings.notice_seconds,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
             clock=clock,

@@ -13,10 +13,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Generic, cast
 
+from opentelemetry.trace import SpanKind
+
 from services.meshkit.batching.frames import MAX_FRAME_ITEMS, Answer, FrameOut, Item, RequestFrame
 from services.meshkit.batching.stream_session import ITEM_SECONDS, BatchItem, StreamSession
 from services.meshkit.core.errors import Cancelled, Internal, MeshError
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry.tracing import past_span, span, span_began
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ async def serve_items(
 
 async def _together(session: StreamSession, items: list[BatchItem[Any]], handle_frame: HandleFrame[Any, Any]) -> None:
     outcomes: Sequence[Any]
+    session.enter_frame()
+    began = span_began()
     timer = asyncio.timeout_at(max(item.expires for item in items))
     try:
         async with timer:
@@ -105,12 +109,20 @@ async def _together(session: StreamSession, items: list[BatchItem[Any]], handle_
         outcomes = [failure] * len(items)
     for item, outcome in zip(items, outcomes, strict=True):
         if isinstance(outcome, Later):
-            _begin_late(session, item, cast(Later[Any], outcome))
+            _begin_late(session, item, cast(Later[Any], outcome), began)
         else:
-            session.answer(item, _taken_back() if item.cancelled else outcome)
+            _answer(session, item, _taken_back() if item.cancelled else outcome, began)
 
 
-def _begin_late(session: StreamSession, item: BatchItem[Any], later: Later[Any]) -> None:
+def _answer(session: StreamSession, item: BatchItem[Any], outcome: Any, began: int) -> None:
+    """Answers an item of a frame, and records its part of the work as a span of its caller's trace."""
+    if began and item.traceparent:
+        failed = outcome.reason if isinstance(outcome, MeshError) else ""
+        past_span(session.method, traceparent=item.traceparent, began=began, failed=failed)
+    session.answer(item, outcome)
+
+
+def _begin_late(session: StreamSession, item: BatchItem[Any], later: Later[Any], began: int) -> None:
     def ended() -> None:
         # Also when it was cancelled before its first step.
         later.drop()
@@ -119,17 +131,17 @@ def _begin_late(session: StreamSession, item: BatchItem[Any], later: Later[Any])
     if item.cancelled:
         ended()
     else:
-        session.start(_late(session, item, later), item, ended=ended)
+        session.start(_late(session, item, later, began), item, ended=ended)
 
 
-async def _late(session: StreamSession, item: BatchItem[Any], later: Later[Any]) -> None:
+async def _late(session: StreamSession, item: BatchItem[Any], later: Later[Any], began: int) -> None:
     timer = asyncio.timeout_at(item.expires)
     try:
         async with timer:
             outcome = await later.answer()
     except Exception as error:  # noqa: BLE001  # a consumer loop: the item gets it, the stream goes on
         outcome = session.failure(error, timed_out=timer.expired())
-    session.answer(item, outcome)
+    _answer(session, item, outcome, began)
 
 
 def _taken_back() -> Cancelled:
@@ -140,7 +152,7 @@ async def _single(session: StreamSession, item: BatchItem[Any], handle_item: Han
     session.enter(item)
     timer = asyncio.timeout_at(item.expires)
     try:
-        with span(session.method, traceparent=item.traceparent):
+        with span(session.method, traceparent=item.traceparent, kind=SpanKind.SERVER):
             async with timer:
                 outcome = await handle_item(item)
     except asyncio.CancelledError:

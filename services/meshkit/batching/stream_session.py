@@ -20,6 +20,7 @@ from services.meshkit.grpc.incidents import incident
 from services.meshkit.grpc.limits import RateLimited, RouteLimits
 from services.meshkit.grpc.stream_identities import StreamIdentities
 from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.scope import Scope, enter_scope
 
 #: Longest time for an item, unless the stream is served with another, seconds.
 ITEM_SECONDS: Final = 30.0
@@ -136,6 +137,11 @@ class StreamSession:
     def enter(self, item: BatchItem[Any]) -> None:
         """Makes an item the call that the running task answers: what it asks others ends with the item's own time."""
         enter_call(replace(self._call, principal=item.principal, expires=item.expires))
+        enter_scope(Scope(service=self._call.service, correlation_id=item.principal.run_id or ""))
+
+    def enter_frame(self) -> None:
+        """Has the running task work for many: what it does for one of them is no part of the stream's own trace."""
+        enter_scope(Scope(service=self._call.service))
 
     def answer(self, item: BatchItem[Any], outcome: Any) -> None:
         """Takes the last answer of an item, or the error it failed with."""

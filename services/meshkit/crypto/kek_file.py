@@ -7,7 +7,6 @@ second until all have it.
 
 import asyncio
 import base64
-import binascii
 import os
 import secrets
 import stat
@@ -193,7 +192,7 @@ def _read(path: Path) -> dict[bytes, bytes]:
         try:
             key_id, key = line.split()
             keys[bytes.fromhex(key_id)] = base64.b64decode(key, validate=True)
-        except (ValueError, binascii.Error) as cause:
+        except ValueError as cause:
             raise KekFileUnsafe(f"line {number} of the key file {path} is not `<id> <base64>`", path=path) from cause
     if not keys or any(len(key_id) != _ID_BYTES or len(key) != _KEY_BYTES for key_id, key in keys.items()):
         raise KekFileUnsafe(f"the key file {path} must hold ids of 8 bytes and keys of 32 bytes", path=path)

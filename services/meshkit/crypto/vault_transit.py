@@ -6,7 +6,6 @@ Source: the transit engine's HTTP API, "Encrypt data" and "Decrypt data".
 """
 
 import base64
-import binascii
 import re
 import ssl
 from collections.abc import AsyncGenerator, Callable
@@ -56,7 +55,7 @@ class VaultTransit:
         answer = await self._post("decrypt", ciphertext=wrapped.decode(), associated_data=_text(context))
         try:
             return base64.b64decode(str(answer.get("plaintext", "")), validate=True)
-        except binascii.Error as cause:
+        except ValueError as cause:
             raise KeyServiceAway(NAME, problem="its answer holds no plaintext") from cause
 
     async def mark(self) -> bytes:

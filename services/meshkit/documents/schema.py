@@ -60,7 +60,11 @@ def compile_schema(schema: Json, *, object_only: bool) -> Schema:
         object_only: True where the values are objects, so that the schema must ask for `type: object`.
     Raises: SchemaUnusable.
     """
-    if len(rfc8785.dumps(cast("dict[str, str]", schema))) > MAX_SCHEMA_BYTES:
+    try:
+        size = len(rfc8785.dumps(cast("dict[str, str]", schema)))
+    except (rfc8785.CanonicalizationError, UnicodeError) as error:
+        raise SchemaUnusable("must hold what JSON carries exactly: text, and integers up to 2^53") from error
+    if size > MAX_SCHEMA_BYTES:
         raise SchemaUnusable(f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON")
     if object_only and schema.get("type") != "object":
         raise SchemaUnusable('must say "type": "object"', path="/type")

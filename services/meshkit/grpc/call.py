@@ -23,12 +23,16 @@ class Drain:
     """Tells what runs long that its server is stopping."""
 
     def __init__(self) -> None:
+        #: Callers are asked to go elsewhere; whoever comes meanwhile is served.
+        self.leaving = False
+        #: Nobody has to be told first, since everybody stops.
+        self.at_once = False
         self.begun = False
         self._listeners: set[Callable[[], None]] = set()
 
     def begin(self) -> None:
         """Calls every listener once; later ones are called at once."""
-        self.begun = True
+        self.leaving = self.begun = True
         for listener in tuple(self._listeners):
             listener()
 

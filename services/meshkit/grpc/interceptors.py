@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 import grpc
 import grpc.aio
 from google.rpc import status_pb2
+from opentelemetry.trace import SpanKind
 
 from services.meshkit.core.errors import DeadlineExceeded, ErrorKind, Internal, MeshError
 from services.meshkit.grpc.auditing import RefusalLog, auditing, name_caller, name_request
@@ -169,27 +170,30 @@ def _telemetry(rpc: Rpc, inner: Handler) -> Handler:
     """Measures the call, opens its span and writes a line when it is done."""
     in_flight = metrics.RPC_IN_FLIGHT.labels(rpc.service)
     succeeded = metrics.RPC_DURATION.labels(rpc.method, "OK")
+    attributes = {"rpc.system": "grpc", "rpc.method": rpc.method}
 
     async def handle(request: Any, context: Context) -> Any:
         started = time.perf_counter()
         in_flight.inc()
         enter_scope(Scope(service=rpc.service, correlation_id=_metadata(context, "x-request-id")))
-        try:
-            with span(rpc.method, traceparent=_metadata(context, "traceparent") or None):
+        traceparent = _metadata(context, "traceparent") or None
+        # The lines of the end are written within the span: they belong to its trace as all others do.
+        with span(rpc.method, traceparent=traceparent, kind=SpanKind.SERVER, attributes=attributes):
+            try:
                 answer = await inner(request, context)
-        except BaseException as error:
-            seconds = time.perf_counter() - started
-            code = _code_name(error)
-            metrics.RPC_DURATION.labels(rpc.method, code).observe(seconds)
-            log.info("call failed", method=rpc.method, code=code, seconds=round(seconds, 6), error=_reason(error))
-            raise
-        else:
-            seconds = time.perf_counter() - started
-            succeeded.observe(seconds)
-            log.debug("call done", method=rpc.method, code="OK", seconds=round(seconds, 6))
-            return answer
-        finally:
-            in_flight.dec()
+            except BaseException as error:
+                seconds = time.perf_counter() - started
+                code = _code_name(error)
+                metrics.RPC_DURATION.labels(rpc.method, code).observe(seconds)
+                log.info("call failed", method=rpc.method, code=code, seconds=round(seconds, 6), error=_reason(error))
+                raise
+            else:
+                seconds = time.perf_counter() - started
+                succeeded.observe(seconds)
+                log.debug("call done", method=rpc.method, code="OK", seconds=round(seconds, 6))
+                return answer
+            finally:
+                in_flight.dec()
 
     return handle
 

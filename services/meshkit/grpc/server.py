@@ -79,6 +79,8 @@ class Server:
     #: Asked once a second, and more often until it is ready; health follows it.
     ready: Readiness = always_ready
     metrics_listen: str | None = None
+    #: Before the drain: how long callers have to notice that health says NOT_SERVING.
+    notice_seconds: float = 0.0
     drain_seconds: float = 10.0
     max_concurrent_calls: int = 2000
     #: Certificate of the server, which then asks for its callers'; None speaks plain text, for the loopback.
@@ -115,8 +117,9 @@ def all_ready(*checks: Readiness) -> Readiness:
 async def serve(server: Server) -> AsyncGenerator[Serving]:
     """Serves while the block runs, then drains.
 
-    Draining: health says NOT_SERVING, no new call is taken, running ones have `drain_seconds`, then background work is
-    cancelled. Raises: AddressTaken; and what background work raised, as an ExceptionGroup.
+    Draining: health says NOT_SERVING while callers have `notice_seconds` to go elsewhere; no new call is taken, running
+    ones have `drain_seconds`; then background work is cancelled. What the wiring opened closes after that: it hands its
+    work over and writes what waits. Raises: AddressTaken; and what background work raised, as an ExceptionGroup.
     """
     drain = Drain()
     interceptor = MeshInterceptor(
@@ -151,6 +154,8 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
                 raise
             finally:
                 await health.drain()
+                if own is None:
+                    await _let_callers_notice(server, drain)
                 drain.begin()
                 stopping = asyncio.ensure_future(grpc_server.stop(server.drain_seconds))
                 await beside.aclose()
@@ -163,6 +168,13 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
         if own is not None and group.exceptions == (own,):
             raise own from own.__cause__
         raise
+
+
+async def _let_callers_notice(server: Server, drain: Drain) -> None:
+    drain.leaving = True
+    if server.notice_seconds and not drain.at_once:
+        log.info("leaving", service=server.name, seconds=server.notice_seconds)
+        await server.clock.sleep(server.notice_seconds)
 
 
 def _start_background(server: Server, health: HealthServicer, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:

@@ -5,6 +5,10 @@ They are files `services/<service>/storage/migrations/versions/NNNN_pre_<what>.p
 an argument: alembic's global `op` belongs to one thread at a time, and seven services migrate at once. After the last,
 the service's transactions of one round trip are installed (`storage/one_trips.py`), and role `maintenance` may erase
 what the service says of tenants' data (`storage/tenant_data.py`).
+
+A release is rolled out while the one before serves: `expand` brings what its code needs and takes nothing from the code
+before, `head` takes away what only that needed, once nobody runs it. A table that is in use for longer than a few
+seconds is not waited for, since whoever asks for it after us would wait behind us: nothing is changed then.
 """
 
 import asyncio
@@ -21,9 +25,11 @@ from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, StampStep
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.sql.engine import asyncpg_url
 from services.meshkit.sql.identifiers import checked, quoted
 from services.meshkit.sql.one_trip import MARK, OneTrip
@@ -32,8 +38,27 @@ from services.meshkit.sql.roles import roles_of
 from services.meshkit.sql.tenant_data import MODULE, STATED, TableStatement, grants
 
 _FILE: Final = re.compile(r"(\d{4})_(pre|post)_[a-z0-9_]+\.py")
+#: Goes as far as code needs that is about to start: to the last `pre`, and through each `post` of releases before.
+EXPAND: Final = "expand"
+#: Waiting for a table longer than this gives up. Calls that come meanwhile wait behind a migration that waits.
+LOCK_SECONDS: Final = 5.0
+#: Postgres' word for that.
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _LOCK_SPACE: Final = 0x636F6D
 _Plan = Callable[[Any, Any], Iterable[StampStep]]  # alembic's own shape: heads in any of its forms, and its context
+
+
+class TableInUse(MeshError):
+    """A migration waits for no table that others use for long. Run it again; the release before goes on meanwhile."""
+
+    kind = ErrorKind.UNAVAILABLE
+    reason = "TABLE_IN_USE"
+
+    def __init__(self, service: str, *, seconds: float) -> None:
+        super().__init__(
+            f"a table of {service} was in use for longer than {seconds:g} s, so nothing was changed; run it again",
+            service=service,
+        )
 
 
 def upgrade(service_package: str, url: str, *, to: str = "head") -> None:
@@ -42,7 +67,7 @@ def upgrade(service_package: str, url: str, *, to: str = "head") -> None:
     Args:
         service_package: `services.tools`.
         url: of the `migrator` role, or of an administrator, who then acts as that role.
-        to: `head` or a number such as `0007`.
+        to: `head`, `expand` or a number such as `0007`.
     """
     asyncio.run(migrate(service_package, url, to=to))
 
@@ -52,9 +77,14 @@ def downgrade(service_package: str, url: str, *, to: str = "base") -> None:
     asyncio.run(migrate(service_package, url, to=to, back=True))
 
 
-async def migrate(service_package: str, url: str, *, to: str = "head", back: bool = False) -> None:
+async def migrate(
+    service_package: str, url: str, *, to: str = "head", back: bool = False, lock_seconds: float = LOCK_SECONDS
+) -> None:
     """Moves a service's database to a revision, all steps in one transaction.
 
+    Args:
+        lock_seconds: longest wait for a table that is in use.
+    Raises: TableInUse: it was in use for longer. As after any failure, nothing has changed.
     Concurrency: one runner per service and database at a time, by an advisory lock; the others wait, then find
     nothing to do.
     """
@@ -62,13 +92,21 @@ async def migrate(service_package: str, url: str, *, to: str = "head", back: boo
     service = service_package.rpartition(".")[2]
 
     def plan(heads: Any, _context: Any) -> Any:
+        if to == EXPAND:
+            return _before_the_code(script, heads)
         return script._downgrade_revs(to, heads) if back else script._upgrade_revs(to, heads)  # pyright: ignore[reportPrivateUsage]
 
     # On the way to an older revision neither functions nor statements of this release fit.
-    whole = not back and to == "head"
+    whole = not back and to in ("head", EXPAND)
     work = () if back else _one_trips(service_package)
     stated = _tenant_data(service_package) if whole else ()
-    await _on_connection(url, partial(_run, service=service, plan=plan, one_trips=work, stated=stated))
+    run = partial(_run, service=service, plan=plan, one_trips=work, stated=stated, lock_seconds=lock_seconds)
+    try:
+        await _on_connection(url, run)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+            raise
+        raise TableInUse(service, seconds=lock_seconds) from error
 
 
 async def drift(service_package: str, url: str, tables: MetaData) -> list[str]:
@@ -95,6 +133,20 @@ async def drift(service_package: str, url: str, tables: MetaData) -> list[str]:
 
     await _on_connection(url, compare)
     return found
+
+
+def _before_the_code(script: ScriptDirectory, heads: Any) -> Any:
+    """Gives the steps that code needs which is about to start; those at the end that only take away are left."""
+    steps = list(script._upgrade_revs("head", heads))  # pyright: ignore[reportPrivateUsage]
+    while steps and _phase(Path(steps[-1].revision.path)) == "post":
+        steps.pop()
+    return steps
+
+
+def _phase(file: Path) -> str:
+    found = _FILE.fullmatch(file.name)
+    assert found is not None  # `_scripts` looked at the names
+    return found[2]
 
 
 def version_table(service: str) -> str:
@@ -148,6 +200,7 @@ def _run(
     plan: _Plan,
     one_trips: Sequence[OneTrip],
     stated: Sequence[TableStatement],
+    lock_seconds: float,
 ) -> None:
     table = version_table(service)
     connection.execute(
@@ -157,6 +210,8 @@ def _run(
     _become_migrator(connection)
     # Ends the transaction of the lock, which belongs to the session: what another runner did is visible from here on.
     connection.commit()
+    # After the lock above: another runner may well take longer.
+    connection.exec_driver_sql(f"SET lock_timeout = {int(lock_seconds * 1000)}")
     context = MigrationContext.configure(connection, opts={"fn": plan, "version_table": table})
     with context.begin_transaction():
         context.run_migrations(op=Operations(context))

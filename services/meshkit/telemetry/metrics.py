@@ -65,7 +65,7 @@ MEMORY_SEMANTIC_SKIPPED = Counter(
     names.MEMORY_SEMANTIC_SKIPPED_TOTAL, "Recalls that went without similarity.", ["reason"]
 )
 STEP_DURATION = Histogram(
-    names.STEP_DURATION_SECONDS, "Time of a step of a run.", ["program", "step"], buckets=_MODEL_BUCKETS
+    names.STEP_DURATION_SECONDS, "Time of a step of a run.", ["program", "outcome"], buckets=_MODEL_BUCKETS
 )
 TICK_COMMIT = Histogram(
     names.TICK_COMMIT_SECONDS, "Time to record what was decided, in one commit.", buckets=_RPC_BUCKETS
@@ -132,6 +132,7 @@ AUDIT_FEED_AWAY = Gauge(names.AUDIT_FEED_AWAY, "1 while a service's audit entrie
 AUDIT_HEADS = Counter(names.AUDIT_HEADS_TOTAL, "Heads of audit trails that were signed.")
 AUDIT_CONTRADICTIONS = Gauge(names.AUDIT_CONTRADICTIONS, "Tenants whose audit trail contradicts what was signed.")
 DATA_KEYS_REWRAPPED = Counter(names.DATA_KEYS_REWRAPPED_TOTAL, "Data keys that were wrapped anew.", ["service"])
+SPANS = Counter(names.SPANS_TOTAL, "Spans by what became of them.", ["fate"])
 DATA_KEYS_WAITING = Gauge(names.DATA_KEYS_WAITING, "Data keys that an old key-encryption key wraps.", ["service"])
 
 

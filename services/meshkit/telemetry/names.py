@@ -58,7 +58,8 @@ MEMORIES_EMBEDDED_TOTAL: Final = "comitia_memories_embedded_total"
 MEMORY_RECALL_DURATION_SECONDS: Final = "comitia_memory_recall_duration_seconds"
 #: Recalls that went without similarity. Labels: reason.
 MEMORY_SEMANTIC_SKIPPED_TOTAL: Final = "comitia_memory_semantic_skipped_total"
-#: Time a step of a run took. Labels: program, step.
+#: Time a step of a run took that a program carries out, by that program (`turn`, `planned_turn`, `graph`), and how it
+#: ended: completed, failed. Labels: program, outcome.
 STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
 #: Time to record what was decided for some runs in one commit.
 TICK_COMMIT_SECONDS: Final = "comitia_tick_commit_seconds"
@@ -149,16 +150,39 @@ SEATS_REFUSED_TOTAL: Final = "comitia_seats_refused_total"
 #: Unix time at which the certificate that a service shows its neighbours expires. Labels: service.
 TLS_CERTIFICATE_EXPIRES_SECONDS: Final = "comitia_tls_certificate_expires_seconds"
 
+#: Spans by what became of them: exported, dropped because too many waited for the collector, or lost because it did not
+#: take them. Labels: fate.
+SPANS_TOTAL: Final = "comitia_spans_total"
+
 # --- spans -----------------------------------------------------------------------------------------------------------
 
-#: One turn of one agent in a round of a session.
+#: One turn of one agent in a round of a session, from its first fact to its last: the root of its trace.
 SPAN_TURN: Final = "session.round.turn"
+#: One call that a run makes: of memory, a model, a tool, for a turn or by itself.
+SPAN_CALL: Final = "run.call"
 #: One call of a model, law and money included.
 SPAN_INFERENCE: Final = "agent.inference"
 #: The rules applied to one piece of content.
 SPAN_MONITOR: Final = "monitor.sequence"
 #: One call of a tool.
 SPAN_TOOL: Final = "tool.invoke"
+
+# --- attributes of spans, beside those of `genai` --------------------------------------------------------------------
+
+#: Service that did the work; in a single process all seven report as `comitia`.
+ATTRIBUTE_SERVICE: Final = "comitia.service"
+#: As `correlation_id` of a log line.
+ATTRIBUTE_CORRELATION_ID: Final = "comitia.correlation_id"
+#: Place of a step in its run.
+ATTRIBUTE_PATH: Final = "comitia.path"
+#: What a run calls: `GENERATE`, `RECALL` and so on.
+ATTRIBUTE_CALL: Final = "comitia.call"
+#: Which part of the content was judged, of what, and by which bundle of rules.
+ATTRIBUTE_STAGE: Final = "comitia.policy.stage"
+ATTRIBUTE_JUDGED: Final = "comitia.policy.operation"
+ATTRIBUTE_BUNDLE: Final = "comitia.policy.bundle"
+#: What a call of a model cost, in billionths of a US dollar.
+ATTRIBUTE_COST: Final = "comitia.cost_nano_usd"
 
 # --- log fields ------------------------------------------------------------------------------------------------------
 

@@ -169,6 +169,7 @@ class Engine:
         if created.earlier is not None:
             return created.earlier
         self._parts.events.recorded(first)
+        self._parts.times.recorded(first)
         if created.held:
             live.recorded(first)
             self._room.take(run)

@@ -9,7 +9,7 @@ commits grow with the load and nobody waits for one to fill (docs/decisions/0009
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -34,6 +34,7 @@ from services.orchestrator.engine.ports import (
 )
 from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_times import StepTimes
 from services.orchestrator.engine.sub_runs import SubRuns
 from services.orchestrator.engine.unready_writes import UnreadyWrites
 
@@ -70,6 +71,7 @@ class EngineParts:
     live: LiveEvents
     events: RunEvents
     clock: Clock
+    times: StepTimes = field(default_factory=StepTimes)
     #: Told of calls of models whose outcomes are recorded.
     settled: CallsSettled = nobody_is_told
 
@@ -225,6 +227,7 @@ class Lane:
                     self._parts.settled(write.run, write.settled)
                 if not write.only_calls:
                     events.recorded(write)
+                    self._parts.times.recorded(write)
                 for sub_run_id, _ in write.handed_down:
                     await live.wake_owner(sub_run_id)
                 if not run.gone:

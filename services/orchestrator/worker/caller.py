@@ -6,6 +6,7 @@ from random import Random
 from typing import Final, Protocol
 
 from google.protobuf.message import Message
+from opentelemetry.trace import SpanKind
 
 from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import inference_service_pb2
@@ -23,10 +24,12 @@ from services.meshkit.telemetry.tracing import span
 from services.orchestrator.engine.outcomes import held_by_others, may_pass
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
+from services.orchestrator.engine.step_times import turn_trace
 from services.orchestrator.programs.commands import MODEL_CALLS
 from services.orchestrator.worker.patience import PARK_AFTER, patience_with, waited_out
 
 _MAX_WAIT_SECONDS: Final = 5.0
+_CALL_KIND: Final = len("CALL_KIND_")
 
 
 class Neighbours(Protocol):
@@ -134,12 +137,14 @@ class Caller:
         waits = chain(self._backoff.waits(self._random), repeat(_MAX_WAIT_SECONDS))
         tries = waited = 0
         renewed = False
+        told = {names.ATTRIBUTE_PATH: intended.path, names.ATTRIBUTE_CALL: journal_pb2.CallKind.Name(kind)[_CALL_KIND:]}
+        traceparent = turn_trace(run.run_id, intended) if outcome.speaker else None
         while True:
             tries += 1
             try:
                 with (
                     scoped(correlation_id=run.run_id),
-                    span(names.SPAN_TURN, **{"comitia.run_id": run.run_id, "comitia.path": intended.path}),
+                    span(names.SPAN_CALL, traceparent=traceparent, kind=SpanKind.CLIENT, attributes=told),
                 ):
                     await self._storage.check(run.tenant)
                     principal = await self._tokens.principal(run)

@@ -15,7 +15,7 @@ from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.telemetry import names
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry.tracing import Recorded, span
 from services.policy.domain.bundle import NamedBundle
 from services.policy.domain.subject import Stage, Subject
 from services.policy.domain.verdict import Judgement, RuleResult, Verdict
@@ -284,11 +284,13 @@ def _size_of(subject: Subject) -> int:
     return sum(size_of(part) for part in subject.parts)
 
 
-def _monitored(question: Question, law: Law) -> AbstractContextManager[None]:
+def _monitored(question: Question, law: Law) -> AbstractContextManager[Recorded]:
     return span(
         names.SPAN_MONITOR,
         traceparent=question.traceparent or None,
-        stage=question.subject.stage.name,
-        operation=question.subject.operation.name,
-        bundle=law.reference,
+        attributes={
+            names.ATTRIBUTE_STAGE: question.subject.stage.name,
+            names.ATTRIBUTE_JUDGED: question.subject.operation.name,
+            names.ATTRIBUTE_BUNDLE: law.reference,
+        },
     )

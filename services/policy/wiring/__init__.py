@@ -40,6 +40,7 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
                 background=(laws, recorded.news, ForgetRequests(on.maintenance, clock=clock), *guard.background),
                 ready=all_ready(guard.ready, laws.ready),
                 metrics_listen=settings.metrics_listen,
+                notice_seconds=settings.notice_seconds,
                 drain_seconds=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,
                 clock=clock,

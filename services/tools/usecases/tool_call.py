@@ -16,7 +16,7 @@ from services.meshkit.core.identity import Principal
 from services.meshkit.core.secret import NO_SECRET
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
-from services.meshkit.telemetry import metrics, names
+from services.meshkit.telemetry import genai, metrics, names
 from services.meshkit.telemetry.tracing import span
 from services.tools.domain.compiled_schemas import CompiledSchemas
 from services.tools.domain.errors import LawBlocked, ToolRateLimited
@@ -67,7 +67,12 @@ class ToolCall:
         Raises: CallArgumentsDiffer, ToolNotFound, ToolNotAllowed, ToolArgumentsWrong, ToolRateLimited, LawBlocked,
             DeadlineExceeded, and what law and money raise.
         """
-        with span(names.SPAN_TOOL, tool=str(asked.reference), run_id=asked.context.call_id.run_id):
+        told = {
+            genai.OPERATION: genai.EXECUTE_TOOL,
+            genai.TOOL_NAME: str(asked.reference),
+            genai.CONVERSATION_ID: asked.context.call_id.run_id,
+        }
+        with span(names.SPAN_TOOL, attributes=told):
             if asked.repeatable:
                 recorded = await self._calls.find(asked.key, asked.arguments_hash)
                 if recorded is not None:

@@ -45,6 +45,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             ),
             ready=on.guard.ready,
             metrics_listen=settings.metrics_listen,
+            notice_seconds=settings.notice_seconds,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
             clock=clock,

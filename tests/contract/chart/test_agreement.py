@@ -24,7 +24,7 @@ ROOT: Final = CHART.parents[1]
 #: What one machine needs and a cluster does not, and the other way round.
 ONLY_LAUNCHER: Final = {"COMITIA_GATEWAY_OIDC_REACH_LOCAL", "COMITIA_INFERENCE_CLAIM_SECONDS"}
 ONLY_CHART: Final = frozenset(
-    "JWKS_FROM_GATEWAY EDGE_NETWORKS LOG_LEVEL DRAIN_SECONDS PEER_ADDRESS OTLP_ENDPOINT".split()
+    "JWKS_FROM_GATEWAY EDGE_NETWORKS LOG_LEVEL NOTICE_SECONDS DRAIN_SECONDS PEER_ADDRESS OTLP_ENDPOINT".split()
 )
 #: Variable that says where each port is listened at.
 _LISTENING: Final = {"grpc": "LISTEN", "metrics": "METRICS_LISTEN", "doors": "DOORS_LISTEN"}

@@ -11,11 +11,11 @@ import typer
 
 from comitia_sdk.cli.main import app
 from services.inference.settings import InferenceSettings
-from tests.support.readme import BUDGETS, CHECKOUT, README, Snippet, snippets
+from tests.support.readme import BUDGETS, CHECKOUT, MODELS, README, Snippet, snippets
 
 PAGES = [README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 SNIPPETS = snippets()
-OF_BUDGETS = snippets(BUDGETS)
+OF_PAGES = [*snippets(BUDGETS), *snippets(MODELS)]
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -26,9 +26,9 @@ def test_each_snippet_says_how_it_is_run() -> None:
     assert all(snippet.shows for snippet in SNIPPETS if snippet.run in ("mesh", "provider", "own-key"))
 
 
-def test_each_snippet_on_budgets_runs_on_a_mesh() -> None:
-    assert {snippet.run for snippet in OF_BUDGETS} == {"mesh"}
-    assert all(snippet.shows for snippet in OF_BUDGETS)
+def test_each_snippet_of_a_page_runs_on_a_mesh() -> None:
+    assert {snippet.run for snippet in OF_PAGES} == {"mesh"}
+    assert all(snippet.shows for snippet in OF_PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -38,7 +38,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("snippet", [*SNIPPETS, *OF_BUDGETS], ids=lambda snippet: snippet.name)
+@pytest.mark.parametrize("snippet", [*SNIPPETS, *OF_PAGES], ids=lambda snippet: snippet.name)
 def test_snippets_can_be_read(snippet: Snippet) -> None:
     if snippet.language == "python":
         ast.parse(snippet.code)

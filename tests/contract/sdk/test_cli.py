@@ -85,11 +85,21 @@ def test_a_talk_goes_on_until_the_input_ends(comitia: Comitia, monkeypatch: pyte
         ("model list", "openai/gpt-4o-mini"),
         ("model add acme/writer --model gpt-4o-mini", "acme/writer@1"),
         ("model add acme/vectors --model text-embedding-3-small --embeds", "acme/vectors@1"),
+        ("model show acme/mini", "PROVIDER_REFUSED: the key is wrong"),
+        ("model show stub", "of the settings"),
+        ("model show writer", "asks   openai/gpt-4o-mini"),
+        ("model check acme/mini", "acme/mini@2"),
+        ("model check acme/mini@1", "acme/mini@1"),
+        ("model health", "0.25 s"),
+        ("model routes", "acme/mini=900"),
+        ("model rollouts writer", "rolled_back"),
+        ("model retire acme/mini", "acme/mini"),
         ("model route writer stub openai/gpt-4o-mini", "stub, openai/gpt-4o-mini"),
         ("model route faq stub --cache-seconds 600 --semantic-threshold 0.95", "stub"),
         ("model route writer stub=300 openai/gpt-4o-mini=700", "stub=300, openai/gpt-4o-mini=700"),
         ("model canary writer stub", "10 %"),
         ("model canary writer acme/writer@3 --from stub --steps 20,300", "acme/writer@3"),
+        ("model canary writer stub --quality-margin 0.05", "at most 0.05 lower"),
         ("model rollout rollout_1", "3 of the canary, 1 of the stable; evidence 120"),
         ("model promote rollout_1", "promoted"),
         ("model rollback rollout_1", "rolled_back"),
@@ -150,6 +160,15 @@ def test_each_command_shows_its_answer_to_people_and_to_programs(comitia: Comiti
 
     assert shows in comitia(*arguments).out
     assert isinstance(json.loads(comitia(*arguments, "-o", "json").out), dict | list)
+
+
+def test_a_route_is_deleted_by_its_name(comitia: Comitia) -> None:
+    assert comitia("model", "delete-route", "writer").out == "writer is deleted\n"
+
+
+def test_a_model_of_the_settings_is_changed_by_no_command(comitia: Comitia) -> None:
+    assert "one of the settings" in comitia("model", "retire", "stub", code=1).err
+    assert "no model is called 'nobody'" in comitia("model", "check", "nobody", code=1).err
 
 
 def test_setting_one_option_of_a_budget_leaves_the_rest_as_it_is(comitia: Comitia) -> None:

@@ -398,7 +398,8 @@ async def test_a_session_waits_for_each_round_when_told_to(client: AsyncClient) 
 
 
 async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> None:
-    assert [model.name for model in await client.models.list()] == ["openai/gpt-4o-mini", "stub"]
+    assert [model.name for model in await client.models.list()] == ["openai/gpt-4o-mini", "stub", "acme/mini"]
+    assert [one.deployment for one in await client.models.health()] == ["acme/mini"]
     assert (await client.models.generate("hello")).parts[0].text.text == "heard: hello"
     pieces = await all_of(client.models.stream("hello"))
     assert pieces[-1].generation.parts[0].text.text == "".join(piece.text_delta for piece in pieces)

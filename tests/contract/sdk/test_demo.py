@@ -61,7 +61,7 @@ def test_a_mesh_without_a_model_says_how_to_get_one(comitia: Comitia, mesh: Fake
 def test_a_model_that_is_none_is_refused_before_a_session_starts(comitia: Comitia, mesh: FakeMesh) -> None:
     refused = comitia("demo", "--model", "gpt-9", code=2)
 
-    assert refused.err == "comitia: there is no model 'gpt-9'; there are: openai/gpt-4o-mini, stub"
+    assert refused.err == "comitia: there is no model 'gpt-9'; there are: openai/gpt-4o-mini, stub, acme/mini"
     assert not mesh.sessions.played
 
 

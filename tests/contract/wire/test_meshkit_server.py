@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 
 from comitia.policy.v1 import policy_service_pb2 as pb
 from comitia.policy.v1 import policy_service_pb2_grpc as rpc
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import ErrorKind, MeshError, NotFound
 from services.meshkit.core.identity import Role
 from services.meshkit.grpc.call import caller_of, current_call, peer_of, seconds_left
@@ -32,6 +33,26 @@ from services.meshkit.testing.local_server import LocalServer, local_server
 GRPCURL = Path(__file__).parents[3] / ".venv/bin/grpcurl"
 BUNDLES = "/comitia.policy.v1.BundleService/"
 WATCH = "/comitia.policy.v1.ViolationService/WatchViolations"
+
+
+#: Long enough to tell it from any other wait.
+NOTICE_SECONDS = 77.0
+
+
+class LeavingClock(SystemClock):
+    """A machine's clock on which callers take as long to notice that a server leaves as the test says."""
+
+    def __init__(self) -> None:
+        self.noticing = asyncio.Event()
+        self.noticed = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Clock.sleep`."""
+        if seconds == NOTICE_SECONDS:
+            self.noticing.set()
+            await self.noticed.wait()
+        else:
+            await super().sleep(seconds)
 
 
 @dataclass(frozen=True)
@@ -440,6 +461,36 @@ class TestDrain:
             assert (await slow).bundle.name
             assert (await health.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert (bundles.finished, violations.ended) == (1, ["drained"])
+
+    async def test_calls_are_taken_until_callers_have_noticed(self, server: LocalServer) -> None:
+        clock = LeavingClock()
+        leaving = Server(
+            name="policy",
+            listen="127.0.0.1:0",
+            registrations=[],
+            admission=server.keys.admission(GUARDS),
+            notice_seconds=NOTICE_SECONDS,
+            clock=clock,
+        )
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(serve(leaving))
+            stopping = asyncio.create_task(stack.pop_all().aclose())
+            await clock.noticing.wait()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as opened:
+                said = await health_stub(opened).Check(health_pb2.HealthCheckRequest())
+            assert (said.status, running.drain.leaving) == (health_pb2.HealthCheckResponse.NOT_SERVING, True)
+            assert not running.drain.begun
+            clock.noticed.set()
+            await stopping
+            assert running.drain.begun
+
+    async def test_nobody_is_waited_for_when_everybody_stops(self, server: LocalServer) -> None:
+        admission = server.keys.admission(GUARDS)
+        stopped = Server(
+            name="policy", listen="127.0.0.1:0", registrations=[], admission=admission, notice_seconds=NOTICE_SECONDS
+        )
+        async with asyncio.timeout(NOTICE_SECONDS / 2), serve(stopped) as running:
+            running.drain.at_once = True
 
     async def test_background_work_is_cancelled_after_the_drain(self, tmp_path: Path) -> None:
         events: list[str] = []

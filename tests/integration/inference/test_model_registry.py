@@ -254,6 +254,7 @@ async def test_a_moment_without_an_answer_refuses_no_version_that_was_ready(
     assert await mesh.refused("CheckModelVersion", again) == refused
     shown = await mesh.call("GetModelDeployment", model_service_pb2.GetModelDeploymentRequest(**about))
     assert shown.deployment.versions[0].state == model_pb2.MODEL_VERSION_STATE_READY
+    assert shown.deployment.priced
     second.next(Behaviour(status=401))
     found = await checked_version(mesh, made.deployment_id, 1)
     assert found.state == model_pb2.MODEL_VERSION_STATE_REFUSED
@@ -621,6 +622,45 @@ async def test_a_canary_that_fails_in_one_of_five_calls_harms_no_caller_and_is_t
     asked_before = len(second.meter.calls)
     await asyncio.gather(*(mesh.generate(model="writer") for _ in range(20)))
     assert len(second.meter.calls) == asked_before
+
+
+async def test_a_canary_whose_answers_are_said_to_be_poor_is_taken_back_by_itself(
+    mesh: InferenceMesh, second: FakeProvider, surroundings: Surroundings
+) -> None:
+    await a_deployment(mesh, "acme/canary", second)
+    await a_route(mesh, "writer", "openai/gpt-4o-mini")
+    tried = ("openai/gpt-4o-mini", 0), ("acme/canary", 1)
+    assert await mesh.refused("StartModelRollout", a_rollout(*tried, quality_margin=1.0)) == (
+        "invalid/INVALID_FIELD/rollout.quality_margin"
+    )
+    started = await mesh.call("StartModelRollout", a_rollout(*tried, quality_margin=0.1))
+    assert started.rollout.quality_margin == 0.1
+    about = model_service_pb2.GetModelRolloutRequest(rollout_id=started.rollout.rollout_id)
+
+    async def scored() -> model_service_pb2.ReportModelQualityRequest:
+        answer = await mesh.generate(model="writer")
+        score = 0.25 if answer.deployment == "acme/canary" else 0.75
+        said = model_service_pb2.ReportModelQualityRequest(hold_id=answer.hold_id, score=score)
+        await mesh.call("ReportModelQuality", said)
+        return said
+
+    said = await scored()
+    assert await mesh.refused("ReportModelQuality", said) == "exists/ALREADY_EXISTS"
+    other = mesh.speaking_as(surroundings.keys.principal(tenant=TenantId(uuid4())))
+    assert await other.refused("ReportModelQuality", said) == "not_found/NOT_FOUND"
+
+    async def taken_back() -> bool:
+        await asyncio.gather(*(scored() for _ in range(10)))
+        return (await mesh.call("GetModelRollout", about)).rollout.state == model_pb2.ROLLOUT_STATE_ROLLED_BACK
+
+    await eventually(taken_back, seconds=30)
+    rollout = (await mesh.call("GetModelRollout", about)).rollout
+    assert (rollout.decided_by, rollout.reason.partition(":")[0]) == ("judge", "quality")
+    (found,) = [one for one in rollout.evidence if one.metric == "quality"]
+    assert found.canary_events > 0
+    assert found.stable_events >= 20
+    # What is said of answers of a rollout that has ended counts nowhere any more.
+    assert (await mesh.generate(model="writer")).deployment == "openai/gpt-4o-mini"
 
 
 async def test_a_canary_is_promoted_and_the_route_asks_it(mesh: InferenceMesh, second: FakeProvider) -> None:

@@ -69,9 +69,21 @@ async def test_no_other_tenant_and_no_other_route_is_given_the_answer(
         assert vectors == 2, "the route that did not ask for it has nothing compared"
 
 
-async def test_where_nothing_in_the_mesh_makes_vectors_equal_questions_share_an_answer(mesh: InferenceMesh) -> None:
-    await set_faq(mesh, exact_ttl=Duration(seconds=60), semantic_threshold=0.99)
-    answers = [await mesh.generate(text, model="faq") for text in (ASKED, ALIKE, ASKED)]
+async def test_where_nothing_in_the_mesh_makes_vectors_a_route_that_compares_is_refused(mesh: InferenceMesh) -> None:
+    with pytest.raises(MeshError, match="start the local model") as refused:
+        await set_faq(mesh, exact_ttl=Duration(seconds=60), semantic_threshold=0.99)
+    assert refused.value.reason == "NOTHING_COMPARES"
+    await set_faq(mesh, exact_ttl=Duration(seconds=60))
+
+
+async def test_a_route_whose_embedder_is_gone_shares_answers_of_equal_questions(
+    start: StartInference, surroundings: Surroundings
+) -> None:
+    async with start(local_model_url=surroundings.provider.address) as before:
+        await set_faq(before, exact_ttl=Duration(seconds=60), semantic_threshold=0.99)
+    async with start() as mesh:
+        one = mesh.speaking_as(before.principal)
+        answers = [await one.generate(text, model="faq") for text in (ASKED, ALIKE, ASKED)]
     assert [answer.cached for answer in answers] == [False, False, True]
 
 

@@ -35,6 +35,7 @@ from tests.integration.memory.conftest import (
     settings_of,
     until,
 )
+from tests.support.fault_rows import note
 
 SPACE = Space("hashing-384", 384)
 
@@ -78,6 +79,7 @@ async def memory_process(
 )
 async def test_a_crash_and_a_retry_leave_one_memory_that_is_found(around: Neighbours, failpoint: str) -> None:
     request = a_remember("ban cars", context=a_context("rounds/1/Athena"))
+    note("killed at a failpoint", "memory")
     async with memory_process(around, failpoints=f"{failpoint}=kill") as (mesh, process):
         if failpoint == "memory.after_upsert":
             await mesh.call("Remember", request)

@@ -7,9 +7,12 @@ from services.gateway.settings import GatewaySettings
 
 
 def settings(url: str, token: str) -> GatewaySettings:
-    fields = {name: "127.0.0.1:1" for name, field in GatewaySettings.model_fields.items() if field.is_required()}
+    required = [name for name, field in GatewaySettings.model_fields.items() if field.is_required()]
+    databases = {name: "postgresql://127.0.0.1/gateway" for name in required if name.endswith("database_url")}
     return GatewaySettings.model_validate(
-        fields | {"openfga_url": url, "openfga_store_id": "0" * 26, "openfga_token": token}
+        dict.fromkeys(required, "127.0.0.1:1")
+        | databases
+        | {"openfga_url": url, "openfga_store_id": "0" * 26, "openfga_token": token}
     )
 
 

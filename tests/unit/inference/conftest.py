@@ -24,6 +24,7 @@ from services.inference.usecases.claims import Claims
 from services.inference.usecases.conclude import Conclude
 from services.inference.usecases.deployment_gates import DeploymentGates
 from services.inference.usecases.generate import Generate
+from services.inference.usecases.given_answers import GivenAnswers
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.paces import Paces
@@ -68,6 +69,7 @@ class Room:
     registry: MemoryRegistry
     observe: ObserveRollouts
     bandits: Bandits
+    given: GivenAnswers
     paces: Paces
     router: RouteCalls
     shadows: Shadows
@@ -113,8 +115,8 @@ def make_room(
     notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     known, dice = known or KnownTenants(), Random(7)
     registry, observe = MemoryRegistry(Deployments(deployments), clock=clock), ObserveRollouts()
-    bandits, paces = Bandits(dice=Random(11)), Paces(clock=clock)
-    router = RouteCalls(registry, observe, bandits=bandits, paces=paces, hop=HopLimits(tries=tries))
+    bandits, given, paces = Bandits(dice=Random(11)), GivenAnswers(), Paces(clock=clock)
+    router = RouteCalls(registry, observe, bandits=bandits, given=given, paces=paces, hop=HopLimits(tries=tries))
     chain = Chain(
         registry=registry,
         models=ScriptedModels(providers),
@@ -155,6 +157,7 @@ def make_room(
         registry=registry,
         observe=observe,
         bandits=bandits,
+        given=given,
         paces=paces,
         router=router,
         shadows=shadows,

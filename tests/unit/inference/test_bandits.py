@@ -20,7 +20,7 @@ from services.inference.domain.errors import ProviderUnavailable
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.registered import check_route
 from services.inference.domain.registry import Holdings
-from services.inference.domain.route import AttemptOutcome, Route, RouteMember, RouteMode
+from services.inference.domain.route import Arm, AttemptOutcome, Candidate, Route, RouteMember, RouteMode, Trial
 from services.inference.domain.routing.lesson import (
     NOTHING,
     ArmName,
@@ -32,9 +32,11 @@ from services.inference.domain.routing.lesson import (
 from services.inference.domain.routing.linucb import FEATURES, Ridge, features_of
 from services.inference.domain.routing.reward import Earned, RewardPolicy, earned
 from services.inference.domain.routing.thompson import thompson_draw
+from services.inference.usecases.arm_index import ArmIndex
 from services.inference.usecases.bandits import Bandits
+from services.inference.usecases.given_answers import GivenAnswers
 from services.inference.usecases.learn import LearnRoutes
-from services.inference.usecases.learning_ports import LearntAnswer
+from services.inference.usecases.learning_ports import GivenAnswer, LearntAnswer
 from services.meshkit.core.errors import Invalid, NotFound, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
@@ -42,6 +44,7 @@ from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import ANNA, ANTHROPIC, LOCAL, OPENAI, a_context, a_prompt, an_asked, failing
 from tests.unit.inference.conftest import Room
 from tests.unit.inference.test_registry import a_route, held
+from tests.unit.inference.test_rollout import a_rollout
 
 ORACLE: Any = json.loads((Path(__file__).parent / "fixtures" / "bandits.json").read_text())
 MODES = (RouteMode.BANDIT_THOMPSON, RouteMode.BANDIT_LINUCB)
@@ -206,13 +209,13 @@ class MemoryLessons:
 
     def __init__(self) -> None:
         self.arms: dict[ArmName, Learnt] = {}
-        self.answers: dict[str, LearntAnswer] = {}
+        self.answers: dict[str, GivenAnswer] = {}
         self.away = False
         #: Tenants whose rows cannot be written.
         self.refused: set[TenantId] = set()
 
     async def add(
-        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[LearntAnswer]
+        self, tenant: TenantId, lessons: Mapping[ArmName, Learnt], answers: Sequence[GivenAnswer]
     ) -> Mapping[ArmName, Learnt]:
         if self.away:
             raise Unavailable("postgres")
@@ -232,7 +235,7 @@ class MemoryLessons:
         self, tenant: TenantId, hold_id: str, quality: float, *, project: str | None
     ) -> Mapping[ArmName, Learnt]:
         answer = self.answers.pop(hold_id, None)
-        if answer is None:
+        if not isinstance(answer, LearntAnswer):
             raise NotFound("answer", hold_id)
         change = corrected(answer.lesson.arm.kind, answer.lesson.features, answer.earned, quality)
         return await self.add(tenant, {} if change is None else {answer.lesson.arm: change}, ())
@@ -242,7 +245,7 @@ class MemoryLessons:
 
 def a_replica(records: MemoryLessons) -> tuple[Bandits, LearnRoutes]:
     bandits = Bandits(dice=Random(5))
-    return bandits, LearnRoutes(bandits, records, clock=FakeClock())
+    return bandits, LearnRoutes(bandits, GivenAnswers(), records, clock=FakeClock())
 
 
 async def test_replicas_add_to_what_the_others_learnt_and_a_new_one_knows_all_of_it() -> None:
@@ -292,8 +295,10 @@ async def test_what_goes_wrong_with_one_tenant_keeps_no_other_from_being_told() 
 
 async def test_a_reported_quality_changes_what_was_learnt_of_the_answer() -> None:
     records, route = MemoryLessons(), a_bandit()
-    bandits, tell = a_replica(records)
-    teach(bandits, route, OPENAI, GOOD)
+    bandits, given = Bandits(dice=Random(5)), GivenAnswers()
+    tell = LearnRoutes(bandits, given, records, clock=FakeClock())
+    lesson = bandits.lesson(TENANT, route, OPENAI, (), "")
+    given.note(Candidate(version=OPENAI, lesson=lesson), GOOD, bandits.note(lesson, GOOD))
     before = bandits.known(an_arm(route, OPENAI))
     await tell.judge(ANNA, GOOD.hold_id, 0.0)
     after = bandits.known(an_arm(route, OPENAI))
@@ -329,7 +334,7 @@ def test_of_what_others_have_learnt_the_newest_is_kept() -> None:
 async def test_an_arm_whose_lesson_is_not_told_yet_stays_until_it_is() -> None:
     records, route = MemoryLessons(), a_bandit()
     bandits = Bandits(dice=Random(5), most_arms=1)
-    tell = LearnRoutes(bandits, records, clock=FakeClock())
+    tell = LearnRoutes(bandits, GivenAnswers(), records, clock=FakeClock())
     records.away = True
     for one in (OPENAI, ANTHROPIC, LOCAL):
         teach(bandits, route, one, GOOD)
@@ -377,12 +382,51 @@ def test_an_arm_is_dropped_with_its_tenant_its_route_or_its_version_and_does_not
     assert len(bandits) == 1
     # What was on its way meanwhile.
     teach(bandits, route, VERSION, GOOD)
-    bandits.put_back({name: Learnt(pulls=1, sums=(1.0,))}, ())
+    bandits.put_back({name: Learnt(pulls=1, sums=(1.0,))})
     bandits.know({name: Learnt(pulls=3, sums=(1.0,))})
     assert [bandits.known(one).pulls for one in names] == [0, 3]
-    assert not bandits.taken()[0]
+    assert not bandits.taken()
     room.registry.take({}, whole=True)
     assert len(bandits) == 0
+
+
+def test_answers_of_a_tenant_that_is_erased_are_forgotten_before_anybody_keeps_them(room: Room) -> None:
+    route, given, rollout = a_bandit(), room.given, a_rollout(route="w")
+    other = TenantId(uuid4())
+
+    def answer() -> None:
+        for whose in (TENANT, other):
+            lesson = room.bandits.lesson(whose, route, VERSION, (), "")
+            trial = Trial(tenant=whose, rollout=rollout, unit=b"", arm=Arm.CANARY, project="")
+            given.note(Candidate(version=VERSION, lesson=lesson, trial=trial), GOOD, room.bandits.note(lesson, GOOD))
+
+    room.registry.take({one: held(VERSION, routes=[route]) for one in (TENANT, other)}, whole=True)
+    answer()
+    taken = given.taken()
+    assert {tenant: len(answers) for tenant, answers in taken.items()} == {TENANT: 2, other: 2}
+    answer()
+    room.registry.take({TENANT: Holdings()}, whole=False)
+    # Those that could not be written meanwhile.
+    for answers in taken.values():
+        given.put_back(answers)
+    assert {tenant: len(answers) for tenant, answers in given.taken().items()} == {other: 4}
+
+
+def test_of_many_arms_only_routes_and_versions_are_looked_at() -> None:
+    index, looked = ArmIndex(), list[str]()
+    name = ArmName(tenant=TENANT, route="r0", kind=BanditKind.THOMPSON, arm="a0@1")
+    for number in range(400):
+        index.add(replace(name, route=f"r{number % 20}", arm=f"a{number // 20}@1"))
+
+    def has(_: TenantId, what: str) -> bool:
+        looked.append(what)
+        return what not in ("r3", "a7@1")
+
+    gone = index.gone([TENANT, TenantId(uuid4())], has_route=has, has_version=has)
+    assert (len(gone), len(looked)) == (39, 40)
+    for one in gone:
+        index.remove(one)
+    assert not index.gone(None, has_route=has, has_version=has)
 
 
 def test_arms_are_kept_while_nobody_knows_whether_they_stand(room: Room) -> None:
@@ -407,8 +451,7 @@ async def test_calls_of_a_route_teach_its_bandit_and_failures_go_on_to_the_next(
     assert any(one.failed_attempts for one in answers)
     known = {one.name: room.bandits.known(an_arm(route, one)) for one in (OPENAI, ANTHROPIC, LOCAL)}
     assert sum(one.pulls for one in known.values()) == 32 + sum(len(one.failed_attempts) for one in answers)
-    _, learnt_from = room.bandits.taken()
-    assert {one.hold_id for one in learnt_from} == {one.hold_id for one in answers}
+    assert {one.hold_id for one in room.given.taken()[TENANT]} == {one.hold_id for one in answers}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from services.inference.usecases.cached_answers import CachedAnswers
 from services.meshkit.content import Usage, text_of
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
+from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import (
     ANNA,
     OPENAI,
@@ -208,9 +209,14 @@ async def test_memory_is_bounded_in_bytes() -> None:
     kept = KeptAnswers(most_bytes=5_000)
     keys = [cache_key(b"secret", "tenant", (bytes([n]),)) for n in range(3)]
     for key in keys:
-        kept.keep(key, answer, until=10.0)
+        kept.keep(TENANT, key, answer, until=10.0)
     assert kept.bytes <= 5_000
     assert [kept.look(key, now=0.0) is not None for key in keys] == [False, True, True]
+    # Another tenant needs room; what it adds beyond its share pushes out its own.
+    theirs = [cache_key(b"secret", "other", (bytes([n]),)) for n in range(3)]
+    for key in theirs:
+        kept.keep(TenantId(UUID(int=7)), key, answer, until=10.0)
+    assert [kept.look(key, now=0.0) is not None for key in (*keys, *theirs)] == [False, False, True, False, False, True]
 
 
 def test_keys_tell_their_parts_and_tenants_apart() -> None:

@@ -197,17 +197,19 @@ async def test_a_batch_that_has_not_left_waits_until_models_are_heard_of() -> No
 
 
 @pytest.mark.parametrize(
-    "now",
+    ("now", "reason"),
     [
-        a_version("writer", region="eu-west-1", deployment_id="dep_another_of_this_name"),
-        a_version("writer", region="eu-west-1", state=VersionState.REFUSED),
-        a_version("writer", number=2, region="eu-west-1"),
+        (a_version("writer", region="eu-west-1", deployment_id="dep_another_of_this_name"), "MODEL_NOT_FOUND"),
+        (a_version("writer", region="eu-west-1", state=VersionState.REFUSED), "MODEL_NOT_READY"),
+        (a_version("writer", number=2, region="eu-west-1"), "MODEL_NOT_FOUND"),
     ],
 )
-async def test_a_batch_leaves_for_the_version_that_was_accepted_and_for_no_other(now: DeploymentVersion) -> None:
+async def test_a_batch_leaves_for_the_version_that_was_accepted_and_for_no_other(
+    now: DeploymentVersion, reason: str
+) -> None:
     room = Room(holdings=held(now))
     ended = await room.carry()
-    assert (ended.state, ended.reason) == (BatchState.ENDED, "MODEL_NOT_FOUND")
+    assert (ended.state, ended.reason) == (BatchState.ENDED, reason)
     assert [one.state for one in room.items_saved] == [ItemState.FAILED]
 
 

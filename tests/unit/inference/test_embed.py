@@ -12,6 +12,7 @@ from services.inference.domain.errors import (
     LawBlocked,
     ModelBusy,
     ModelNotFound,
+    ModelNotReady,
     NoEmbedderConfigured,
     NoModelConfigured,
     ProviderUnavailable,
@@ -285,7 +286,7 @@ async def test_vectors_of_one_version_are_not_those_of_the_next_or_of_another_mo
 async def test_a_version_that_is_not_ready_is_asked_by_its_check_only_and_each_time_anew() -> None:
     room = registered(a_version(1, state=VersionState.CHECKING))
     for name in ("acme/vectors", "acme/vectors@1"):
-        with pytest.raises(ModelNotFound):
+        with pytest.raises(ModelNotReady):
             await room.ask("a", model=name)
     for _ in range(2):
         await room.ask("a", model="acme/vectors@1", checking=True)
@@ -333,6 +334,12 @@ def test_the_cache_keeps_the_newest_within_its_bound_of_bytes() -> None:
     assert cache.get(TENANT, "other", "a") is None
     cache.put(TENANT, "m", "d", long)
     assert (len(cache), cache.bytes) == (0, 0), "one that is longer than all of it is not kept"
+    other = TenantId(uuid4())
+    cache.put(TENANT, "m", "mine", small)
+    for number in range(20):
+        cache.put(other, "m", str(number), small)
+    assert cache.get(TENANT, "m", "mine") == small, "who has more makes room"
+    assert cache.get(other, "m", "19") == small
     roomy = VectorCache(most_bytes=100_000)
     roomy.put(TENANT, "m", "d", long)
     assert 2_000 <= roomy.bytes <= 2_100, "as the setting says"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Tier, VersionState
-from services.inference.domain.errors import ModelNotFound, ProviderUnavailable, RolloutDecided
+from services.inference.domain.errors import ModelNotFound, ModelNotReady, ProviderUnavailable, RolloutDecided
 from services.inference.domain.registered import check_version, same_place
 from services.inference.domain.registry import Holdings, Names
 from services.inference.domain.rollout.judgement import GOOD, Judgement, Seen, Verdict
@@ -22,6 +22,7 @@ from services.inference.domain.route import Arm, AttemptOutcome, HopLimits, Rout
 from services.inference.domain.routing.weighted import weighted
 from services.inference.usecases import judge_rollouts
 from services.inference.usecases.bandits import Bandits
+from services.inference.usecases.given_answers import GivenAnswers
 from services.inference.usecases.judge_rollouts import JudgeRollouts, RollBack
 from services.inference.usecases.observe_rollouts import ObserveRollouts
 from services.inference.usecases.paces import Paces
@@ -68,7 +69,12 @@ def a_registry(holdings: Holdings, tenant: TenantId = TENANT) -> MemoryRegistry:
 
 def planned(registry: MemoryRegistry, model: str, *, run: str = "run_1") -> list[str]:
     plan = RouteCalls(
-        registry, ObserveRollouts(), bandits=Bandits(dice=Random(3)), paces=Paces(clock=FakeClock()), hop=HopLimits()
+        registry,
+        ObserveRollouts(),
+        bandits=Bandits(dice=Random(3)),
+        given=GivenAnswers(),
+        paces=Paces(clock=FakeClock()),
+        hop=HopLimits(),
     ).plan(an_asked(model=model, context=a_run(run)), regions=("", ""))
     return [f"{one.version.name}@{one.version.version}" for one in plan.candidates]
 
@@ -122,8 +128,9 @@ def test_a_place_is_an_adapter_a_scheme_a_host_and_a_port(base_url: str, same: b
 @pytest.mark.parametrize("state", [VersionState.CHECKING, VersionState.REFUSED])
 def test_a_version_that_is_not_ready_is_asked_by_its_check_only(state: VersionState) -> None:
     names = Names(held(a_version("w", 1, state=state)), INSTALLED)
-    with pytest.raises(ModelNotFound):
-        names.named("w@1")
+    for name in ("w", "w@1"):
+        with pytest.raises(ModelNotReady, match=f"w@1 is {state.value}"):
+            names.named(name)
     assert names.named("w@1", checking=True).state is state
 
 
@@ -142,6 +149,16 @@ def test_a_route_leaves_out_who_is_below_its_tier() -> None:
         routes=[a_route("w", "poor", "gold", min_tier=Tier.SILVER)],
     )
     assert planned(a_registry(own), "w") == ["gold@1"]
+
+
+def test_a_route_that_answers_nobody_says_of_each_member_why() -> None:
+    own = held(
+        a_version("new", state=VersionState.REFUSED),
+        a_version("poor"),
+        routes=[a_route("w", "new", "gone", "poor", min_tier=Tier.SILVER)],
+    )
+    with pytest.raises(ModelNotReady, match=r"'w'.*new@1 is refused; gone is retired; poor is below the lowest tier"):
+        planned(a_registry(own), "w")
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=6), st.binary(max_size=20))
@@ -229,7 +246,12 @@ async def test_a_judge_whose_database_is_away_takes_back_by_what_it_saw_itself_a
     rollouts: Any = Rollouts(records, rollout)
     judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
     router = RouteCalls(
-        registry, observe, bandits=Bandits(dice=Random(3)), paces=Paces(clock=FakeClock()), hop=HopLimits()
+        registry,
+        observe,
+        bandits=Bandits(dice=Random(3)),
+        given=GivenAnswers(),
+        paces=Paces(clock=FakeClock()),
+        hop=HopLimits(),
     )
     records.away = True
     for number in CALLS:
@@ -280,7 +302,9 @@ async def test_a_rollout_that_cannot_be_judged_stops_neither_the_judge_nor_the_o
 
     monkeypatch.setattr(judge_rollouts, "judge", broken_for_a)
     for one in trials:
-        observe.note(Trial(tenant=TENANT, rollout=one, unit=b"", arm=Arm.CANARY), AttemptOutcome(latency_us=1))
+        observe.note(
+            Trial(tenant=TENANT, rollout=one, unit=b"", arm=Arm.CANARY, project=""), AttemptOutcome(latency_us=1)
+        )
     rollouts: Any = Rollouts(records, trials[1])
     judge = JudgeRollouts(registry=registry, observe=observe, records=records, rollouts=rollouts, clock=clock)
     records.away = away

@@ -203,14 +203,14 @@ def test_a_failure_that_is_not_the_models_says_nothing() -> None:
     assert watch.tallies[Arm.CANARY].units == 0
 
 
-def test_slow_dear_and_poor_are_what_the_stable_version_is_not() -> None:
+def test_slow_and_dear_are_what_the_stable_version_is_not() -> None:
     watch = Watch()
     for number in range(100):
-        usual = replace(FINE, latency_us=FINE.latency_us + number, quality=0.8)
+        usual = replace(FINE, latency_us=FINE.latency_us + number)
         watch.note(f"run_{number}".encode(), Arm.STABLE, usual, share_permille=100)
-    worse = AttemptOutcome(latency_us=200_000, cost_nano_usd=1_300, quality=0.5)
+    worse = AttemptOutcome(latency_us=200_000, cost_nano_usd=1_300)
     found = watch.note(b"run_x", Arm.CANARY, worse, share_permille=100)
-    assert {event.metric for event in found} == {Metric.SLOW_HALF, Metric.SLOW_TAIL, Metric.DEAR, Metric.POOR}
+    assert {event.metric for event in found} == {Metric.SLOW_HALF, Metric.SLOW_TAIL, Metric.DEAR}
 
 
 def test_latency_is_the_mean_of_its_two_kinds_and_errors_are_named_in_the_reason() -> None:

@@ -1,23 +1,27 @@
 """A question that is nearly another is given its answer, where its route says so, and to nobody else."""
 
 import asyncio
+from array import array
 from dataclasses import dataclass, field, replace
 from math import cos, sin
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.inference.domain.answer import Answer, StopReason
 from services.inference.domain.answer_cache import CacheKey, KeptAnswers
 from services.inference.domain.call_policy import CacheUse, CallPolicy
 from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import ProviderUnavailable
+from services.inference.domain.nearest import nearest
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.domain.prompt import Prompt, ToolDefinition
 from services.inference.domain.registered import check_route
 from services.inference.domain.route import Candidate, Plan, Route, RouteMember, RouteMode
-from services.inference.domain.similar_answers import SimilarAnswers, question_of
+from services.inference.domain.similar_answers import SimilarAnswers, question_of, similarity
 from services.inference.transport.doors.headers import answer_headers
 from services.inference.usecases.cached_answers import CachedAnswers
 from services.inference.usecases.embed import AskedVectors, Vectors
@@ -81,7 +85,7 @@ class Faq:
     faults: FaultQueue = field(default_factory=FaultQueue)
     #: Set, answers come at once.
     answering: asyncio.Event = field(default_factory=asyncio.Event)
-    kept: SimilarAnswers = field(default_factory=lambda: SimilarAnswers(most_bytes=100_000))
+    kept: SimilarAnswers = field(default_factory=lambda: SimilarAnswers(nearest, most_bytes=100_000))
     answers: CachedAnswers = field(init=False)
 
     def __post_init__(self) -> None:
@@ -298,7 +302,7 @@ def test_a_threshold_without_a_time_is_refused() -> None:
 
 def test_what_is_kept_is_bounded_for_each_group_and_tenant_and_in_all() -> None:
     tenants = [TenantId(UUID(int=number)) for number in range(3)]
-    kept = SimilarAnswers(most_bytes=2_100 * 6, most_of_tenant=4, most_of_group=2)
+    kept = SimilarAnswers(nearest, most_bytes=2_100 * 6, most_of_tenant=4, most_of_group=2)
 
     def keep(tenant: TenantId, group: str, angle: float) -> None:
         kept.keep(tenant, CacheKey(group.encode()), (cos(angle), sin(angle)), ANSWER, until=10.0)
@@ -320,9 +324,33 @@ def test_what_is_kept_is_bounded_for_each_group_and_tenant_and_in_all() -> None:
     assert kept.bytes <= 2_100 * 6
     assert looked("e9", 0.0)
     assert not looked("e9", 0.0, now=10.0)
-    for number in range(10):
-        looked(f"e{number}", 0.0, now=10.0)
+    # Two asked for more than their share; the first has what is left of its own.
+    assert sum(looked(group, 0.0) for group in ("a", "b", "c", "d")) == 2
+    for group in ("a", "b", "c", "d", *(f"e{number}" for number in range(10))):
+        looked(group, 0.0, now=10.0)
     assert (len(kept), kept.bytes) == (0, 0)
+
+
+@given(
+    st.lists(st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=20),
+    st.lists(st.floats(-1, 1, width=32), min_size=3, max_size=3),
+)
+def test_many_questions_are_compared_at_once_as_they_are_one_by_one(
+    kept: list[list[float]], wanted: list[float]
+) -> None:
+    place, cosine = nearest([array("f", one) for one in kept], wanted)
+    assert cosine == pytest.approx(max(similarity(one, wanted) for one in kept))
+    assert cosine == pytest.approx(similarity(kept[place], wanted))
+
+
+def test_who_asks_much_pushes_out_no_answers_of_one_who_asks_little() -> None:
+    small, greedy = (TenantId(UUID(int=number)) for number in range(2))
+    kept, group = SimilarAnswers(nearest, most_bytes=2_100 * 6), CacheKey(b"faq")
+    kept.keep(small, group, (1.0, 0.0), ANSWER, until=10.0)
+    for number in range(50):
+        kept.keep(greedy, group, (cos(number), sin(number)), ANSWER, until=10.0)
+    assert kept.look(small, group, (1.0, 0.0), least=0.9, now=0.0) is not None
+    assert kept.bytes <= 2_100 * 6
 
 
 def test_a_door_says_how_near_the_question_was() -> None:

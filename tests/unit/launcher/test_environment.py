@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +22,8 @@ from services.launcher.layout import DataDir
 from services.launcher.services import SERVICES
 from services.meshkit.settings import ServiceSettings
 
+#: What two processes of inference are told differently.
+OWN_OF_A_REPLICA = ("LISTEN", "METRICS_LISTEN", "DOORS_LISTEN", "GUARD_PATH", "REGISTRY_PATH")
 ADMIN_URL = "postgresql://postgres:top@127.0.0.1:7432/postgres"
 
 
@@ -118,6 +121,21 @@ def test_certificates_of_the_user_are_refused_with_the_way_to_have_some(setting:
     refuse_own_certificates({"COMITIA_COST_LISTEN": "127.0.0.1:5001", f"COMITIA_COST_{setting}": ""})
     with pytest.raises(LauncherError, match=rf"COMITIA_COST_{setting} is set.*comitia up --mtls"):
         refuse_own_certificates({f"COMITIA_COST_{setting}": "/mine"})
+
+
+def test_replicas_are_called_at_all_their_addresses_and_give_notice_before_they_leave() -> None:
+    counts = {"cost": 2, "inference": 2}
+    with ports.PortClaims() as claims:
+        chosen = ports.choose(remembered={}, asked={}, claims=claims, dice=Random(1), random_only=True, replicas=counts)
+    known = replace(facts(), ports=chosen, replicas=counts)
+    first, second = (service_environment(process, known) for process in ("inference", "inference-2"))
+
+    assert first["COMITIA_INFERENCE_COST_TARGET"] == f"127.0.0.1:{chosen['cost']},127.0.0.1:{chosen['cost-2']}"
+    assert first["COMITIA_INFERENCE_MEMORY_TARGET"] == f"127.0.0.1:{chosen['memory']}"
+    assert first["COMITIA_INFERENCE_NOTICE_SECONDS"] == "3"
+    assert "COMITIA_MEMORY_NOTICE_SECONDS" not in service_environment("memory", known)
+    own = {name for name in first if first[name] != second[name]}
+    assert own == {f"COMITIA_INFERENCE_{name}" for name in OWN_OF_A_REPLICA}
 
 
 def test_a_servers_own_program_sees_no_secret() -> None:

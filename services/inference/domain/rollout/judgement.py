@@ -8,6 +8,7 @@ from typing import Final
 
 from services.inference.domain.rollout.evidence import EProcess, rate_bounds
 from services.inference.domain.rollout.rollout import Rollout, RolloutKind, RolloutState
+from services.inference.domain.rollout.scores import Scores
 from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
 from services.inference.domain.route import Arm
 
@@ -27,7 +28,7 @@ GOOD: Final = "as good as the stable version"
 
 
 class Kind(StrEnum):
-    """What evidence is about; latency is two kinds of bad events."""
+    """What evidence is about; latency is two kinds of bad events, quality is none: it has scores."""
 
     ERRORS = "errors"
     LATENCY = "latency"
@@ -39,7 +40,6 @@ _METRICS: Final = {
     Kind.ERRORS: (Metric.ERROR,),
     Kind.LATENCY: (Metric.SLOW_HALF, Metric.SLOW_TAIL),
     Kind.COST: (Metric.DEAR,),
-    Kind.QUALITY: (Metric.POOR,),
 }
 
 
@@ -65,19 +65,29 @@ class Seen:
 
     evidence: dict[Metric, EProcess] = field(default_factory=lambda: {metric: EProcess() for metric in Metric})
     tallies: dict[Arm, Tally] = field(default_factory=lambda: {arm: Tally(0, dict.fromkeys(Metric, 0)) for arm in Arm})
+    #: How good somebody said that answers were. A replica that is alone knows of none.
+    scores: Scores = field(default_factory=Scores)
 
     def note(self, events: Iterable[BadEvent]) -> None:
         """Takes bad events in, each once."""
         for event in events:
             self.evidence[event.metric].note(event.arm, share_permille=event.share_permille)
 
-    def value(self, kind: Kind) -> float:
-        """Evidence of one kind: the mean of those of its bad events."""
+    def value(self, kind: Kind, *, margin: float = 0.0) -> float:
+        """Evidence of one kind: that of scores, or the mean of those of its bad events.
+
+        Args:
+            margin: by how much scores may be lower.
+        """
+        if kind is Kind.QUALITY:
+            return self.scores.lower(margin)
         metrics = _METRICS[kind]
         return sum(self.evidence[metric].value for metric in metrics) / len(metrics)
 
     def events(self, kind: Kind, arm: Arm) -> int:
-        """Bad events of one side."""
+        """Bad events of one side; of quality its scores."""
+        if kind is Kind.QUALITY:
+            return self.scores.count(arm)
         found = [self.evidence[metric] for metric in _METRICS[kind]]
         return sum(one.canary if arm is Arm.CANARY else one.stable for one in found)
 
@@ -87,25 +97,32 @@ def judge(rollout: Rollout, seen: Seen, *, now: datetime) -> Judgement:
     if rollout.state is not RolloutState.RUNNING:
         return Judgement(Verdict.STAY)
     for kind in Kind:
-        value = seen.value(kind)
+        value = seen.value(kind, margin=rollout.quality_margin)
         if value >= ENOUGH:
-            canary, stable = seen.events(kind, Arm.CANARY), seen.events(kind, Arm.STABLE)
             return Judgement(
                 Verdict.BACK,
-                f"{kind.value}: {canary} bad events of the canary and {stable} of the stable version at a share of"
-                f" {rollout.share_permille}/1000, evidence {min(value, 1e9):.0f}",
+                f"{kind.value}: {_found(seen, kind)} at a share of {rollout.share_permille}/1000,"
+                f" evidence {min(value, 1e9):.0f}",
             )
     if rollout.kind is not RolloutKind.CANARY:
         return Judgement(Verdict.STAY)
     seconds = (now - rollout.step_began).total_seconds()
-    if seconds >= rollout.step_min_seconds and _as_good(seen):
+    if seconds >= rollout.step_min_seconds and _as_good(seen, quality_margin=rollout.quality_margin):
         return Judgement(Verdict.STEP, GOOD)
     if seconds >= max(_UNDECIDED_SECONDS, _UNDECIDED_STEPS * rollout.step_min_seconds):
         return Judgement(Verdict.BACK, UNDECIDED)
     return Judgement(Verdict.STAY)
 
 
-def _as_good(seen: Seen) -> bool:
+def _found(seen: Seen, kind: Kind) -> str:
+    canary, stable = seen.events(kind, Arm.CANARY), seen.events(kind, Arm.STABLE)
+    if kind is Kind.QUALITY:
+        means = [f"{seen.scores.mean(arm):.2f}" for arm in (Arm.CANARY, Arm.STABLE)]
+        return f"{canary} scores of the canary, {means[0]} on average, and {stable} of the stable version, {means[1]},"
+    return f"{canary} bad events of the canary and {stable} of the stable version"
+
+
+def _as_good(seen: Seen, *, quality_margin: float) -> bool:
     canary, stable = seen.tallies[Arm.CANARY], seen.tallies[Arm.STABLE]
     if canary.units < _LEAST_UNITS or stable.units == 0:
         return False
@@ -114,4 +131,4 @@ def _as_good(seen: Seen) -> bool:
         least, _ = rate_bounds(stable.bad[metric], stable.units, alpha=ALPHA)
         if most - least > margin:
             return False
-    return True
+    return quality_margin == 0 or seen.scores.kept(quality_margin) >= 1 / ALPHA

@@ -47,7 +47,7 @@ class VersionName:
     version: int
 
     def __str__(self) -> str:
-        return f"{self.deployment}@{self.version}"
+        return f"{self.deployment}@{self.version}" if self.version else self.deployment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +69,9 @@ class Rollout:
     revision: int
     #: Shortest time of a step.
     step_min_seconds: float = 60.0
+    #: By how much the canary's scores may be lower on average, 0 to 1. Above 0 no step is taken before it is shown that
+    #: they are not; at 0 nobody waits for scores.
+    quality_margin: float = 0.0
     started: datetime
     #: When the step began.
     step_began: datetime

@@ -42,8 +42,6 @@ class Metric(StrEnum):
     SLOW_TAIL = "slow95"
     #: Dearer than a quarter above what nine of ten of them cost.
     DEAR = "dear"
-    #: Worse than half of the stable version's answers, as people or judges say.
-    POOR = "poor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +127,6 @@ class Watch:
         self._bad = OrderedDict[tuple[bytes, Arm], _Known]()
         self._latency = Usual()
         self._cost = Usual()
-        self._quality = Usual()
 
     def note(
         self, unit: bytes, arm: Arm, outcome: AttemptOutcome, *, share_permille: int, step: int = 0
@@ -188,14 +185,9 @@ class Watch:
         cost = outcome.cost_nano_usd
         if usual_cost is not None and cost is not None and cost > usual_cost * _DEAR:
             found.append(Metric.DEAR)
-        usual_quality = self._quality.quantile(0.5)
-        if usual_quality is not None and outcome.quality is not None and outcome.quality < usual_quality:
-            found.append(Metric.POOR)
         return tuple(found)
 
     def _learn(self, outcome: AttemptOutcome) -> None:
         self._latency.add(outcome.latency_us)
         if outcome.cost_nano_usd is not None:
             self._cost.add(outcome.cost_nano_usd)
-        if outcome.quality is not None:
-            self._quality.add(outcome.quality)

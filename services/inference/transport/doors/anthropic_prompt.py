@@ -1,7 +1,6 @@
 """What a request at `/v1/messages` asks of a model. Pure."""
 
 import base64
-import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -207,5 +206,5 @@ def _question_part(block: _Block, place: str) -> Part:
 def _decoded(source: Base64, place: str) -> bytes:
     try:
         return base64.b64decode(source.data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise Invalid(f"{place}.source.data", f"is no base64: {error}") from error

@@ -1,7 +1,6 @@
 """Reads requests: JSON whose every field is known. What is not known is refused by name, never passed over."""
 
 import base64
-import binascii
 import re
 from typing import Final, Literal, TypeVar
 
@@ -83,7 +82,7 @@ def media_of(
         raise Invalid(field, "must be a data URL, `data:<type>;base64,…`; nothing is fetched from elsewhere")
     try:
         data = base64.b64decode(found[2], validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise Invalid(field, f"is no base64: {error}") from error
     if found[1].startswith(_PICTURE):
         return ImagePart(media_type=found[1], data=data, detail=ImageDetail(detail or "auto"))

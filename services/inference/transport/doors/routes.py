@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 from aiohttp import web
+from opentelemetry.trace import SpanKind
 
 from services.inference.transport.doors.bodies import MAX_REQUEST_BYTES
 from services.inference.transport.doors.body_room import BodyRoom
@@ -119,7 +120,7 @@ class Doors:
         """Answers one request."""
         path = request.rel_url.path
         if path == _HEALTH:
-            return web.Response(status=503 if self._drain.begun else 200)
+            return web.Response(status=503 if self._drain.leaving else 200)
         request_id = request.headers.get("x-request-id") or self._ids.new(_REQUEST)
         enter_scope(Scope(service=_SERVICE, correlation_id=request_id))
         place, route = self._found(request.method, path)
@@ -146,7 +147,7 @@ class Doors:
     async def _answered(self, name: str, route: _Route, visit: Visit) -> tuple[web.StreamResponse, str]:
         """Gives the answer, or the failure in its place, and the code that it counts as."""
         try:
-            with span(name, traceparent=visit.request.headers.get("traceparent")):
+            with span(name, traceparent=visit.request.headers.get("traceparent"), kind=SpanKind.SERVER):
                 async with self._ending(route), self._admitted(route, visit):
                     with self._room.taken(visit.principal.tenant, _length_of(visit.request)):
                         return await route.door(visit), "OK"

@@ -23,6 +23,7 @@ from services.meshkit.crypto.key_service import key_wrapper
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.crypto.ports import KeyWrapper
 from services.meshkit.crypto.rewrap import Rewrap
+from services.meshkit.crypto.vault_transit import token_of
 from services.meshkit.settings import ServiceSettings
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.data_keys import AwayWrapper, MemoryDataKeys
@@ -297,3 +298,12 @@ async def test_a_key_service_that_comes_back_finishes_the_rotation(tmp_path: Pat
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
+
+
+def test_a_token_that_its_agent_renewed_is_used_for_the_next_request(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    read = token_of(token=None, path=file)
+    assert read().reveal() == "first"
+    file.write_text("second\n")
+    assert read().reveal() == "second"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.meshkit.documents.schema import TOO_MUCH, compile_schema
+from services.meshkit.documents.schema import TOO_MUCH, SchemaUnusable, compile_schema
 
 _NUMBERS = [{"const": number} for number in range(1_500)]
 
@@ -38,3 +38,9 @@ def test_the_first_wrong_value_is_named() -> None:
     )
 
     assert schema.problem({"items": [1, "two"]}) == (".items[1]", 'it is not of type "integer"')
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**53), float("inf"), "\ud800"])
+def test_a_schema_of_what_json_does_not_carry_is_refused(value: object) -> None:
+    with pytest.raises(SchemaUnusable, match="carries exactly"):
+        compile_schema({"const": value}, object_only=False)

@@ -230,6 +230,18 @@ class TestWorkloads:
             assert workloads.verify(signer.assertion()) == "cost"
         assert signer.assertion() != first
 
+    def test_neighbours_of_a_new_key_set_are_believed_at_once_and_others_no_more(
+        self, keys: MeshKeys, workloads: WorkloadVerifier, clock: FakeClock
+    ) -> None:
+        before = keys.workload("cost").assertion()
+        workloads.verify(before)
+        new = SigningKey.generate("cost")
+        keys.workload_jwks_path.write_bytes(key_set([new]))
+        clock.advance(seconds=2)
+        assert workloads.verify(WorkloadSigner("cost", new, clock=clock).assertion()) == "cost"
+        with pytest.raises(WorkloadRefused):
+            workloads.verify(before)
+
     def test_an_old_assertion_is_refused(self, keys: MeshKeys, workloads: WorkloadVerifier, clock: FakeClock) -> None:
         old = keys.workload("cost").assertion()
         workloads.verify(old)

@@ -89,7 +89,7 @@ class InferenceServiceServicer:
         RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/BUDGET_DEGRADES (the model asked for by name is dearer than
         others, and a budget lets only the cheapest through), FAILED_PRECONDITION/CALL_NOT_BOUNDED,
         FAILED_PRECONDITION/PRICE_UNKNOWN,
-        FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
+        FAILED_PRECONDITION/NO_MODEL_CONFIGURED, FAILED_PRECONDITION/MODEL_NOT_READY, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
         FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
         ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
         INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
@@ -123,7 +123,7 @@ class InferenceServiceServicer:
     def CountTokens(self, request, context):
         """Gives an upper bound of the prompt's tokens, as money is reserved for it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class InferenceServiceStub:
     RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/BUDGET_DEGRADES (the model asked for by name is dearer than
     others, and a budget lets only the cheapest through), FAILED_PRECONDITION/CALL_NOT_BOUNDED,
     FAILED_PRECONDITION/PRICE_UNKNOWN,
-    FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
+    FAILED_PRECONDITION/NO_MODEL_CONFIGURED, FAILED_PRECONDITION/MODEL_NOT_READY, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
     FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
     ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
     INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
@@ -71,7 +71,7 @@ class InferenceServiceStub:
     CountTokens: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CountTokensRequest, _inference_service_pb2.CountTokensResponse]
     """Gives an upper bound of the prompt's tokens, as money is reserved for it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_NOT_READY.
     """
     BatchGenerate: _grpc.StreamStreamMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]
     """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error. Says also
@@ -100,7 +100,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/BUDGET_DEGRADES (the model asked for by name is dearer than
     others, and a budget lets only the cheapest through), FAILED_PRECONDITION/CALL_NOT_BOUNDED,
     FAILED_PRECONDITION/PRICE_UNKNOWN,
-    FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
+    FAILED_PRECONDITION/NO_MODEL_CONFIGURED, FAILED_PRECONDITION/MODEL_NOT_READY, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
     FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
     ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
     INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
@@ -122,7 +122,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     CountTokens: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CountTokensRequest, _inference_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Gives an upper bound of the prompt's tokens, as money is reserved for it.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_NOT_READY.
     """
     BatchGenerate: _aio.StreamStreamMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]  # type: ignore[assignment]
     """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error. Says also
@@ -154,7 +154,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/BUDGET_DEGRADES (the model asked for by name is dearer than
         others, and a budget lets only the cheapest through), FAILED_PRECONDITION/CALL_NOT_BOUNDED,
         FAILED_PRECONDITION/PRICE_UNKNOWN,
-        FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
+        FAILED_PRECONDITION/NO_MODEL_CONFIGURED, FAILED_PRECONDITION/MODEL_NOT_READY, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
         FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
         ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
         INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
@@ -194,7 +194,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inference_service_pb2.CountTokensResponse, _abc.Awaitable[_inference_service_pb2.CountTokensResponse]]:
         """Gives an upper bound of the prompt's tokens, as money is reserved for it.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/MODEL_NOT_READY.
         """
 
     @_abc_1.abstractmethod

@@ -78,6 +78,7 @@ class ModelBatchServiceServicer:
         """Takes a batch and returns at once; follow it with GetModelBatch.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, FAILED_PRECONDITION/NO_MODEL_CONFIGURED,
+        FAILED_PRECONDITION/MODEL_NOT_READY,
         FAILED_PRECONDITION/PATIENT_WORK_UNSUPPORTED (the model has no batch API, or cannot be told what `field` names),
         FAILED_PRECONDITION/CALL_NOT_BOUNDED, INVALID_ARGUMENT/MEDIA_INVALID, RESOURCE_EXHAUSTED/TOO_MANY_BATCHES,
         PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller stands no key, service account or user).

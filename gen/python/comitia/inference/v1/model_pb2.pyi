@@ -291,7 +291,7 @@ class ModelDeployment(_message.Message):
     in_default_chain: _builtins.bool
     """True when the default chain may use it."""
     priced: _builtins.bool
-    """True when prices are known, so that a hard budget can hold its calls."""
+    """True when prices are known, so that a hard budget can hold its calls. False in answers to changes, which look up none."""
     region: _builtins.str
     """Region it runs in. Empty means unknown."""
     deployment_id: _builtins.str
@@ -835,6 +835,7 @@ class ModelRollout(_message.Message):
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     DECIDE_TIME_FIELD_NUMBER: _builtins.int
+    QUALITY_MARGIN_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     """Id, `rollout_…`. Output only."""
     route: _builtins.str
@@ -849,6 +850,11 @@ class ModelRollout(_message.Message):
     """Why it was decided so. Output only."""
     decided_by: _builtins.str
     """Who decided: the judge, or whose command it was. Output only."""
+    quality_margin: _builtins.float
+    """By how much the canary's scores (`ReportModelQuality`) may be lower on average, 0 to 1, below 1. Above 0 a CANARY
+    takes no step before it is shown that they are not, and is taken back once they are. 0: scores only take it back,
+    once they are shown to be lower at all.
+    """
     @_builtins.property
     def stable(self) -> Global___ModelVersionRef:
         """What answers so far."""
@@ -896,10 +902,11 @@ class ModelRollout(_message.Message):
         decided_by: _builtins.str = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         decide_time: _timestamp_pb2.Timestamp | None = ...,
+        quality_margin: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "decide_time", b"decide_time", "stable", b"stable", "start_time", b"start_time", "step_min", b"step_min"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "decide_time", b"decide_time", "decided_by", b"decided_by", "evidence", b"evidence", "kind", b"kind", "reason", b"reason", "rollout_id", b"rollout_id", "route", b"route", "share_permille", b"share_permille", "stable", b"stable", "start_time", b"start_time", "state", b"state", "step_min", b"step_min", "steps_permille", b"steps_permille"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary", b"canary", "decide_time", b"decide_time", "decided_by", b"decided_by", "evidence", b"evidence", "kind", b"kind", "quality_margin", b"quality_margin", "reason", b"reason", "rollout_id", b"rollout_id", "route", b"route", "share_permille", b"share_permille", "stable", b"stable", "start_time", b"start_time", "state", b"state", "step_min", b"step_min", "steps_permille", b"steps_permille"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -944,9 +951,9 @@ class RolloutEvidence(_message.Message):
     metric: _builtins.str
     """`errors`, `latency`, `cost` or `quality`."""
     canary_events: _builtins.int
-    """Bad events of the canary."""
+    """Bad events of the canary; of `quality` its scores, one of each run."""
     stable_events: _builtins.int
-    """Bad events of the stable version."""
+    """Bad events of the stable version, or its scores."""
     e_value: _builtins.float
     """Evidence that the canary is worse; at 80 it is taken back."""
     def __init__(

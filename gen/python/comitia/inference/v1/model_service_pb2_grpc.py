@@ -197,8 +197,9 @@ class ModelServiceServicer:
         """Makes a route or replaces it.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+        FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+        ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -285,10 +286,11 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportModelQuality(self, request, context):
-        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
+        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it, and so does
+        the judge of the rollout that it was on trial in.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
-        it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit or a rollout gave an answer for
+        this hold, or it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

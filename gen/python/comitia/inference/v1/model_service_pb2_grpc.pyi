@@ -69,8 +69,9 @@ class ModelServiceStub:
     """Makes a route or replaces it.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+    FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+    ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelRoute: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]
     """Fetches a route.
@@ -116,10 +117,11 @@ class ModelServiceStub:
     Errors: NOT_FOUND/MODEL_NOT_FOUND.
     """
     ReportModelQuality: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]
-    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
+    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it, and so does
+    the judge of the rollout that it was on trial in.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
-    it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit or a rollout gave an answer for
+    this hold, or it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
     """
 
 @_typing.type_check_only
@@ -163,8 +165,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """Makes a route or replaces it.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-    RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+    FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+    FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+    ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
     """
     GetModelRoute: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRouteRequest, _model_service_pb2.GetModelRouteResponse]  # type: ignore[assignment]
     """Fetches a route.
@@ -210,10 +213,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     Errors: NOT_FOUND/MODEL_NOT_FOUND.
     """
     ReportModelQuality: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ReportModelQualityRequest, _model_service_pb2.ReportModelQualityResponse]  # type: ignore[assignment]
-    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
+    """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it, and so does
+    the judge of the rollout that it was on trial in.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
-    it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit or a rollout gave an answer for
+    this hold, or it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -302,8 +306,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a route or replaces it.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND (a member), ABORTED/ROUTE_CHANGED,
-        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other), ABORTED/ROLLOUT_IN_PROGRESS,
-        RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
+        FAILED_PRECONDITION/MODEL_INCOMPATIBLE (members that cannot stand in for each other),
+        FAILED_PRECONDITION/NOTHING_COMPARES (`semantic_threshold` without a model in the mesh that compares questions),
+        ABORTED/ROLLOUT_IN_PROGRESS, RESOURCE_EXHAUSTED/TOO_MANY_REGISTERED.
         """
 
     @_abc_1.abstractmethod
@@ -409,10 +414,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ReportModelQualityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ReportModelQualityResponse, _abc.Awaitable[_model_service_pb2.ReportModelQualityResponse]]:
-        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it.
+        """Says how good an answer was, once, up to 24 h after it. The bandit of the route that gave it goes by it, and so does
+        the judge of the rollout that it was on trial in.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit gave an answer for this hold, or
-        it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/NOT_FOUND (no route with a bandit or a rollout gave an answer for
+        this hold, or it is too old), ALREADY_EXISTS/ALREADY_EXISTS (somebody has said it).
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,93 @@
+"""How good somebody said that the answers of both sides were, and what that shows at any time one cares to look.
+
+A unit's first score counts, from 0 to 1. Units are divided by a hash, so the next score is the canary's with a
+probability of its share p. With c, what the stable version's scores were on average before it,
+
+    z = (c - score) / p           of the canary
+    z = (score - c) / (1 - p)     of the stable version
+
+is on average by how much the canary's scores are lower, however scores scatter and whatever c is. Who bets a part of
+the capital on z - margin wins nothing on average while that is at most 0, so the chance that the capital ever grows to
+1/alpha is at most alpha (Ville 1939). Betting on margin - z shows that the canary is lower by less. As c is usual, a
+side whose answers are scored more often than its share explains is not thought better or worse for that.
+
+Sources: I. Waudby-Smith, A. Ramdas, Estimating means of bounded random variables by betting, 2024; S. Shekhar,
+A. Ramdas, Nonparametric two-sample testing by betting, 2023; D. G. Horvitz, D. J. Thompson, 1952, for the weights 1/p.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import exp, fsum, log1p
+from typing import Final
+
+from services.inference.domain.rollout.rollout import ALL
+from services.inference.domain.route import Arm
+
+#: Parts of what may be lost at most; each is bet alike.
+PARTS: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+#: Scores of the stable version that say what is usual, and how many say nothing yet.
+USUAL_OF: Final = 200
+USUAL_FROM: Final = 20
+#: Beyond this, evidence is as good as certain and no float overflows.
+_MOST_LOG: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """How good answers of one side were, and so many of them alike."""
+
+    arm: Arm
+    #: The canary's share when they were given.
+    share_permille: int
+    score: float
+    #: What the stable version's scores were on average before; None: too few were known.
+    usual: float | None
+    times: int = 1
+    #: False: their units had scores in an earlier step.
+    first: bool = True
+    #: True: they were given in the step that is under way.
+    in_step: bool = True
+
+
+@dataclass(slots=True)
+class Scores:
+    """All scores of a rollout that count."""
+
+    seen: list[Score] = field(default_factory=list[Score])
+
+    def lower(self, margin: float) -> float:
+        """Gives evidence that the canary's are lower by more than a margin; at most 1 on average when they are not."""
+        return _capital((one for one in self.seen if one.first), margin, sign=1)
+
+    def kept(self, margin: float) -> float:
+        """Gives evidence that in this step the canary's are not lower by the margin or more."""
+        return _capital((one for one in self.seen if one.in_step), margin, sign=-1)
+
+    def count(self, arm: Arm) -> int:
+        """Counts the units of one side that have a score."""
+        return sum(one.times for one in self.seen if one.first and one.arm is arm)
+
+    def mean(self, arm: Arm) -> float:
+        """Gives the average of one side; 0 without scores."""
+        total = fsum(one.times * one.score for one in self.seen if one.first and one.arm is arm)
+        return total / max(self.count(arm), 1)
+
+
+def _capital(scores: Iterable[Score], margin: float, *, sign: int) -> float:
+    """Gives what became of 1 that was bet on all of them.
+
+    Args:
+        sign: 1: on lower than by the margin; -1: on not so low.
+    """
+    logs = [0.0] * len(PARTS)
+    for one in scores:
+        if one.usual is None or not 0 < one.share_permille < ALL:
+            continue
+        share, usual = one.share_permille / ALL, one.usual
+        z = (usual - one.score) / share if one.arm is Arm.CANARY else (one.score - usual) / (1 - share)
+        lowest = max((1 - usual) / share, usual / (1 - share)), max(usual / share, (1 - usual) / (1 - share))
+        # The most that one score can lose; at least 1 - margin, as the two weighted with their shares are 1.
+        most = lowest[0] + margin if sign > 0 else lowest[1] - margin
+        for index, part in enumerate(PARTS):
+            logs[index] += one.times * log1p(part * sign * (z - margin) / most)
+    return fsum(exp(min(one, _MOST_LOG)) for one in logs) / len(PARTS)

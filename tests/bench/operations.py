@@ -1,0 +1,148 @@
+"""Measures what those pay who run a mesh: for traces and metrics pages, until a service is back, and for a rollout.
+
+Run by `make bench-operations`; `BENCH_SHORT=1` takes less time for each figure. What traces cost is told twice: by the
+turns that are made, and by the processor time of one, which stands still when others use the machine, too.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final
+from urllib.request import urlopen
+
+import grpc
+import psutil
+
+from services.launcher import status
+from services.launcher.health import grpc_serving
+from services.launcher.layout import DataDir, read_state
+from services.launcher.ports import metrics_port_name
+from services.launcher.services import SERVICES
+from tests.bench.operations_restart import restarts
+from tests.bench.turn import Bench, benches
+from tests.bench.whole_mesh import SHORT, Report, until
+
+SESSIONS: Final = 64
+SECONDS: Final = 5.0 if SHORT else 20.0
+SCRAPES: Final = 5 if SHORT else 20
+COST_GOAL: Final = 5.0
+SCRAPE_GOAL: Final = 50.0
+START_GOAL: Final = 3.0
+#: Parts of all traces that are recorded: all of them, and what a busy mesh may want.
+RATIOS: Final = (1.0, 0.1)
+
+figure: Final = Report("operations")
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What a mesh makes of its time."""
+
+    turns_per_s: float
+    #: Processor time of all its parts for one turn, milliseconds.
+    cpu_ms: float
+
+
+class Sink(grpc.GenericRpcHandler):
+    """Takes whatever it is sent and looks at none of it: it stands for a collector on another machine."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Answers every method with an empty message."""
+        return grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """Gives the address of a sink that runs while the block does."""
+    server = grpc.server(ThreadPoolExecutor(8), handlers=(Sink(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+async def rate_of(bench: Bench) -> Rate:
+    """Measures a mesh under sessions."""
+    await bench.start(SESSIONS)
+    window = await bench.window(SESSIONS, SECONDS)
+    return Rate(window.turns / window.seconds, sum(window.cores.values()) * window.seconds / window.turns * 1000)
+
+
+async def scrapes(bench: Bench) -> None:
+    """Reads the metrics pages of a mesh under sessions, as Prometheus does."""
+    ports = read_state(DataDir(bench.mesh.data_dir))["ports"]
+    longest: dict[str, list[float]] = {service: [] for service in SERVICES}
+    size = 0
+    for _ in range(SCRAPES):
+        for service, took in longest.items():
+            began = time.perf_counter()
+            size = max(size, await asyncio.to_thread(_read, ports[metrics_port_name(service)]))
+            took.append((time.perf_counter() - began) * 1000)
+    for service, took in longest.items():
+        note = f"worst of {SCRAPES}, under {SESSIONS} sessions; mean {fmean(took):.1f}"
+        figure(f"scrape_ms_{service}", max(took), "ms", goal=SCRAPE_GOAL, note=note)
+    figure("largest_page_kb", size / 1000, "kB")
+
+
+def _read(port: int) -> int:
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+        return len(page.read())
+
+
+async def starts(bench: Bench) -> None:
+    """Ends each service in turn, and measures its next start from its first moment until it serves."""
+    data = bench.mesh.data_dir
+    ports = read_state(DataDir(data))["ports"]
+    for service in SERVICES:
+        before = _pid(data, service)
+        os.kill(before, signal.SIGKILL)
+
+        async def another(service: str = service, before: int = before) -> bool:
+            found = _pid(data, service)
+            return found not in (0, before) and psutil.pid_exists(found)
+
+        await until(another)
+        began = psutil.Process(_pid(data, service)).create_time()
+        await until(grpc_serving(ports[service]))
+        figure(f"start_s_{service}", time.time() - began, "s", goal=START_GOAL, note="from its process to SERVING")
+
+
+def _pid(data: Any, service: str) -> int:
+    return next((child.pid for child in status.status(data).children if child.name == service), 0)
+
+
+async def main() -> None:
+    """Measures a mesh without traces before and after those with them, then pages and starts."""
+    rates: dict[float, list[Rate]] = {}
+    with collector() as url:
+        for ratio in (0.0, *RATIOS, 0.0):
+            on = {"COMITIA_OTLP_ENDPOINT": url, "COMITIA_OTLP_RATIO": str(ratio)}
+            async with benches(on if ratio else {}) as bench:
+                rates.setdefault(ratio, []).append(await rate_of(bench))
+                if ratio == 1.0:
+                    await scrapes(bench)
+    off = Rate(fmean(rate.turns_per_s for rate in rates[0.0]), fmean(rate.cpu_ms for rate in rates[0.0]))
+    for ratio in RATIOS:
+        [on_rate] = rates[ratio]
+        name = f"{ratio * 100:.0f}_percent_of_traces"
+        lost = (1 - on_rate.turns_per_s / off.turns_per_s) * 100
+        note = f"{on_rate.turns_per_s:.0f} turns/s with, {off.turns_per_s:.0f} without"
+        figure(f"throughput_lost_to_{name}", lost, "%", goal=COST_GOAL, note=note)
+        more = (on_rate.cpu_ms / off.cpu_ms - 1) * 100
+        note = f"{on_rate.cpu_ms:.2f} ms a turn with, {off.cpu_ms:.2f} without"
+        figure(f"cpu_spent_on_{name}", more, "%", goal=COST_GOAL, note=note)
+    async with benches() as bench:
+        await starts(bench)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    restarts()

@@ -1,0 +1,99 @@
+"""What scores of answers show, at any time one cares to look."""
+
+from dataclasses import replace
+from datetime import timedelta
+from math import isfinite
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.inference.domain.rollout.judgement import ENOUGH, GOOD, Kind, Seen, Verdict, judge
+from services.inference.domain.rollout.scores import Score, Scores
+from services.inference.domain.route import Arm
+from tests.unit.inference.test_rollout import NOON, a_rollout
+
+SHARES = st.integers(1, 999)
+PARTS = st.floats(0, 1)
+
+
+def a_score(arm: Arm, score: float, *, share: int = 100, usual: float | None = 0.8, times: int = 1) -> Score:
+    return Score(arm=arm, share_permille=share, score=score, usual=usual, times=times)
+
+
+def alike(canary: float, stable: float, *, times: int) -> Seen:
+    """What is seen of both sides at a share of one half."""
+    seen = Seen(scores=Scores([a_score(Arm.CANARY, canary, share=500, times=times)]))
+    seen.scores.seen.append(a_score(Arm.STABLE, stable, share=500, times=times))
+    for arm in Arm:
+        seen.tallies[arm].units = 5_000
+    return seen
+
+
+@given(SHARES, PARTS, PARTS)
+def test_the_next_bet_is_fair_when_both_sides_are_alike_whatever_is_usual(
+    share: int, usual: float, score: float
+) -> None:
+    values = {arm: Scores([a_score(arm, score, share=share, usual=usual)]).lower(0.0) for arm in Arm}
+    assert share / 1000 * values[Arm.CANARY] + (1 - share / 1000) * values[Arm.STABLE] == pytest.approx(1.0, rel=1e-9)
+
+
+@given(SHARES, PARTS, PARTS, st.floats(0, 0.99), st.sampled_from(Arm))
+def test_no_score_loses_all_that_is_bet(share: int, usual: float, score: float, margin: float, arm: Arm) -> None:
+    scores = Scores([a_score(arm, score, share=share, usual=usual, times=3)])
+    for value in (scores.lower(margin), scores.kept(margin)):
+        assert isfinite(value)
+        assert value > 0
+
+
+@given(SHARES, PARTS, PARTS, st.floats(0, 0.99))
+def test_a_canary_that_is_lower_by_just_the_margin_is_a_fair_bet_both_ways(
+    share: int, usual: float, score: float, margin: float
+) -> None:
+    if score < margin:
+        return
+    part, sides = share / 1000, {Arm.STABLE: score, Arm.CANARY: score - margin}
+    for verb in (Scores.lower, Scores.kept):
+        values = {
+            arm: verb(Scores([a_score(arm, one, share=share, usual=usual)]), margin) for arm, one in sides.items()
+        }
+        assert part * values[Arm.CANARY] + (1 - part) * values[Arm.STABLE] == pytest.approx(1.0, rel=1e-9)
+
+
+def test_scores_before_anything_is_usual_or_where_one_side_has_all_say_nothing() -> None:
+    scores = Scores([a_score(Arm.CANARY, 0.0, usual=None, times=90), a_score(Arm.CANARY, 0.0, share=1000, times=90)])
+    assert scores.lower(0.0) == scores.kept(0.1) == 1.0
+    assert scores.count(Arm.CANARY) == 180
+
+
+def test_who_is_scored_more_often_than_its_share_explains_is_not_thought_worse_for_that() -> None:
+    often = Scores([a_score(Arm.CANARY, 0.8, share=10, times=5_000), a_score(Arm.STABLE, 0.8, share=10, times=50)])
+    assert often.lower(0.0) == pytest.approx(1.0)
+
+
+def test_a_canary_of_lower_quality_is_taken_back_and_the_reason_says_by_what() -> None:
+    found = judge(a_rollout(), alike(0.5, 0.8, times=60), now=NOON)
+    assert found.verdict is Verdict.BACK
+    assert found.reason.startswith(
+        "quality: 60 scores of the canary, 0.50 on average, and 60 of the stable version, 0.80"
+    )
+    within = a_rollout(quality_margin=0.4)
+    assert judge(within, alike(0.5, 0.8, times=60), now=NOON).verdict is Verdict.STAY
+
+
+def test_with_a_margin_no_step_is_taken_before_scores_of_that_step_show_that_it_is_kept() -> None:
+    later, asked = NOON + timedelta(seconds=61), a_rollout(quality_margin=0.2)
+    assert judge(a_rollout(), alike(0.8, 0.8, times=3), now=later).verdict is Verdict.STEP
+    assert judge(asked, alike(0.8, 0.8, times=3), now=later).verdict is Verdict.STAY
+    enough = alike(0.8, 0.8, times=200)
+    assert judge(asked, enough, now=later).reason == GOOD
+    enough.scores = Scores([replace(one, in_step=False) for one in enough.scores.seen])
+    assert judge(asked, enough, now=later).verdict is Verdict.STAY
+
+
+def test_a_unit_that_had_a_score_in_an_earlier_step_is_evidence_of_harm_once() -> None:
+    again = [Score(arm=Arm.CANARY, share_permille=500, score=0.0, usual=0.8, times=500, first=False)]
+    seen = Seen(scores=Scores(again))
+    assert seen.value(Kind.QUALITY) == 1.0
+    assert seen.events(Kind.QUALITY, Arm.CANARY) == 0
+    assert Scores(again).kept(0.1) < 1 / ENOUGH
