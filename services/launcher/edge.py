@@ -71,8 +71,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingCertificate:
-    """What the edge shows to callers, PEM."""
+    """What the edge shows to callers, PEM. Files that are moved into their place are taken up at once."""
 
+    #: File of what `render_serving_secret` gives.
+    secret: Path
     certificate_chain: Path
     private_key: Path
 
@@ -201,9 +203,15 @@ def render_edge(settings: EdgeSettings) -> str:
 
 def render_mesh_secrets(files: MeshTlsFiles) -> dict[str, str]:
     """Gives the files by which Envoy finds the certificates of the mesh, and finds them again when they change."""
-    secrets: list[dict[str, Any]] = _part(_environment(), "mesh_secrets", {"files": files})
+    secrets: list[dict[str, Any]] = _part(_environment(), "secrets", {"name": "certificate", "files": files})
     # Envoy wants one secret to a file.
     return {f"{secret['name']}.yaml": yaml.dump({"resources": [secret]}, sort_keys=False) for secret in secrets}
+
+
+def render_serving_secret(files: ServingCertificate) -> str:
+    """Gives the file by which Envoy finds what it shows to callers, and finds it again when it changes."""
+    secrets: list[dict[str, Any]] = _part(_environment(), "secrets", {"name": "serving", "files": files})
+    return yaml.dump({"resources": secrets}, sort_keys=False)
 
 
 def public_rpcs(guards: Mapping[str, Guard], settings: EdgeSettings) -> list[PublicRpc]:

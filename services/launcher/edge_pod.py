@@ -29,6 +29,7 @@ from services.launcher.edge import (
     ServingCertificate,
     render_edge,
     render_mesh_secrets,
+    render_serving_secret,
 )
 from services.launcher.edge_tokens import TokenCheck
 from services.launcher.layout import write_private
@@ -75,6 +76,9 @@ class EdgeWishes(BaseModel):
 def edge_settings(wishes: EdgeWishes, *, mounts: Path = MOUNTS, state: Path = STATE) -> EdgeSettings:
     """Says what Envoy is to be like in a pod."""
     mesh_tls, tls = mounts / "mesh-tls", mounts / "tls"
+    serving = ServingCertificate(
+        secret=state / "serving.yaml", certificate_chain=tls / "tls.crt", private_key=tls / "tls.key"
+    )
     return EdgeSettings(
         listen=Address("0.0.0.0", PREFERRED["edge"]),  # noqa: S104  # the pod's own address
         admin=Address("127.0.0.1", PREFERRED["edge_admin"]),
@@ -82,7 +86,7 @@ def edge_settings(wishes: EdgeWishes, *, mounts: Path = MOUNTS, state: Path = ST
         doors=[Address.parse(wishes.doors)],
         token_check=state / "token_check" / "token_check.json",
         descriptors=state / "comitia.binpb",
-        tls=ServingCertificate(certificate_chain=tls / "tls.crt", private_key=tls / "tls.key") if wishes.tls else None,
+        tls=serving if wishes.tls else None,
         mesh_tls=MeshTlsFiles(
             secrets=state / "secrets",
             certificate_chain=mesh_tls / "tls.crt",
@@ -110,6 +114,8 @@ def render(*, mounts: Path = MOUNTS, state: Path = STATE) -> Path:
     if settings.mesh_tls is not None:
         for name, text in render_mesh_secrets(settings.mesh_tls).items():
             write_private(settings.mesh_tls.secrets / name, text.encode())
+    if settings.tls is not None:
+        write_private(settings.tls.secret, render_serving_secret(settings.tls).encode())
     configuration = state / "edge.json"
     write_private(configuration, render_edge(settings).encode())
     return configuration

@@ -96,7 +96,8 @@ def _inline(schema: Any, definitions: Mapping[str, Any]) -> Any:
 
 
 def _is_secret(field: FieldInfo) -> bool:
-    return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+    parts = (field.annotation, *get_args(field.annotation))
+    return any(part is SecretStr or SecretStr in get_args(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)

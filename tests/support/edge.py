@@ -8,7 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.launcher.edge import Address, EdgeSettings, MeshTlsFiles, render_edge, render_mesh_secrets
+from services.launcher.edge import (
+    Address,
+    EdgeSettings,
+    MeshTlsFiles,
+    render_edge,
+    render_mesh_secrets,
+    render_serving_secret,
+)
 from services.launcher.edge_tokens import TokenCheck
 
 _LIMIT_SECONDS = 15.0
@@ -40,6 +47,8 @@ async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[R
     config.write_text(render_edge(settings))
     if settings.mesh_tls is not None:
         write_mesh_secrets(settings.mesh_tls)
+    if settings.tls is not None:
+        settings.tls.secret.write_text(render_serving_secret(settings.tls))
     with (folder / "envoy.log").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *(envoy(), "-c", str(config), "--admin-address-path", str(ports), "--concurrency", "1"),

@@ -1,6 +1,6 @@
 """Renders the chart by Helm's own code, in a process of its own: its runtime is Go's, which keeps signals to itself.
 
-python -m tests.support.render_chart < cases.json > rendered.json
+python -m tests.support.render_chart helm/comitia < cases.json > rendered.json
 """
 
 import json
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
@@ -49,8 +50,9 @@ class Rendered:
 
     @property
     def text(self) -> str:
-        """All files as one, for golden files."""
-        parts = [f"# {name}\n{text.strip()}\n" for name, text in sorted(self.files.items()) if text.strip()]
+        """All files as one, for golden files, without dashboards and alerts: those are looked at where they lie."""
+        shown = {name: text.strip() for name, text in self.files.items() if not name.endswith("/dashboards.yaml")}
+        parts = [f"# {name}\n{text}\n" for name, text in sorted(shown.items()) if text]
         return "---\n".join(parts)
 
 
@@ -62,10 +64,10 @@ def values_of(*names: str) -> dict[str, Any]:
     return whole
 
 
-def render(cases: Mapping[str, Mapping[str, Any]]) -> dict[str, Rendered]:
+def render(cases: Mapping[str, Mapping[str, Any]], *, chart: Path = CHART) -> dict[str, Rendered]:
     """Renders values by name of the case. `upgrade: true` beside them renders an upgrade, `lint: true` lints too."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.render_chart"],
+        [sys.executable, "-m", "tests.support.render_chart", str(chart)],
         input=json.dumps(cases),
         capture_output=True,
         text=True,
@@ -83,17 +85,17 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def main() -> None:
+def main(path: str) -> None:
     """Renders what is asked for."""
     import helm_python
 
     answers: dict[str, Any] = {}
-    with helm_python.Chart.load(str(CHART)) as chart:
+    with helm_python.Chart.load(path) as chart:
         for name, case in json.load(sys.stdin).items():
             upgrade = case.get("upgrade", False)
             lint: list[str] = []
             if case.get("lint"):
-                said = helm_python.lint(str(CHART), case["values"], namespace=NAMESPACE, strict=True)
+                said = helm_python.lint(path, case["values"], namespace=NAMESPACE, strict=True)
                 lint = [*said["errors"], *(one["error"] for one in said["messages"] if one["severity"] > 1)]
             try:
                 files = chart.render(
@@ -106,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

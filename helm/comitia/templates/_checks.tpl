@@ -10,6 +10,9 @@
   {{- if not $postgres.external.existingSecret -}}
     {{- fail "postgres.external.host is set, so postgres.external.existingSecret must name the Secret with the administrator's address, under the key postgres.external.key." -}}
   {{- end -}}
+  {{- if and (hasPrefix "verify" $postgres.external.sslMode) (not $postgres.external.caSecret) -}}
+    {{- fail (printf "postgres.external.sslMode is %s, so postgres.external.caSecret must name the Secret with the authorities (ca.crt) that the server is held against." $postgres.external.sslMode) -}}
+  {{- end -}}
 {{- else if $postgres.external.host -}}
   {{- fail "postgres.enabled is true and postgres.external.host is set; choose one of the two." -}}
 {{- end -}}
@@ -22,7 +25,12 @@
 {{- if and .Values.milvus.enabled .Values.milvus.external.existingSecret -}}
   {{- fail "milvus.enabled is true and milvus.external.existingSecret is set; choose one of the two." -}}
 {{- end -}}
-{{- $milvusLite := not (or .Values.milvus.enabled .Values.milvus.external.existingSecret) -}}
+{{- if not (or .Values.milvus.enabled .Values.milvus.external.existingSecret) -}}
+  {{- fail "milvus.enabled is false, so milvus.external.existingSecret must name the Secret with the address of Milvus, under the key milvus.external.key." -}}
+{{- end -}}
+{{- if and .Values.localModel.enabled (hasKey .Values.services.inference.settings "local_model_url") -}}
+  {{- fail "localModel.enabled is true and services.inference.settings.local_model_url is set; choose one of the two." -}}
+{{- end -}}
 {{- range $service, $_ := $catalogue -}}
   {{- $values := include "comitia.valuesOf" (dict "root" $ "service" $service) | fromYaml -}}
   {{- $least := int (include "comitia.least" $values) -}}
@@ -44,9 +52,6 @@
   {{- end -}}
   {{- if and (gt $most 1) (eq (include "comitia.claim" (dict "root" $ "service" $service)) "true") -}}
     {{- fail (printf "services.%s has up to %d replicas, which must share one store; set %s.url to an object store, such as s3://bucket/prefix, or leave it at one replica." $service $most (ternary "auditStore" "objectStore" (eq $service "gateway"))) -}}
-  {{- end -}}
-  {{- if and (gt $most 1) (eq $service "memory") $milvusLite -}}
-    {{- fail (printf "services.memory has up to %d replicas, and Milvus Lite belongs to one process; set milvus.enabled, or milvus.external.existingSecret, or leave memory at one replica." $most) -}}
   {{- end -}}
   {{- range $name, $_ := $values.secretSettings -}}
     {{- if hasKey $values.settings $name -}}

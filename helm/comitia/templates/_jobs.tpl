@@ -66,6 +66,11 @@ spec:
 {{- end -}}
 {{- $mounts := list (dict "name" "passwords" "mountPath" "/var/lib/comitia/secrets.json" "subPath" "secrets.json" "readOnly" true) -}}
 {{- $volumes := list (dict "name" "passwords" "secret" (dict "secretName" (printf "%s-database-keys" $fullname) "defaultMode" 288)) -}}
+{{- with include "comitia.postgresAuthorities" . -}}
+{{- $env = append $env (dict "name" "PGSSLROOTCERT" "value" "/etc/comitia/postgres/ca.crt") -}}
+{{- $mounts = append $mounts (dict "name" "postgres" "mountPath" "/etc/comitia/postgres" "readOnly" true) -}}
+{{- $volumes = append $volumes (dict "name" "postgres" "secret" (dict "secretName" . "defaultMode" 288)) -}}
+{{- end -}}
 backoffLimit: {{ .Values.migration.retries }}
 activeDeadlineSeconds: {{ .Values.migration.deadlineSeconds }}
 template:

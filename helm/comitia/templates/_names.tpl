@@ -107,6 +107,10 @@ cost:
 {{- define "comitia.postgresPort" -}}
 {{- if .Values.postgres.enabled -}}5432{{- else -}}{{ .Values.postgres.external.port }}{{- end -}}
 {{- end -}}
+{{/* Secret of the authorities of Postgres, where it is verified; mounted at /etc/comitia/postgres. */}}
+{{- define "comitia.postgresAuthorities" -}}
+{{- if not .Values.postgres.enabled -}}{{ .Values.postgres.external.caSecret }}{{- end -}}
+{{- end -}}
 {{- define "comitia.postgresQuery" -}}
 {{- if and (not .Values.postgres.enabled) .Values.postgres.external.sslMode -}}?sslmode={{ .Values.postgres.external.sslMode }}{{- end -}}
 {{- end -}}

@@ -19,6 +19,7 @@
 {{- $claims := eq (include "comitia.claim" .) "true" -}}
 {{- $at := dict "root" $root "part" $service "values" $values "least" (include "comitia.least" $values) -}}
 {{- $tls := $root.Values.mtls.enabled -}}
+{{- $authorities := include "comitia.postgresAuthorities" $root -}}
 ---
 apiVersion: apps/v1
 kind: {{ ternary "StatefulSet" "Deployment" (hasKey $facts "stateful") }}
@@ -57,9 +58,25 @@ spec:
         {{- include "comitia.podSecurity" $at | nindent 8 }}
       # Calls that run have drainSeconds; then background work is handed over and connections are closed.
       terminationGracePeriodSeconds: {{ add $values.drainSeconds 15 }}
+      {{- $image := include "comitia.image" (dict "root" $root "service" $service "digest" $values.digest) }}
+      {{- if eq $service "gateway" }}
+      initContainers:
+        # The gateway writes this file when its keys change, and wants it to be there before.
+        - name: key-set
+          image: {{ $image }}
+          imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+          args: [python, -c, "import shutil; shutil.copyfile('/etc/comitia/keys/jwks.json', '/var/lib/comitia/jwks.json')"]
+          securityContext:
+            {{- include "comitia.containerSecurity" $at | nindent 12 }}
+          resources:
+            {{- toYaml $values.resources | nindent 12 }}
+          volumeMounts:
+            - {name: keys, mountPath: /etc/comitia/keys, readOnly: true}
+            - {name: state, mountPath: /var/lib/comitia}
+      {{- end }}
       containers:
         - name: {{ $service }}
-          image: {{ include "comitia.image" (dict "root" $root "service" $service "digest" $values.digest) }}
+          image: {{ $image }}
           imagePullPolicy: {{ $root.Values.image.pullPolicy }}
           args: [python, -m, services.{{ $service }}]
           securityContext:
@@ -78,10 +95,13 @@ spec:
           envFrom:
             {{- toYaml . | nindent 12 }}
           {{- end }}
-          {{- range $probe, $of := dict "startupProbe" "ready" "readinessProbe" "ready" "livenessProbe" "live" }}
+          {{- range $probe, $of := dict "startupProbe" "live" "readinessProbe" "ready" "livenessProbe" "live" }}
           {{ $probe }}:
-            {{- if or $tls (eq $of "live") }}
-            # The kubelet has no certificate to show, and a service that waits for another need not be started anew.
+            {{- if eq $of "live" }}
+            # Whether its loop answers: a service that waits for another need not be started anew.
+            httpGet: {path: /live, port: metrics}
+            {{- else if $tls }}
+            # Of gRPC the kubelet cannot ask: it has no certificate to show.
             httpGet: {path: /{{ $of }}, port: metrics}
             {{- else }}
             grpc: {port: {{ $facts.port }}}
@@ -94,6 +114,9 @@ spec:
             - {name: certificate, mountPath: /etc/comitia/tls, readOnly: true}
             {{- end }}
             - {name: state, mountPath: /var/lib/comitia}
+            {{- if $authorities }}
+            - {name: postgres, mountPath: /etc/comitia/postgres, readOnly: true}
+            {{- end }}
             {{- if $claims }}
             - {name: store, mountPath: /var/lib/comitia-store}
             {{- end }}
@@ -111,6 +134,10 @@ spec:
         {{- if $tls }}
         - name: certificate
           secret: {secretName: {{ $fullname }}-{{ $service }}-tls, defaultMode: 0440}
+        {{- end }}
+        {{- with $authorities }}
+        - name: postgres
+          secret: {secretName: {{ . }}, defaultMode: 0440}
         {{- end }}
         - name: state
           emptyDir: {sizeLimit: {{ $values.stateSize }}}
@@ -166,6 +193,9 @@ spec:
 {{- $catalogue := include "comitia.catalogue" $root | fromYaml -}}
 {{- $database := printf "%s:%s/comitia_%s%s" (include "comitia.postgresHost" $root) (include "comitia.postgresPort" $root) $service (include "comitia.postgresQuery" $root) -}}
 - {name: MALLOC_ARENA_MAX, value: "2"}
+{{- if include "comitia.postgresAuthorities" $root }}
+- {name: PGSSLROOTCERT, value: /etc/comitia/postgres/ca.crt}
+{{- end }}
 - name: POD_IP
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 - name: POD_NAME
@@ -227,12 +257,14 @@ spec:
 {{- end }}
 {{- if eq $service "inference" }}
 - {name: {{ $own }}REGISTRY_PATH, value: /var/lib/comitia/registry}
+{{- if $root.Values.localModel.enabled }}
+- {name: {{ $own }}LOCAL_MODEL_URL, value: "http://{{ $fullname }}-local-model:7450"}
+{{- end }}
 {{- end }}
 {{- if eq $service "memory" }}
-- {name: {{ $own }}DATA_DIR, value: /var/lib/comitia}
 {{- if $root.Values.milvus.enabled }}
 - {name: {{ $own }}MILVUS_URL, value: "http://{{ $fullname }}-milvus:19530"}
-{{- else if $root.Values.milvus.external.existingSecret }}
+{{- else }}
 - name: {{ $own }}MILVUS_URL
   valueFrom: {secretKeyRef: {name: {{ $root.Values.milvus.external.existingSecret }}, key: {{ $root.Values.milvus.external.key }}}}
 {{- end }}

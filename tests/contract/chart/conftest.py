@@ -31,6 +31,10 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         {"postgres": {"enabled": False, "external": {"host": "db"}}},
         "postgres.external.existingSecret must name the Secret",
     ),
+    "a Postgres that nobody can verify": (
+        {"postgres": {"enabled": False, "external": {"host": "d", "existingSecret": "s", "sslMode": "verify-full"}}},
+        "postgres.external.caSecret must name the Secret",
+    ),
     "two Postgres": ({"postgres": {"external": {"host": "db"}}}, "choose one of the two"),
     "no NATS": ({"nats": {"enabled": False}}, "nats.external.existingSecret must name the Secret"),
     "no gateway": ({"services": {"gateway": {"replicas": 0}}}, "services.gateway would have no replica"),
@@ -39,9 +43,10 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         {"services": {"orchestrator": {"replicas": 2}}},
         "set objectStore.url to an object store",
     ),
-    "two memories with Milvus Lite": (
-        {"services": {"memory": {"replicas": 2}}},
-        "Milvus Lite belongs to one process",
+    "no Milvus": ({"milvus": {"enabled": False}}, "milvus.external.existingSecret must name the Secret"),
+    "two local models": (
+        {"localModel": {"enabled": True}, "services": {"inference": {"settings": {"local_model_url": "http://m"}}}},
+        "localModel.enabled is true and services.inference.settings.local_model_url is set",
     ),
     "less than least": (
         {"services": {"cost": {"autoscaling": {"enabled": True, "maxReplicas": 1}}}},

@@ -24,13 +24,12 @@ ROOT: Final = CHART.parents[1]
 #: What one machine needs and a cluster does not, and the other way round.
 ONLY_LAUNCHER: Final = {"COMITIA_GATEWAY_OIDC_REACH_LOCAL", "COMITIA_INFERENCE_CLAIM_SECONDS"}
 ONLY_CHART: Final = frozenset(
-    "JWKS_FROM_GATEWAY EDGE_NETWORKS LOG_LEVEL NOTICE_SECONDS DRAIN_SECONDS PEER_ADDRESS MILVUS_URL"
-    " OTLP_ENDPOINT".split()
+    "JWKS_FROM_GATEWAY EDGE_NETWORKS LOG_LEVEL NOTICE_SECONDS DRAIN_SECONDS PEER_ADDRESS OTLP_ENDPOINT".split()
 )
 #: Variable that says where each port is listened at.
 _LISTENING: Final = {"grpc": "LISTEN", "metrics": "METRICS_LISTEN", "doors": "DOORS_LISTEN"}
 #: Read by no settings: what addresses are put together from, and the allocator.
-HELPING: Final = {"MALLOC_ARENA_MAX", "POD_IP", "POD_NAME", "APP_PASSWORD", "MAINTENANCE_PASSWORD"}
+HELPING: Final = {"MALLOC_ARENA_MAX", "PGSSLROOTCERT", "POD_IP", "POD_NAME", "APP_PASSWORD", "MAINTENANCE_PASSWORD"}
 
 
 def workload(rendered: Rendered, service: str) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def test_a_service_is_told_what_it_is_told_by_comitia_up(
     told = service_environment(service, facts).keys() - ONLY_LAUNCHER - {"MALLOC_ARENA_MAX"}
     given = environment(renders["production"], service).keys() - HELPING
     own = f"COMITIA_{service.upper()}_"
-    # NATS is named to those alone who speak to it, and Milvus Lite needs a folder only where there is no Milvus.
+    # NATS is named to those alone who speak to it, and only Milvus Lite, which no image holds, needs a folder.
     not_needed = {own + "NATS_URL", own + "DATA_DIR"}
     assert told - not_needed - given == set()
     chosen = {own + name for name in (*ONLY_CHART, *map(str.upper, _configured("production", service)))}
@@ -131,6 +130,7 @@ def test_who_may_call_whom_is_who_does(renders: dict[str, Rendered]) -> None:
             if "podSelector" in peer
         ]
         stores = {"postgres"} | ({"nats"} if "settings.nats_url" in wiring else set())
+        stores |= {"milvus"} if "settings.milvus_url" in wiring else set()
         assert sorted(components) == sorted(calls | stores)
         for called in calls:
             ingress = renders["default"].named("NetworkPolicy", called)["spec"]["ingress"][0]

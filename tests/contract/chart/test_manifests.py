@@ -1,19 +1,22 @@
 """What the chart makes is what Kubernetes takes, no looser than it must be, and changes only where it is meant to."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 from kubernetes_validate import utils
 
 from tests.contract.chart.conftest import CONTRADICTIONS
 from tests.contract.chart.golden import GOLDEN, golden_file
-from tests.support.chart import described
-from tests.support.render_chart import Rendered
+from tests.support.chart import CHART, described
+from tests.support.render_chart import Rendered, render
 
 #: Of others, whose schemas Kubernetes does not know.
 FOREIGN: Final = (
@@ -110,6 +113,21 @@ def test_an_upgrade_only_drops_the_job_of_the_first_migration(renders: dict[str,
     gone = [one["metadata"]["name"] for one in first.objects if one not in later.objects]
     assert gone == ["comitia-migrate-first"]
     assert all(one in first.objects for one in later.objects)
+
+
+def test_dashboards_and_alerts_become_objects_as_they_lie(tmp_path: Path) -> None:
+    chart = tmp_path / "comitia"
+    shutil.copytree(CHART, chart)
+    for file in (*chart.glob("files/rules/*.yaml"), *chart.glob("files/dashboards/*.json")):
+        file.unlink()
+    rule = "groups:\n- name: a\n  rules:\n  - {alert: A, expr: up, annotations: {summary: '{{ $labels.b }} is down'}}\n"
+    (chart / "files" / "rules" / "one.yaml").write_text(rule)
+    dashboard = json.dumps({"title": "One", "legend": "{{queue}}"}, indent=1)
+    (chart / "files" / "dashboards" / "one.json").write_text(dashboard)
+    flags = {"rules": {"enabled": True}, "dashboards": {"enabled": True}}
+    rendered = render({"one": {"values": {"monitoring": flags}}}, chart=chart)["one"]
+    assert rendered.named("PrometheusRule", "one")["spec"] == yaml.safe_load(rule)
+    assert rendered.named("ConfigMap", "dashboard-one")["data"] == {"one.json": dashboard}
 
 
 def test_every_value_has_a_sentence() -> None:

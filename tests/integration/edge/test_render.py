@@ -3,14 +3,9 @@
 import json
 import subprocess
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from comitia.guard_table import GUARDS
 from services.launcher.edge import (
@@ -20,6 +15,7 @@ from services.launcher.edge import (
     ServingCertificate,
     public_rpcs,
     render_edge,
+    render_serving_secret,
 )
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.testing.mesh_keys import MeshKeys
@@ -34,20 +30,12 @@ def settings(tmp_path: Path) -> EdgeSettings:
 
 
 def certificate(folder: Path) -> ServingCertificate:
-    """Makes a certificate that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now)
-        .not_valid_after(now + timedelta(days=1))
-        .sign(key, hashes.SHA256())
+    """Makes what the edge shows to callers, and the file that says where it is."""
+    shown = Authority().equips("edge", folder / "serving")
+    files = ServingCertificate(
+        secret=folder / "serving.yaml", certificate_chain=shown.certificate, private_key=shown.key
     )
-    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    files = ServingCertificate(certificate_chain=folder / "edge.pem", private_key=folder / "edge.key")
-    files.certificate_chain.write_bytes(made.public_bytes(pem))
-    files.private_key.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()))
+    files.secret.write_text(render_serving_secret(files))
     return files
 
 

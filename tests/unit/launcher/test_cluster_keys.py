@@ -92,7 +92,7 @@ def api() -> Iterator[tuple[str, dict[str, Any]]]:
             held[self.path] = made
             self._say(200, made)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             """Says nothing."""
 
         def _body(self) -> Any:
