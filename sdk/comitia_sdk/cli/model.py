@@ -1,12 +1,12 @@
 """`comitia model`: the tenant's own models, names to ask for, and rollouts."""
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from comitia_sdk.cli.chat import chat
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.model_add import add
 from comitia_sdk.cli.model_batch import app as batch_app
 from comitia_sdk.cli.model_registry import (
     AT,
@@ -17,7 +17,6 @@ from comitia_sdk.cli.model_registry import (
     rollouts,
     routes,
     show,
-    show_checked,
 )
 from comitia_sdk.cli.model_route import route
 from comitia_sdk.cli.models import models
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
 app.command("list")(models)
+app.command()(add)
 app.command()(show)
 app.command()(route)
 app.command()(chat)
@@ -42,52 +42,6 @@ app.add_typer(batch_app, name="batch")
 
 RolloutId = Annotated[str, typer.Argument(metavar="ROLLOUT", help="Id, `rollout_…`.")]
 _COMPARED = ("shadow", "calls", "same form", "words alike", "failed", "time", "cost", "characters", "not made")
-
-
-@app.command()
-def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name to ask for, such as `acme/writer`.")],
-    model: Annotated[str, typer.Option(help="Model as the provider names it.")],
-    adapter: Annotated[str, typer.Option(help="Who speaks to it.")] = "openai",
-    base_url: Annotated[str, typer.Option(help="Where it is, unless where its provider usually is.")] = "",
-    provider: Annotated[str, typer.Option(help="Who is paid, as `comitia prices` knows it.")] = "",
-    key_from: Annotated[
-        str, typer.Option(metavar="VARIABLE", help="Variable of the environment that holds the provider's key.")
-    ] = "",
-    embeds: Annotated[bool, typer.Option("--embeds", help="A new model makes vectors instead of answers.")] = False,
-    form: Annotated[
-        str, typer.Option(help="How it is asked: `wire`, by the mesh itself, or `sdk`, by its provider's own client.")
-    ] = "",
-    output: FormOption = Form.TABLE,
-) -> None:
-    """Registers a model, or a new version of one, and checks it with one small call.
-
-    Example:  comitia model add acme/writer --model gpt-4o-mini --key-from OPENAI_API_KEY
-
-    Example:  comitia model add acme/writer --model claude-haiku-4-5 --adapter anthropic --form sdk
-    """
-    key = os.environ.get(key_from, "") if key_from else ""
-    if key_from and not key:
-        raise typer.BadParameter(f"the variable {key_from} is not set", param_hint="--key-from")
-    with client() as mesh:
-        known = {one.name: one.deployment_id for one in mesh.models.list() if one.deployment_id}
-        if name in known:
-            made = mesh.models.add_version(
-                known[name], adapter=adapter, model=model, base_url=base_url, api_key=key, provider=provider, form=form
-            )
-        else:
-            made = mesh.models.register(
-                name,
-                adapter=adapter,
-                model=model,
-                base_url=base_url,
-                api_key=key,
-                provider=provider,
-                embeds=embeds,
-                form=form,
-            )
-        checked = mesh.models.check(made.deployment_id, made.versions[0].version)
-    show_checked(output, name, checked, deployment_id=made.deployment_id)
 
 
 @app.command()

@@ -77,6 +77,7 @@ class AsyncModels:
         provider: str = "",
         embeds: bool = False,
         form: str = "",
+        says: model_pb2.ModelVersion | None = None,
     ) -> model_pb2.ModelDeployment:
         """Registers a model of the tenant's own; it is asked once `check` finds it ready.
 
@@ -86,10 +87,11 @@ class AsyncModels:
             provider: who is paid, as price lists know it; empty: whoever the adapter usually pays.
             embeds: True for a model that makes vectors instead of answers.
             form: `wire`, asked by the mesh itself, or `sdk`, by its provider's official client; empty: as usual.
+            says: what else is to be known of it, such as its tier, region, window, capabilities and limits.
         Raises: InvalidRequest, AlreadyExists.
         """
         task = model_pb2.MODEL_TASK_EMBED if embeds else model_pb2.MODEL_TASK_GENERATE
-        version = _version(adapter=adapter, model=model, base_url=base_url, provider=provider, form=form)
+        version = _version(says, adapter=adapter, model=model, base_url=base_url, provider=provider, form=form)
         request = model_service_pb2.CreateModelDeploymentRequest(name=name, task=task, version=version, api_key=api_key)
         return (await self._connection.call(self._models.CreateModelDeployment, request)).deployment
 
@@ -103,12 +105,13 @@ class AsyncModels:
         api_key: str = "",
         provider: str = "",
         form: str = "",
+        says: model_pb2.ModelVersion | None = None,
     ) -> model_pb2.ModelDeployment:
         """Adds a version. Without a key of its own it is asked with that of the version before.
 
         Raises: NotFound. InvalidRequest: another adapter or address (scheme, host, port) needs a key of its own.
         """
-        version = _version(adapter=adapter, model=model, base_url=base_url, provider=provider, form=form)
+        version = _version(says, adapter=adapter, model=model, base_url=base_url, provider=provider, form=form)
         request = model_service_pb2.AddModelVersionRequest(
             deployment_id=deployment_id, version=version, api_key=api_key
         )
@@ -285,11 +288,12 @@ def message(
     return content_pb2.Message(role=role, parts=[content_pb2.Part(text=content_pb2.TextPart(text=text))])
 
 
-def _version(*, adapter: str, model: str, base_url: str, provider: str, form: str) -> model_pb2.ModelVersion:
-    return model_pb2.ModelVersion(
-        adapter=adapter,
-        model=model,
-        base_url=base_url,
-        provider=provider,
-        form=model_pb2.AdapterForm.ValueType(number_of(model_pb2.AdapterForm, form, field="form") if form else 0),
-    )
+def _version(
+    says: model_pb2.ModelVersion | None, *, adapter: str, model: str, base_url: str, provider: str, form: str
+) -> model_pb2.ModelVersion:
+    version = model_pb2.ModelVersion(adapter=adapter, model=model, base_url=base_url, provider=provider)
+    if says is not None:
+        version.MergeFrom(says)
+    if form:
+        version.form = model_pb2.AdapterForm.ValueType(number_of(model_pb2.AdapterForm, form, field="form"))
+    return version

@@ -85,6 +85,7 @@ def test_a_talk_goes_on_until_the_input_ends(comitia: Comitia, monkeypatch: pyte
         ("model list", "openai/gpt-4o-mini"),
         ("model add acme/writer --model gpt-4o-mini", "acme/writer@1"),
         ("model add acme/writer --model claude-haiku-4-5 --adapter anthropic --form sdk", "acme/writer@1"),
+        ("model add acme/llama --model l --adapter ollama --tier silver --can tools --region eu", "acme/llama@1"),
         ("model add acme/vectors --model text-embedding-3-small --embeds", "acme/vectors@1"),
         ("model show acme/mini", "PROVIDER_REFUSED: the key is wrong"),
         ("model show stub", "of the settings"),
@@ -161,6 +162,12 @@ def test_each_command_shows_its_answer_to_people_and_to_programs(comitia: Comiti
 
     assert shows in comitia(*arguments).out
     assert isinstance(json.loads(comitia(*arguments, "-o", "json").out), dict | list)
+
+
+def test_a_tier_and_a_capability_are_ones_that_there_are(comitia: Comitia) -> None:
+    for option, wrong in (("--tier", "platinum"), ("--can", "fly")):
+        refused = comitia("model", "add", "acme/mini", "--model", "m", option, wrong, code=2)
+        assert f"{wrong!r} is none of" in refused.err
 
 
 def test_a_route_is_deleted_by_its_name(comitia: Comitia) -> None:
