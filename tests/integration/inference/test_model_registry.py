@@ -176,7 +176,7 @@ async def test_a_model_that_makes_no_vectors_is_refused_and_never_asked(
     checked = await an_embedder(mesh, second)
     assert checked.state == model_pb2.MODEL_VERSION_STATE_REFUSED
     assert found in checked.check_failures[0]
-    assert await mesh.refused("Embed", some_texts("x")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Embed", some_texts("x")) == "precondition/MODEL_NOT_READY"
 
 
 async def test_a_model_that_embeds_and_is_retired_is_asked_no_more(
@@ -230,14 +230,14 @@ async def test_a_version_that_does_not_answer_is_refused_and_never_asked(
         name="acme/wrong", version=a_version(second), api_key="sk-wrong"
     )
     made = (await mesh.call("CreateModelDeployment", request)).deployment
-    assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
-    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "precondition/MODEL_NOT_READY"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "precondition/MODEL_NOT_READY"
     second.next(Behaviour(status=401))
     checked = await checked_version(mesh, made.deployment_id, 1)
     assert checked.state == model_pb2.MODEL_VERSION_STATE_REFUSED
     assert "PROVIDER_REFUSED" in checked.check_failures[0]
-    assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "not_found/MODEL_NOT_FOUND"
-    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong")) == "precondition/MODEL_NOT_READY"
+    assert await mesh.refused("Generate", a_request(model="acme/wrong@1")) == "precondition/MODEL_NOT_READY"
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ async def test_what_a_version_says_of_its_making_is_ignored(mesh: InferenceMesh,
     (made,) = (await mesh.call("CreateModelDeployment", request)).deployment.versions
     assert (made.version, made.state, list(made.check_failures)) == (1, model_pb2.MODEL_VERSION_STATE_CHECKING, [])
     assert made.create_time.seconds > LONG_AGO.seconds
-    assert await mesh.refused("Generate", a_request(model="acme/writer")) == "not_found/MODEL_NOT_FOUND"
+    assert await mesh.refused("Generate", a_request(model="acme/writer")) == "precondition/MODEL_NOT_READY"
 
 
 async def test_what_a_rollout_says_of_its_course_is_ignored(mesh: InferenceMesh) -> None:
