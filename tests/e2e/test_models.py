@@ -66,8 +66,9 @@ async def test_a_model_that_embeds_is_asked_at_the_door_and_paid_for(ai: AsyncOp
         api_key=KEY,
         embeds=True,
     )
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.BadRequestError) as unready:
         await ai.embeddings.create(model="acme/vectors", input="one")
+    assert unready.value.code == "model_not_ready"
     checked = await tenant.client.models.check(made.deployment_id, 1)
     assert checked.state == model_pb2.MODEL_VERSION_STATE_READY, checked.check_failures
     for name in ("acme/vectors", "acme/vectors@1", "text-embedding-3-large"):
