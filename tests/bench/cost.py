@@ -33,6 +33,7 @@ from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto.kek_file import create_kek_file
 from services.meshkit.grpc.channel import call_metadata, channel
 from services.meshkit.process import collect_rarely
 from services.meshkit.sql.migrations import migrate
@@ -268,6 +269,7 @@ async def main() -> None:
 async def served(folder: Path, keys: MeshKeys, urls: DatabaseUrls) -> AsyncIterator[tuple[str, int]]:
     """Runs `python -m services.cost` while the block runs; gives its address and its process."""
     address = f"127.0.0.1:{free_port()}"
+    create_kek_file(folder / "kek")
     settings = {
         "listen": address,
         "database_url": urls.app,

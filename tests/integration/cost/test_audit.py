@@ -21,6 +21,7 @@ from comitia.cost.v1 import budget_service_pb2 as pb
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid
+from services.meshkit.crypto.kek_file import create_kek_file
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.sql.audit import STREAMS
 from services.meshkit.testing.mesh_keys import MeshKeys
@@ -192,6 +193,7 @@ async def test_a_flood_of_refusals_is_one_entry_and_the_rest_is_counted_for_anot
 async def cost_process(mesh: CostMesh, folder: Path, **changes: str) -> AsyncIterator[tuple[CostMesh, Process]]:
     """Runs cost as a process of its own on the mesh's database, killed at the end if it lives."""
     port = free_port()
+    create_kek_file(folder / "kek")
     settings = {
         "listen": f"127.0.0.1:{port}",
         "database_url": mesh.urls.app,
