@@ -95,7 +95,7 @@ tried_answer: Final = Table(
     Index("ix_tried_answer_answer_time", "answer_time"),
 )
 
-#: How good somebody said that answers were, hundredths: the first score of each unit in each step.
+#: How good somebody said that answers were: the first score of each unit in each step.
 rollout_score: Final = Table(
     "rollout_score",
     metadata,
@@ -107,7 +107,7 @@ rollout_score: Final = Table(
     Column("share_permille", Integer, nullable=False),
     Column("score_percent", Integer, nullable=False),
     # What the stable version's were on average before it; null: too few were known.
-    Column("usual_percent", Integer),
+    Column("usual_permille", Integer),
     # The first of its unit in the whole rollout.
     Column("first", Boolean, nullable=False),
     Column("score_time", DateTime(timezone=True), nullable=False),

@@ -21,6 +21,8 @@ from services.meshkit.sql.scope import Scope
 _AT_ONCE: Final = 1_000
 #: Scores count in hundredths, so that many of them are alike and a rollout is judged by few rows.
 _HUNDREDTHS: Final = 100
+#: What is usual counts finer: rounding it would move the margin of all scores to one side.
+_PERMILLE: Final = 1_000
 
 
 async def keep_tried(scope: Scope, tenant: TenantId, answers: Sequence[TriedAnswer]) -> None:
@@ -71,11 +73,12 @@ async def score_tried(
         .limit(USUAL_OF)
         .subquery()
     )
-    usual = select(case((func.count() >= USUAL_FROM, func.round(func.avg(latest.c.score_percent))))).scalar_subquery()
+    average = func.round(func.avg(latest.c.score_percent) * (_PERMILLE // _HUNDREDTHS))
+    usual = select(case((func.count() >= USUAL_FROM, average))).scalar_subquery()
     values = {
         **{name: literal(row[name], columns[name].type) for name in _OF_THE_ANSWER},
         "score_percent": literal(round(quality * _HUNDREDTHS)),
-        "usual_percent": usual,
+        "usual_permille": usual,
         "first": not_(exists().where(of_rollout, columns.unit == row["unit"])),
         "score_time": func.clock_timestamp(),
     }
@@ -100,7 +103,7 @@ async def read_scores(scope: Scope, tenant: TenantId, rollout: UUID, *, step: in
         columns.canary,
         columns.share_permille,
         columns.score_percent,
-        columns.usual_percent,
+        columns.usual_permille,
         columns.first,
         in_step,
     )
@@ -115,7 +118,7 @@ async def read_scores(scope: Scope, tenant: TenantId, rollout: UUID, *, step: in
                 arm=Arm.CANARY if row.canary else Arm.STABLE,
                 share_permille=row.share_permille,
                 score=row.score_percent / _HUNDREDTHS,
-                usual=None if row.usual_percent is None else row.usual_percent / _HUNDREDTHS,
+                usual=None if row.usual_permille is None else row.usual_permille / _PERMILLE,
                 times=row.times,
                 first=row.first,
                 in_step=row.in_step,

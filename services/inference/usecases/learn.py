@@ -71,10 +71,12 @@ class LearnRoutes:
         Raises: MeshError: the database is away.
         """
         async with self._telling:
-            await self._tell()
+            failed = await self._tell()
             if whole or self._read is None:
                 self._read, arms = await self._records.since(self._read)
                 self._bandits.know(arms)
+        for failure in failed.values():
+            raise failure
 
     async def judge(self, principal: Principal, hold_id: str, quality: float) -> None:
         """Takes in how good an answer was, once, up to a day after it.
@@ -93,17 +95,21 @@ class LearnRoutes:
 
     async def _judge(self, principal: Principal, hold_id: str, quality: float) -> None:
         async with self._telling:
-            await self._tell()
+            failed = await self._tell()
+            # What goes wrong with other tenants is theirs, and is heard of at the next look.
+            if principal.tenant in failed:
+                raise failed[principal.tenant]
             arms = await self._records.judge(principal.tenant, hold_id, quality, project=principal.project)
             self._bandits.know(arms)
 
-    async def _tell(self) -> None:
+    async def _tell(self) -> dict[TenantId, MeshError]:
+        """Tells what is new here; gives what went wrong with which tenants. Raises: MeshError: no database answers."""
         of_tenant: dict[TenantId, tuple[dict[ArmName, Learnt], list[GivenAnswer]]] = defaultdict(lambda: ({}, []))
         for name, one in self._bandits.taken().items():
             of_tenant[name.tenant][0][name] = one
         for whose, answers in self._given.taken().items():
             of_tenant[whose][1].extend(answers)
-        failure: MeshError | None = None
+        failed: dict[TenantId, MeshError] = {}
         try:
             while of_tenant:
                 tenant, (learnt, answered) = next(iter(of_tenant.items()))
@@ -113,7 +119,7 @@ class LearnRoutes:
                     if error.kind in _AWAY:
                         raise
                     # What goes wrong with one tenant keeps no other from being told.
-                    failure = error
+                    failed[tenant] = error
                     self._put_back(learnt, answered)
                 else:
                     self._bandits.know(arms)
@@ -121,8 +127,7 @@ class LearnRoutes:
         finally:
             for learnt, answered in of_tenant.values():
                 self._put_back(learnt, answered)
-        if failure is not None:
-            raise failure
+        return failed
 
     def _put_back(self, learnt: dict[ArmName, Learnt], answered: list[GivenAnswer]) -> None:
         self._bandits.put_back(learnt)

@@ -1,12 +1,20 @@
 """Lists what the mesh can ask."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from services.inference.domain.deployment import Deployments, DeploymentVersion
 from services.inference.domain.registered import RegisteredDeployment
 from services.inference.usecases.ports import PriceList
 from services.inference.usecases.registry_ports import RegistryReader
+from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal
+from services.meshkit.telemetry.logs import logger
+
+#: What says that cost cannot be asked now.
+_AWAY: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.EXHAUSTED})
+
+log = logger(__name__)
 
 Installed = Sequence[tuple[DeploymentVersion, bool]]
 Registered = Sequence[tuple[RegisteredDeployment, bool]]
@@ -35,7 +43,17 @@ class ListModels:
         ]
 
     async def one(self, principal: Principal, deployment_id: str) -> tuple[RegisteredDeployment, bool]:
-        """Gives one of the tenant's, with all its versions. Raises: ModelNotFound; Unavailable: as above."""
+        """Gives one of the tenant's, with all its versions. While cost is away it counts as one without a price.
+
+        Raises: ModelNotFound.
+        """
         own = await self._registered.deployment(principal.tenant, deployment_id)
         newest = [one.version for one in own.versions[:1]]
-        return own, bool(await self._prices.priced(principal, newest))
+        try:
+            return own, bool(await self._prices.priced(principal, newest))
+        except MeshError as error:
+            # Models are looked at while things are down.
+            if error.kind not in _AWAY:
+                raise
+            log.warning("whether a model has a price is not known", deployment_id=deployment_id, error=error.message)
+            return own, False

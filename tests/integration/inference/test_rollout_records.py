@@ -1,20 +1,28 @@
 """What replicas say they have seen of rollouts, by step, and for how long it is kept."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.inference.domain.rollout.rollout import Rollout
 from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
-from services.inference.domain.route import Arm
+from services.inference.domain.route import Arm, Trial
+from services.inference.storage.lesson_records import JUDGED_WITHIN
 from services.inference.storage.rollout_records import EVIDENCE_KEPT, SqlRolloutRecords
+from services.inference.storage.tried_answers import keep_tried, score_tried
+from services.inference.usecases.learning_ports import TriedAnswer
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.scope import tenant_scope
 from tests.integration.inference.conftest import Surroundings
+from tests.unit.inference.test_rollout import a_rollout
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -51,6 +59,56 @@ async def test_replicas_add_up_what_they_saw_in_a_step(
     assert (first.tallies[Arm.CANARY].units, first.tallies[Arm.CANARY].bad[Metric.ERROR]) == (200, 5)
     assert (second.tallies[Arm.CANARY].units, second.tallies[Arm.CANARY].bad[Metric.ERROR]) == (7, 0)
     assert first.evidence[Metric.ERROR].canary == second.evidence[Metric.ERROR].canary == 1
+
+
+def tried(rollout: Rollout, unit: int) -> TriedAnswer:
+    arm = Arm.STABLE
+    trial = Trial(tenant=TENANT, rollout=rollout, unit=b"%d" % unit, arm=arm, project="p")
+    return TriedAnswer(hold_id=SystemIds().new("hold"), trial=trial)
+
+
+@asynccontextmanager
+async def begun(surroundings: Surroundings, *rollouts: Rollout) -> AsyncIterator[AsyncEngine]:
+    """Has rollouts stand in the database as they are; gives its owner."""
+    async with sql_engine(surroundings.urls.migrator, pool_size=1) as owner:
+        async with owner.begin() as connection:
+            for one in rollouts:
+                await connection.execute(
+                    text(
+                        "INSERT INTO model_rollout (tenant_id, rollout_id, route, spec, state, step, share_permille,"
+                        " revision, started_time, step_time)"
+                        " VALUES (:tenant, :rollout, :route, '{}', :state, 0, 100, 1, now(), now())"
+                    ),
+                    {
+                        "tenant": TENANT,
+                        "rollout": to_uuid(one.id, "rollout"),
+                        "route": one.id,
+                        "state": one.state.value,
+                    },
+                )
+        try:
+            yield owner
+        finally:
+            async with owner.begin() as connection:
+                await connection.execute(
+                    text("DELETE FROM model_rollout WHERE tenant_id = :tenant"), {"tenant": TENANT}
+                )
+
+
+async def test_what_is_usual_is_known_to_a_thousandth(
+    replicas: tuple[SqlRolloutRecords, SqlRolloutRecords], surroundings: Surroundings
+) -> None:
+    rollout = a_rollout(id=SystemIds().new("rollout"))
+    answers = [tried(rollout, unit) for unit in range(21)]
+    async with begun(surroundings, rollout), sql_engine(surroundings.urls.app, pool_size=1) as app:
+        async with tenant_scope(app, TENANT, audited=False) as scope:
+            await keep_tried(scope, TENANT, answers)
+            for score, one in zip([0.9, *[0.8] * 20], answers, strict=True):
+                hold = to_uuid(one.hold_id, "hold")
+                assert await score_tried(scope, TENANT, hold, score, project=None, within=JUDGED_WITHIN)
+            await scope.commit()
+        scores = (await replicas[0].seen(TENANT, rollout.id, step=0)).scores
+        assert {one.usual for one in scores.seen} == {None, 0.805}
 
 
 async def test_what_a_rollout_was_judged_by_is_kept_for_a_while_after_its_end(

@@ -305,6 +305,22 @@ async def test_a_reported_quality_changes_what_was_learnt_of_the_answer() -> Non
     assert (after.pulls, after.sums[0] < before.sums[0]) == (1, True)
 
 
+async def test_a_quality_is_taken_in_whatever_goes_wrong_with_another_tenant() -> None:
+    records, route, other = MemoryLessons(), a_bandit(), TenantId(uuid4())
+    bandits, given = Bandits(dice=Random(5)), GivenAnswers()
+    tell = LearnRoutes(bandits, given, records, clock=FakeClock())
+    lesson = bandits.lesson(TENANT, route, OPENAI, (), "")
+    given.note(Candidate(version=OPENAI, lesson=lesson), GOOD, bandits.note(lesson, GOOD))
+    bandits.note(bandits.lesson(other, route, OPENAI, (), ""), GOOD)
+    records.refused.add(other)
+    await tell.judge(ANNA, GOOD.hold_id, 0.0)
+    assert GOOD.hold_id not in records.answers
+    records.refused = {TENANT}
+    bandits.note(lesson, GOOD)
+    with pytest.raises(Invalid, match="row"):
+        await tell.judge(ANNA, GOOD.hold_id, 0.0)
+
+
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), float("inf")])
 async def test_a_quality_that_is_none_is_refused(score: float) -> None:
     with pytest.raises(Invalid, match="score"):

@@ -1,15 +1,18 @@
 """What scores of answers show, at any time one cares to look."""
 
+from collections import deque
 from dataclasses import replace
 from datetime import timedelta
 from math import isfinite
+from random import Random
+from statistics import fmean
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.domain.rollout.judgement import ENOUGH, GOOD, Kind, Seen, Verdict, judge
-from services.inference.domain.rollout.scores import Score, Scores
+from services.inference.domain.rollout.judgement import ALPHA, ENOUGH, GOOD, Kind, Seen, Verdict, judge
+from services.inference.domain.rollout.scores import USUAL_OF, Score, Scores
 from services.inference.domain.route import Arm
 from tests.unit.inference.test_rollout import NOON, a_rollout
 
@@ -69,6 +72,48 @@ def test_scores_before_anything_is_usual_or_where_one_side_has_all_say_nothing()
 def test_who_is_scored_more_often_than_its_share_explains_is_not_thought_worse_for_that() -> None:
     often = Scores([a_score(Arm.CANARY, 0.8, share=10, times=5_000), a_score(Arm.STABLE, 0.8, share=10, times=50)])
     assert often.lower(0.0) == pytest.approx(1.0)
+
+
+def test_no_scores_of_the_canary_show_nothing() -> None:
+    seen = alike(0.8, 0.8, times=600)
+    seen.scores = Scores([a_score(Arm.STABLE, 0.8, times=600)])
+    assert seen.scores.kept(0.1) == seen.scores.lower(0.1) == pytest.approx(1.0)
+    assert judge(a_rollout(quality_margin=0.1), seen, now=NOON + timedelta(hours=1)).verdict is Verdict.STAY
+
+
+def test_a_canary_scored_half_or_twice_as_often_is_judged_by_the_margin_that_was_asked_for() -> None:
+    half = Scores([a_score(Arm.CANARY, 0.65, times=1_000), a_score(Arm.STABLE, 0.8, times=19_000)])
+    assert half.kept(0.1) < 1
+    twice = Scores([a_score(Arm.CANARY, 0.74, times=4_000), a_score(Arm.STABLE, 0.8, times=16_000)])
+    assert twice.lower(0.1) < 1
+
+
+def scored(seed: int, *, lower: float, often: float = 1.0) -> Scores:
+    """2,000 scores, good or not, against what was usual before; of the stable version's answers 0.8 are good.
+
+    Args:
+        lower: how much fewer of the canary's are.
+        often: how often an answer of the canary's is scored where one of the stable version's is once.
+    """
+    dice, usual, scores = Random(seed), deque([0.0, *[1.0] * 4] * 40, maxlen=USUAL_OF), Scores()
+    for _ in range(2_000):
+        arm = Arm.CANARY if dice.random() < 0.1 * often else Arm.STABLE
+        score = float(dice.random() < (0.8 - lower if arm is Arm.CANARY else 0.8))
+        scores.seen.append(a_score(arm, score, usual=round(fmean(usual), 3)))
+        if arm is Arm.STABLE:
+            usual.append(score)
+    return scores
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("often", "broken_by", "kept_by"), [(0.5, 0.15, 0.05), (1.0, 0.1, 0.1), (2.0, 0.15, 0.05)])
+def test_one_of_twenty_trials_is_wrong_at_most_however_often_the_canary_is_scored(
+    often: float, broken_by: float, kept_by: float
+) -> None:
+    kept = [scored(seed, lower=broken_by, often=often).kept(0.1) for seed in range(200)]
+    assert sum(one >= 1 / ALPHA for one in kept) <= 200 * ALPHA
+    lower = [scored(seed, lower=kept_by, often=often).lower(0.1) for seed in range(200)]
+    assert sum(one >= ENOUGH for one in lower) <= 200 * ALPHA
 
 
 def test_a_canary_of_lower_quality_is_taken_back_and_the_reason_says_by_what() -> None:

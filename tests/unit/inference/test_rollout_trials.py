@@ -35,7 +35,7 @@ class Scored:
 
     def note(self, rollout: Rollout, arm: Arm) -> None:
         score = float(self._dice.random() < self._good[arm])
-        usual = round(fmean(self._usual), 2) if len(self._usual) >= USUAL_FROM else None
+        usual = round(fmean(self._usual), 3) if len(self._usual) >= USUAL_FROM else None
         self._alike[arm, rollout.share_permille, score, usual, rollout.step] += 1
         if arm is Arm.STABLE:
             self._usual.append(score)

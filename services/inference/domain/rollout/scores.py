@@ -3,13 +3,14 @@
 A unit's first score counts, from 0 to 1. Units are divided by a hash, so the next score is the canary's with a
 probability of its share p. With c, what the stable version's scores were on average before it,
 
-    z = (c - score) / p           of the canary
-    z = (score - c) / (1 - p)     of the stable version
+    y = (c - score - margin) / p    of the canary
+    y = (score - c) / (1 - p)       of the stable version
 
-is on average by how much the canary's scores are lower, however scores scatter and whatever c is. Who bets a part of
-the capital on z - margin wins nothing on average while that is at most 0, so the chance that the capital ever grows to
-1/alpha is at most alpha (Ville 1939). Betting on margin - z shows that the canary is lower by less. As c is usual, a
-side whose answers are scored more often than its share explains is not thought better or worse for that.
+is on average by how much more than the margin the canary's scores are lower, however scores scatter and whatever c is.
+Who bets a part of the capital on y wins nothing on average while that is at most 0, so the chance that the capital ever
+grows to 1/alpha is at most alpha (Ville 1939). Betting on -y shows that the canary is lower by less. As c is usual and
+the margin is charged to the canary alone, the stable version's scores say nothing by themselves, and a side whose
+answers are scored more or less often than its share explains is not thought better or worse for that.
 
 Sources: I. Waudby-Smith, A. Ramdas, Estimating means of bounded random variables by betting, 2024; S. Shekhar,
 A. Ramdas, Nonparametric two-sample testing by betting, 2023; D. G. Horvitz, D. J. Thompson, 1952, for the weights 1/p.
@@ -84,10 +85,12 @@ def _capital(scores: Iterable[Score], margin: float, *, sign: int) -> float:
         if one.usual is None or not 0 < one.share_permille < ALL:
             continue
         share, usual = one.share_permille / ALL, one.usual
-        z = (usual - one.score) / share if one.arm is Arm.CANARY else (one.score - usual) / (1 - share)
-        lowest = max((1 - usual) / share, usual / (1 - share)), max(usual / share, (1 - usual) / (1 - share))
-        # The most that one score can lose; at least 1 - margin, as the two weighted with their shares are 1.
-        most = lowest[0] + margin if sign > 0 else lowest[1] - margin
+        y = (usual - one.score - margin) / share if one.arm is Arm.CANARY else (one.score - usual) / (1 - share)
+        # The most that one score can lose; above 0, as usual and margin cannot both be at the end that makes it 0.
+        if sign > 0:
+            most = max((1 - usual + margin) / share, usual / (1 - share))
+        else:
+            most = max((usual - margin) / share, (1 - usual) / (1 - share))
         for index, part in enumerate(PARTS):
-            logs[index] += one.times * log1p(part * sign * (z - margin) / most)
+            logs[index] += one.times * log1p(part * sign * y / most)
     return fsum(exp(min(one, _MOST_LOG)) for one in logs) / len(PARTS)

@@ -291,7 +291,9 @@ class ModelDeployment(_message.Message):
     in_default_chain: _builtins.bool
     """True when the default chain may use it."""
     priced: _builtins.bool
-    """True when prices are known, so that a hard budget can hold its calls. False in answers to changes, which look up none."""
+    """True when prices are known, so that a hard budget can hold its calls. False in answers to changes, which look up none,
+    and in GetModelDeployment while prices cannot be asked for.
+    """
     region: _builtins.str
     """Region it runs in. Empty means unknown."""
     deployment_id: _builtins.str

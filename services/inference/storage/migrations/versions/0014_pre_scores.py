@@ -30,7 +30,7 @@ CREATE TABLE rollout_score (
     canary boolean NOT NULL,
     share_permille integer NOT NULL,
     score_percent integer NOT NULL CONSTRAINT ck_rollout_score CHECK (score_percent BETWEEN 0 AND 100),
-    usual_percent integer,
+    usual_permille integer,
     first boolean NOT NULL,
     score_time timestamptz NOT NULL,
     CONSTRAINT pk_rollout_score PRIMARY KEY (tenant_id, rollout_id, unit, step)
