@@ -129,7 +129,7 @@ class ServiceSettings(BaseSettings):
         le=600,
         description="Time after SIGTERM in which health says NOT_SERVING and calls are still taken, so that callers go "
         "to other replicas before any is refused. More than whoever sends calls takes to notice, such as a load "
-        "balancer that asks every 2 s. After SIGINT, by which everything is stopped, there is none.",
+        "balancer that asks every 2 s. SIGINT, by which everything is stopped, ends it.",
     )
     drain_seconds: float = Field(
         default=10.0, ge=0, le=3600, description="Longest time running calls may take to finish after SIGTERM."
