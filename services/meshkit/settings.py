@@ -147,7 +147,9 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="OTLP collector of traces, by gRPC: `http://host:4317`, `https://…`. Without it none is recorded.",
+        description="OTLP collector of traces, by gRPC: `http://host:4317`, `https://…`. Without it none is recorded. "
+        "`OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_CERTIFICATE` of OpenTelemetry give headers and "
+        "authorities (PEM); no proxy of the environment is used.",
     )
     otlp_ratio: float = Field(
         default=0.05,
