@@ -99,6 +99,13 @@ def test_each_file_that_is_not_there_is_named(
         give(service)
 
 
+def test_the_gateway_starts_before_it_has_written_its_key_set(give: Give, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    give("gateway", JWKS_PATH=str(state / "jwks.json"))
+    assert read_settings(settings_type("gateway")).jwks_path == state / "jwks.json"
+
+
 @each_service
 @pytest.mark.parametrize(
     ("name", "value", "why"),
