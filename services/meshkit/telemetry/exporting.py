@@ -7,7 +7,7 @@ from collections.abc import Sequence, Sized
 from contextvars import ContextVar
 from hashlib import sha256
 from random import Random
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -57,7 +57,8 @@ class Tracing:
             insecure=endpoint.startswith("http://"),
             timeout=_EXPORT_SECONDS,
             # No proxy of the environment comes between, as between services.
-            channel_options=(("grpc.enable_http_proxy", 0),),
+            # Its type knows options of text only.
+            channel_options=cast(Any, (("grpc.enable_http_proxy", 0),)),
         )
         self._queue = BoundedQueue(CountedExporter(exporter), most_waiting=most_waiting)
         provider.add_span_processor(self._queue)
