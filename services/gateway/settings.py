@@ -126,7 +126,10 @@ class GatewaySettings(ServiceSettings):
             "descriptors_path": self.descriptors_path,
             "openapi_path": self.openapi_path,
         }
-        return super().given_files() | {name: path for name, path in own.items() if path is not None}
+        given = super().given_files() | {name: path for name, path in own.items() if path is not None}
+        # The gateway writes it itself, before it verifies anything.
+        given.pop("jwks_path", None)
+        return given
 
     @model_validator(mode="after")
     def _names_a_store(self) -> Self:

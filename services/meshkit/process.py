@@ -96,15 +96,17 @@ def collect_rarely() -> None:
 
 
 async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
-    told: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _tell, told, number)
+    told, at_once = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, _tell, told, at_once)
     started = False
     try:
         async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server) as serving:
             started = True
             collect_rarely()
-            serving.drain.at_once = await told is signal.SIGINT
+            # Still listened to while callers notice: whoever stops everything then need not wait for that.
+            serving.drain.at_once = at_once
+            await told.wait()
     except (MeshError, OSError, ExceptionGroup) as error:
         log.error("the service ends", exc_info=error)
         for cause in _causes(error):
@@ -119,9 +121,9 @@ def _setting_of(settings: ServiceSettings, cause: Exception) -> str:
     return f" ({', '.join(variable_of(type(settings), name) for name in named)})" if named else ""
 
 
-def _tell(told: "asyncio.Future[signal.Signals]", number: signal.Signals) -> None:
-    if not told.done():
-        told.set_result(number)
+def _tell(*events: asyncio.Event) -> None:
+    for event in events:
+        event.set()
 
 
 def _causes(error: Exception) -> Iterator[Exception]:

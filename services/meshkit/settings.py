@@ -1,6 +1,6 @@
 """The settings that every service has. A service derives its own class with its prefix and its own knobs."""
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -16,15 +16,31 @@ def _have_ports(addresses: str) -> str:
     return addresses
 
 
+def _are_of_replicas(addresses: str) -> str:
+    if "," not in addresses:
+        return addresses
+    try:
+        families = {ip_address(address.rpartition(":")[0].strip("[]")).version for address in addresses.split(",")}
+    except ValueError:
+        families = set[int]()
+    if len(families) != 1:
+        raise ValueError("several addresses must be IP addresses, all of them IPv4 or all IPv6")
+    return addresses
+
+
 #: An address as `host:port`; IPv6 hosts stand in brackets.
 HostPort = Annotated[
     str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):\d{1,5}$"), AfterValidator(_have_ports)
 ]
-#: Where a neighbour is called: its address, or those of its replicas with commas between, which are IP addresses then.
+#: Where a neighbour is called: its address, or those of its replicas with commas between, which are IP addresses of one
+#: family then.
 Target = Annotated[
     str,
-    StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:,\[\]\s]+):\d{1,5}(,(\[[0-9a-fA-F:]+\]|[0-9.]+):\d{1,5})*$"),
+    StringConstraints(
+        pattern=r"^(\[[0-9a-fA-F:]+\]|[^:,\[\]\s]+):\d{1,5}(,(\[[0-9a-fA-F:]+\]|[^:,\[\]\s]+):\d{1,5})*$"
+    ),
     AfterValidator(_have_ports),
+    AfterValidator(_are_of_replicas),
 ]
 
 
@@ -129,7 +145,7 @@ class ServiceSettings(BaseSettings):
         le=600,
         description="Time after SIGTERM in which health says NOT_SERVING and calls are still taken, so that callers go "
         "to other replicas before any is refused. More than whoever sends calls takes to notice, such as a load "
-        "balancer that asks every 2 s. After SIGINT, by which everything is stopped, there is none.",
+        "balancer that asks every 2 s. SIGINT, by which everything is stopped, ends it.",
     )
     drain_seconds: float = Field(
         default=10.0, ge=0, le=3600, description="Longest time running calls may take to finish after SIGTERM."
@@ -147,7 +163,9 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: str | None = Field(
         default=None,
         pattern=r"^https?://",
-        description="OTLP collector of traces, by gRPC: `http://host:4317`, `https://…`. Without it none is recorded.",
+        description="OTLP collector of traces, by gRPC: `http://host:4317`, `https://…`. Without it none is recorded. "
+        "`OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_CERTIFICATE` of OpenTelemetry give headers and "
+        "authorities (PEM); no proxy of the environment is used.",
     )
     otlp_ratio: float = Field(
         default=0.05,

@@ -64,7 +64,7 @@ def _secrets_dir() -> Path | None:
 
 def _sentences(settings_type: type[ServiceSettings], error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        said = problem["msg"][:1].lower() + problem["msg"][1:]
+        said = (problem["msg"][:1].lower() + problem["msg"][1:]).removeprefix("value error, ")
         place = "_".join(str(part) for part in problem["loc"])
         if place:
             yield f"{variable_of(settings_type, place)}: {said}"
@@ -73,7 +73,7 @@ def _sentences(settings_type: type[ServiceSettings], error: ValidationError) -> 
             yield re.sub(
                 r"[a-z][a-z0-9_]*_[a-z0-9_]+",
                 lambda word: variable_of(settings_type, word[0]) if word[0] in settings_type.model_fields else word[0],
-                said.removeprefix("value error, "),
+                said,
             )
 
 

@@ -25,8 +25,8 @@ class Drain:
     def __init__(self) -> None:
         #: Callers are asked to go elsewhere; whoever comes meanwhile is served.
         self.leaving = False
-        #: Nobody has to be told first, since everybody stops.
-        self.at_once = False
+        #: Set when nobody has to be told first, or any longer, since everybody stops.
+        self.at_once = asyncio.Event()
         self.begun = False
         self._listeners: set[Callable[[], None]] = set()
 

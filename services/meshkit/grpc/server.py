@@ -157,16 +157,19 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
                 own = error
                 raise
             finally:
-                await health.drain()
-                if own is None:
-                    await _let_callers_notice(server, drain)
-                drain.begin()
-                stopping = asyncio.ensure_future(grpc_server.stop(server.drain_seconds))
-                await beside.aclose()
-                await stopping
-                for task in running:
-                    task.cancel()
-                log.info("server stopped", service=server.name)
+                try:
+                    await health.drain()
+                    if own is None:
+                        await _let_callers_notice(server, drain)
+                finally:
+                    # Background work that fails meanwhile ends the notice, and nothing of the drain.
+                    drain.begin()
+                    stopping = asyncio.ensure_future(grpc_server.stop(server.drain_seconds))
+                    await beside.aclose()
+                    await stopping
+                    for task in running:
+                        task.cancel()
+                    log.info("server stopped", service=server.name)
     except BaseExceptionGroup as group:
         # What the block itself raised is nobody's group.
         if own is not None and group.exceptions == (own,):
@@ -176,9 +179,18 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
 
 async def _let_callers_notice(server: Server, drain: Drain) -> None:
     drain.leaving = True
-    if server.notice_seconds and not drain.at_once:
-        log.info("leaving", service=server.name, seconds=server.notice_seconds)
-        await server.clock.sleep(server.notice_seconds)
+    if not server.notice_seconds or drain.at_once.is_set():
+        return
+    log.info("leaving", service=server.name, seconds=server.notice_seconds)
+    waits = (
+        asyncio.ensure_future(server.clock.sleep(server.notice_seconds)),
+        asyncio.ensure_future(drain.at_once.wait()),
+    )
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()
 
 
 def _start_background(server: Server, health: HealthServicer, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:

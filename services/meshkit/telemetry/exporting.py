@@ -5,8 +5,9 @@ Loaded only where a collector is configured.
 
 from collections.abc import Sequence, Sized
 from contextvars import ContextVar
+from hashlib import sha256
 from random import Random
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -36,8 +37,8 @@ _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 class Tracing:
     """Records the spans of a process and sends them to a collector.
 
-    Which traces go by their ids alone, whatever a caller from outside says of its own: so all services record the same
-    ones, and nobody fills the queue but by their share. A trace that its caller does not record is not recorded here.
+    Which traces follows from their ids alone, by a hash: so all services record the same ones, and what a caller from
+    outside says of its own trace, by low ids or by the flag, neither fills the queue nor hides a call.
     """
 
     def __init__(self, service: str, endpoint: str, *, ratio: float, most_waiting: int) -> None:
@@ -51,7 +52,14 @@ class Tracing:
             # Else the interpreter would wait for the collector when it ends, as long as that takes.
             shutdown_on_exit=False,
         )
-        exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=_EXPORT_SECONDS)
+        exporter = OTLPSpanExporter(
+            endpoint=endpoint,
+            insecure=endpoint.startswith("http://"),
+            timeout=_EXPORT_SECONDS,
+            # No proxy of the environment comes between, as between services.
+            # Its type knows options of text only.
+            channel_options=cast(Any, (("grpc.enable_http_proxy", 0),)),
+        )
         self._queue = BoundedQueue(CountedExporter(exporter), most_waiting=most_waiting)
         provider.add_span_processor(self._queue)
         self._tracer = provider.get_tracer("comitia")
@@ -96,7 +104,7 @@ class Tracing:
         self._queue.close()
 
     def _takes(self, traceparent: str) -> bool:
-        return int(traceparent[-2:], 16) & 1 == 1 and int(traceparent[19:35], 16) < self._bound
+        return int.from_bytes(sha256(traceparent[3:35].encode()).digest()[:8], "big") < self._bound
 
     def _start(
         self,

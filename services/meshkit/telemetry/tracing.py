@@ -20,8 +20,8 @@ from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope
 if TYPE_CHECKING:
     from services.meshkit.telemetry.exporting import Tracing
 
-#: Version 00 of the W3C trace context; other versions start alike.
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+#: Version 00 of the W3C trace context; other versions start alike. Ids of zeros are none.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 #: Names of attributes stand in `names` and `genai`.
 Attributes = Mapping[str, AttributeValue]
 

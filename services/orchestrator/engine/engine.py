@@ -169,8 +169,8 @@ class Engine:
         if created.earlier is not None:
             return created.earlier
         self._parts.events.recorded(first)
-        self._parts.times.recorded(first)
         if created.held:
+            self._parts.times.recorded(first)
             live.recorded(first)
             self._room.take(run)
             self._lane.add(live)

@@ -152,6 +152,7 @@ class Lane:
         self._leases.pop(shard, None)
         for run in [run for run in self._runs.values() if run.run.shard == shard]:
             self.remove(run, again=False)
+        self._parts.times.forget(shard)
 
     def add(self, run: LiveRun) -> None:
         """Drives a run whose facts are all recorded, if it holds the run's shard."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.telemetry import genai, metrics, names
 from services.meshkit.telemetry.tracing import is_recording, planned_span, planned_traceparent
-from services.orchestrator.engine.run import RunWrite
+from services.orchestrator.engine.run import OwnedRun, RunWrite
 from services.orchestrator.programs.commands import PLANNED_TURN, TURN
 
 #: Runs with steps at work that are remembered; beyond, the times of the oldest are not measured.
@@ -28,36 +28,45 @@ class StepTimes:
     """Watches what is recorded. A step that began at another replica, or in a process before this, is not measured."""
 
     def __init__(self) -> None:
-        self._begun: OrderedDict[str, dict[str, _Begun]] = OrderedDict()
+        self._begun: OrderedDict[tuple[int, str], dict[str, _Begun]] = OrderedDict()
         metrics.show_size("orchestrator.runs_timed", self._begun)
 
     def recorded(self, write: RunWrite) -> None:
         """Takes what a commit wrote of one run. Written for speed: it sees every step of every run."""
-        run_id, now = write.run.run_id, 0
+        run, now = write.run, 0
         for entry in write.entries:
             fact = entry.WhichOneof("fact")
             if fact == "step_started":
                 now = now or _time(entry)
-                step = entry.step_started
-                self._of(run_id)[entry.path] = now, step.program, step.agent, step.attempt_group
+                step, of_run = entry.step_started, self._of(run)
+                earlier = of_run.get(entry.path)
+                # A step that is tried again began with its first attempt, under which the calls of that lie as well.
+                if earlier is None or earlier[3] != step.attempt_group:
+                    of_run[entry.path] = now, step.program, step.agent, step.attempt_group
             elif fact == "step_completed" or fact == "step_failed":
                 now = now or _time(entry)
-                begun = self._of(run_id).pop(entry.path, None)
+                begun = self._of(run).pop(entry.path, None)
                 if begun is not None:
-                    self._ended(run_id, entry, begun, now)
+                    self._ended(run.run_id, entry, begun, now)
             elif fact == "step_skipped" or fact == "step_parked":
-                self._of(run_id).pop(entry.path, None)
+                self._of(run).pop(entry.path, None)
             elif fact == "run_ended" or fact == "run_abandoned":
-                self._begun.pop(run_id, None)
+                self._begun.pop((run.shard, run.run_id), None)
                 if isinstance(write.view, session_pb2.Session):
                     _count_rounds(write.view)
 
-    def _of(self, run_id: str) -> dict[str, _Begun]:
-        of_run = self._begun.get(run_id)
+    def forget(self, shard: int) -> None:
+        """Measures nothing further of the runs of a shard: they belong to another replica, those that rest as well."""
+        for key in [key for key in self._begun if key[0] == shard]:
+            del self._begun[key]
+
+    def _of(self, run: OwnedRun) -> dict[str, _Begun]:
+        key = run.shard, run.run_id
+        of_run = self._begun.get(key)
         if of_run is None:
             if len(self._begun) >= _MAX_RUNS:
                 self._begun.popitem(last=False)
-            of_run = self._begun[run_id] = {}
+            of_run = self._begun[key] = {}
         return of_run
 
     def _ended(self, run_id: str, entry: journal_pb2.JournalEntry, begun: _Begun, now: int) -> None:

@@ -41,7 +41,7 @@ MAIN = """
         identity = workload_identity(settings, "sample", clock=clock)
         async with mesh_guard(settings, {}, service="sample", clock=clock, workload=identity) as guard:
             yield Server(name="sample", listen=settings.listen, registrations=[], background=[sweep],
-                         admission=guard.admission, clock=clock)
+                         admission=guard.admission, clock=clock, notice_seconds=settings.notice_seconds)
         print("wiring closed", flush=True)
 
     atexit.register(lambda: print("left to collect:", len(gc.get_objects())))
@@ -86,6 +86,21 @@ def test_a_service_drains_when_told_and_exits_well(environment: dict[str, str], 
     assert "wiring closed" in output
     left = int(output.rpartition("left to collect:")[2])
     assert left < 1000, "the end of the process waits for a collection of all that was imported"
+
+
+def test_a_service_that_leaves_slowly_stops_at_once_when_everything_is_stopped(environment: dict[str, str]) -> None:
+    environment["COMITIA_SAMPLE_NOTICE_SECONDS"] = "600"
+    with start(environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line == "swept\n":
+                process.send_signal(signal.SIGTERM)
+            if '"leaving"' in line:
+                break
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert "wiring closed" in output
 
 
 def test_wrong_settings_are_said_in_one_sentence_without_their_values(environment: dict[str, str]) -> None:

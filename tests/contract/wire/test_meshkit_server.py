@@ -22,7 +22,7 @@ from comitia.policy.v1 import policy_service_pb2_grpc as rpc
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import ErrorKind, MeshError, NotFound
 from services.meshkit.core.identity import Role
-from services.meshkit.grpc.call import caller_of, current_call, peer_of, seconds_left
+from services.meshkit.grpc.call import Drain, caller_of, current_call, peer_of, seconds_left
 from services.meshkit.grpc.channel import call_metadata, channel
 from services.meshkit.grpc.errors import DETAILS_TRAILER, remote_errors
 from services.meshkit.grpc.server import AddressTaken, Server, serve
@@ -490,7 +490,59 @@ class TestDrain:
             name="policy", listen="127.0.0.1:0", registrations=[], admission=admission, notice_seconds=NOTICE_SECONDS
         )
         async with asyncio.timeout(NOTICE_SECONDS / 2), serve(stopped) as running:
-            running.drain.at_once = True
+            running.drain.at_once.set()
+
+    async def test_nobody_is_waited_for_any_more_once_everybody_stops(self, server: LocalServer) -> None:
+        clock = LeavingClock()
+        leaving = Server(
+            name="policy",
+            listen="127.0.0.1:0",
+            registrations=[],
+            admission=server.keys.admission(GUARDS),
+            notice_seconds=NOTICE_SECONDS,
+            clock=clock,
+        )
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(serve(leaving))
+            stopping = asyncio.create_task(stack.pop_all().aclose())
+            await clock.noticing.wait()
+            running.drain.at_once.set()
+            async with asyncio.timeout(NOTICE_SECONDS / 2):
+                await stopping
+
+    async def test_background_work_that_fails_while_callers_notice_skips_nothing_of_the_drain(
+        self, server: LocalServer
+    ) -> None:
+        clock, closed = LeavingClock(), list[str]()
+
+        async def sweep() -> None:
+            await clock.noticing.wait()
+            raise NotFound("table", "outbox")
+
+        @asynccontextmanager
+        async def door(_: Drain) -> AsyncIterator[None]:
+            yield
+            closed.append("door")
+
+        leaving = Server(
+            name="policy",
+            listen="127.0.0.1:0",
+            registrations=[],
+            admission=server.keys.admission(GUARDS),
+            background=[sweep],
+            beside=[door],
+            notice_seconds=NOTICE_SECONDS,
+            clock=clock,
+        )
+        stack = AsyncExitStack()
+        running = await stack.enter_async_context(serve(leaving))
+        with pytest.RaisesGroup(NotFound):
+            await stack.aclose()
+        assert (running.drain.begun, closed) == (True, ["door"])
+        address = f"127.0.0.1:{running.port}"
+        again = Server(name="policy", listen=address, registrations=[], admission=server.keys.admission(GUARDS))
+        async with serve(again):
+            pass
 
     async def test_background_work_is_cancelled_after_the_drain(self, tmp_path: Path) -> None:
         events: list[str] = []

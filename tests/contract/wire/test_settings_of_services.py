@@ -99,6 +99,13 @@ def test_each_file_that_is_not_there_is_named(
         give(service)
 
 
+def test_the_gateway_starts_before_it_has_written_its_key_set(give: Give, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    give("gateway", JWKS_PATH=str(state / "jwks.json"))
+    assert read_settings(settings_type("gateway")).jwks_path == state / "jwks.json"
+
+
 @each_service
 @pytest.mark.parametrize(
     ("name", "value", "why"),
@@ -107,6 +114,9 @@ def test_each_file_that_is_not_there_is_named(
         ("NATS_URL", SECRET, "must begin with nats://"),
         ("LISTEN", "127.0.0.1:99999", "a port must be at most 65535"),
         ("GATEWAY_TARGET", "gateway", "string should match"),
+        ("COST_TARGET", "cost:1,127.0.0.1:2", "several addresses must be IP addresses"),
+        ("COST_TARGET", "127.0.0.1:1,1.2.3:2", "several addresses must be IP addresses"),
+        ("COST_TARGET", "127.0.0.1:1,[::1]:2", "all of them IPv4 or all IPv6"),
         ("OTLP_ENDPOINT", "jaeger:4317", "string should match"),
         ("DRAIN_SECONDS", "soon", "input should be a valid number"),
         ("EDGE_NETWORKS", "10.0.0.0/8", "must be JSON"),
@@ -117,6 +127,13 @@ def test_a_wrong_value_is_named_with_what_is_wrong(service: str, name: str, valu
     said = complaint(service)
     assert said.startswith(f"COMITIA_{service.upper()}_{name}: ")
     assert why in said
+    assert "alue error" not in said
+
+
+@pytest.mark.parametrize("value", ["127.0.0.1:1", "cost:1", "127.0.0.1:1,127.0.0.2:1", "[::1]:1,[::2]:1"])
+def test_a_neighbour_is_a_name_or_addresses_of_one_family(value: str, give: Give) -> None:
+    give("policy", COST_TARGET=value)
+    assert read_settings(settings_type("policy")).cost_target == value
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])

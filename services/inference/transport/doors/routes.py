@@ -148,22 +148,10 @@ class Doors:
         """Gives the answer, or the failure in its place, and the code that it counts as."""
         try:
             with span(name, traceparent=visit.request.headers.get("traceparent"), kind=SpanKind.SERVER):
-                async with self._ending(route), self._admitted(route, visit):
-                    with self._room.taken(visit.principal.tenant, _length_of(visit.request)):
-                        return await route.door(visit), "OK"
+                return await self._made(name, route, visit), "OK"
         except MeshError as error:
             failure = error
-            if isinstance(error, Internal):
-                log.error("our own rules were broken", method=name, error=repr(error), exc_info=error)
-        except web.HTTPRequestEntityTooLarge:
-            failure = _too_large()
-        except ConnectionError:
-            # Whoever asked has gone; aiohttp notices, too.
-            failure = Cancelled("the caller went away before the answer")
-        except Exception as error:  # noqa: BLE001  # the outermost layer: nothing escapes
-            failure = incident(error, method=name)
         code = STATUS_OF[failure.kind].name
-        log.info("request failed", method=name, code=code, error=failure.reason)
         if told(failure).status < 500:
             metrics.REFUSALS.labels(_SERVICE, code, _refused(failure.reason)).inc()
         dialect = route.door.dialect
@@ -176,6 +164,26 @@ class Doors:
         if visit.request.transport is not None:
             visit.request.transport.close()
         return visit.begun, code
+
+    async def _made(self, name: str, route: _Route, visit: Visit) -> web.StreamResponse:
+        """Gives the answer. Raises: MeshError: the failure, whatever it was; its lines lie within the span."""
+        try:
+            async with self._ending(route), self._admitted(route, visit):
+                with self._room.taken(visit.principal.tenant, _length_of(visit.request)):
+                    return await route.door(visit)
+        except MeshError as error:
+            failure = error
+            if isinstance(error, Internal):
+                log.error("our own rules were broken", method=name, error=repr(error), exc_info=error)
+        except web.HTTPRequestEntityTooLarge:
+            failure = _too_large()
+        except ConnectionError:
+            # Whoever asked has gone; aiohttp notices, too.
+            failure = Cancelled("the caller went away before the answer")
+        except Exception as error:  # noqa: BLE001  # the outermost layer: nothing escapes
+            failure = incident(error, method=name)
+        log.info("request failed", method=name, code=STATUS_OF[failure.kind].name, error=failure.reason)
+        raise failure
 
     def _found(self, method: str, path: str) -> tuple[str, _Route | None]:
         route = self._routes.get((method, path))

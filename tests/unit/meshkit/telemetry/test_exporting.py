@@ -51,6 +51,17 @@ def test_calls_and_shared_work_lie_under_the_turn_that_was_known_by_its_name(rec
     assert "user wrote" not in str(receiver.spans)
 
 
+def test_no_proxy_of_the_environment_comes_between(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("grpc_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_grpc_proxy", "")
+    monkeypatch.setenv("no_proxy", "")
+    setup_tracing("tools", receiver.url)
+    with span(names.SPAN_TOOL):
+        pass
+    end_tracing()
+    assert [seen.name for seen in receiver.spans] == [names.SPAN_TOOL]
+
+
 def test_a_full_queue_drops_and_counts_while_the_collector_is_slow(receiver: Receiver) -> None:
     receiver.takes.clear()
     exported, dropped = fate("exported"), fate("dropped")
@@ -74,6 +85,17 @@ def test_a_trace_that_is_not_recorded_is_passed_on_as_such(receiver: Receiver) -
     assert current_scope().trace_id == ""
     end_tracing()
     assert receiver.spans == []
+
+
+@pytest.mark.parametrize("flags", ["00", "01"])
+def test_callers_do_not_choose_whether_they_are_recorded(receiver: Receiver, flags: str) -> None:
+    setup_tracing("tools", receiver.url, ratio=0.25)
+    for number in range(1, 201):
+        with span(names.SPAN_TOOL, traceparent=f"00-{number:032x}-{number:016x}-{flags}"):
+            pass
+        enter_scope(Scope())
+    end_tracing()
+    assert 30 <= len(receiver.spans) <= 75
 
 
 def test_services_record_the_same_traces_and_about_as_many_as_they_are_told(receiver: Receiver) -> None:

@@ -61,7 +61,18 @@ def test_a_trace_is_passed_on_even_when_nothing_is_recorded() -> None:
         assert (current_scope().trace_id, current_scope().traceparent) == ("a" * 32, traceparent)
 
 
-@pytest.mark.parametrize("traceparent", ["", "x", "00-zz", f"00-{'g' * 32}-{'b' * 16}-01", "00-" + "a" * 9000])
+@pytest.mark.parametrize(
+    "traceparent",
+    [
+        "",
+        "x",
+        "00-zz",
+        f"00-{'g' * 32}-{'b' * 16}-01",
+        f"00-{'0' * 32}-{'b' * 16}-01",
+        f"00-{'a' * 32}-{'0' * 16}-01",
+        "00-" + "a" * 9000,
+    ],
+)
 def test_a_trace_that_is_none_is_not_passed_on(traceparent: str) -> None:
     with scoped(), span(names.SPAN_TURN, traceparent=traceparent):
         assert (current_scope().trace_id, current_scope().traceparent) == ("", "")
