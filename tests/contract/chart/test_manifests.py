@@ -81,6 +81,18 @@ def test_every_pod_keeps_to_pod_security_restricted(rendered: Rendered) -> None:
             assert not any("hostPort" in port for port in one.get("ports", [])), name
 
 
+def test_probes_and_hooks_name_ports_of_their_own_container(rendered: Rendered) -> None:
+    for name, pod in pods(rendered):
+        numbers = {port["containerPort"] for one in pod["containers"] for port in one.get("ports", [])}
+        for one in containers(pod):
+            named = {port["name"] for port in one.get("ports", [])}
+            asked = [one.get(f"{when}Probe", {}) for when in ("startup", "readiness", "liveness")]
+            for action in (*asked, *one.get("lifecycle", {}).values()):
+                for kind in ("httpGet", "tcpSocket", "grpc"):
+                    port = action.get(kind, {}).get("port")
+                    assert port is None or port in (named if isinstance(port, str) else numbers), (name, one["name"])
+
+
 def test_only_the_job_that_makes_keys_has_an_account_and_it_reads_no_other_secret(rendered: Rendered) -> None:
     with_account = [name for name, pod in pods(rendered) if pod["automountServiceAccountToken"]]
     assert with_account == ["comitia-keys"]
