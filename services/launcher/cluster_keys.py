@@ -13,6 +13,7 @@ import json
 import os
 import ssl
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -49,22 +50,34 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m services.launcher.cluster_keys", description=__doc__)
     parser.add_argument("name", help="what names of the release begin with, such as comitia")
     parser.add_argument("--namespace", default="default")
-    parser.add_argument("--print", action="store_true", help="make all Secrets anew and print them as one list")
-    parser.add_argument("--data-dir", type=Path, help="where to work; default: COMITIA_DATA_DIR, else ~/.comitia")
+    parser.add_argument("--print", action="store_true", help="make all Secrets and print them as one list")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        help="where to work; default: COMITIA_DATA_DIR, else ~/.comitia, and with --print a folder that goes again",
+    )
     chosen = parser.parse_args(arguments)
-    data = find_data_dir(chosen.data_dir, os.environ)
     try:
-        prepare(data)
         if chosen.print:
-            make_missing(chosen.name, data, printed := PrintedSecrets(chosen.namespace))
-            print(json.dumps(printed.manifests(), indent=1))
+            _print(chosen.name, chosen.namespace, chosen.data_dir)
         else:
+            prepare(data := find_data_dir(chosen.data_dir, os.environ))
             for made in make_missing(chosen.name, data, ClusterSecrets.from_inside(chosen.namespace)):
                 print(f"wrote {made}")
     except LauncherError as failure:
         print(failure.sentence, file=sys.stderr)
         return 1
     return 0
+
+
+def _print(name: str, namespace: str, folder: Path | None) -> None:
+    printed = PrintedSecrets(namespace)
+    # Not where the mesh of this machine keeps its own: a cluster would run by the same keys.
+    with tempfile.TemporaryDirectory() as passing:
+        data = DataDir(folder or Path(passing))
+        prepare(data)
+        make_missing(name, data, printed)
+    print(json.dumps(printed.manifests(), indent=1))
 
 
 def make_missing(name: str, data: DataDir, store: SecretStore) -> list[str]:

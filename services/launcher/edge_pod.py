@@ -4,7 +4,8 @@
     python -m services.launcher.edge_pod keep       beside it, until SIGTERM
 
 The keeper copies the gateway's key set to where Envoy follows it, answers the kubelet's probes, shows Envoy's figures
-without the rest of its admin page, and drains it: the admin page itself stays on the loopback of the pod.
+without the rest of its admin page, and drains it when SIGTERM comes: the admin page itself stays on the loopback of the
+pod, and what is asked from outside of it can begin nothing.
 """
 
 import asyncio
@@ -48,6 +49,8 @@ STATE: Final = Path("/var/lib/comitia")
 KEEPER_PORT: Final = 7498
 METRICS_PORT: Final = 7410
 _LOOK_SECONDS: Final = 0.5
+#: How long others may go on sending calls after a pod was taken from the list: an idle edge is not yet an unused one.
+_NOTICE_SECONDS: Final = 5.0
 _ADMIN_SECONDS: Final = 2.0
 _ACTIVE: Final = "http.edge.downstream_rq_active"
 
@@ -128,11 +131,12 @@ class Envoy:
         self._session = session
         self._drain_seconds = drain_seconds
         self._clock = clock
-        self._drained: asyncio.Task[None] | None = None
+        self._drain_began = False
+        self._drain_ended = asyncio.Event()
 
     async def ready(self) -> bool:
         """Tells whether it takes calls now."""
-        if self._drained is not None:
+        if self._drain_began:
             return False
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             async with self._session.get("/ready") as answer:
@@ -144,21 +148,23 @@ class Envoy:
         async with self._session.get("/stats/prometheus") as answer:
             return await answer.read()
 
-    async def drain(self) -> None:
-        """Has it take no new call, and waits until the others have ended; whoever asks waits for the same drain."""
-        if self._drained is None:
-            self._drained = asyncio.create_task(self._drain(), name="edge-drain")
-        await asyncio.shield(self._drained)
+    async def drained(self) -> None:
+        """Waits until a drain has ended, and begins none."""
+        await self._drain_ended.wait()
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Has it take no new call, once callers had time to go elsewhere, and waits until the others have ended."""
+        self._drain_began = True
         end = self._clock.monotonic() + self._drain_seconds
         # Without an answer there is no Envoy that could be drained.
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             for told in ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit"):
                 async with self._session.post(told):
                     pass
+            await self._clock.sleep(min(_NOTICE_SECONDS, self._drain_seconds))
             while self._clock.monotonic() < end and await self._active() > 0:
                 await self._clock.sleep(_LOOK_SECONDS)
+        self._drain_ended.set()
 
     async def _active(self) -> int:
         async with self._session.get("/stats", params={"filter": f"^{_ACTIVE}$"}) as answer:
@@ -166,17 +172,23 @@ class Envoy:
 
 
 @asynccontextmanager
-async def kept(envoy: Envoy, *, keeper: tuple[str, int], metrics: tuple[str, int]) -> AsyncGenerator[None]:
-    """Answers the kubelet and Prometheus while the block runs."""
+async def kept(
+    envoy: Envoy, *, heard: Callable[[], bool], keeper: tuple[str, int], metrics: tuple[str, int]
+) -> AsyncGenerator[None]:
+    """Answers the kubelet and Prometheus while the block runs.
+
+    Args:
+        heard: whether the gateway has given its key set; before, callers are not sent here.
+    """
 
     async def ready(_: web.Request) -> web.Response:
-        return web.Response(status=200 if await envoy.ready() else 503)
+        return web.Response(status=200 if heard() and await envoy.ready() else 503)
 
     async def live(_: web.Request) -> web.Response:
         return web.Response()
 
-    async def drain(_: web.Request) -> web.Response:
-        await envoy.drain()
+    async def drained(_: web.Request) -> web.Response:
+        await envoy.drained()
         return web.Response()
 
     async def figures(_: web.Request) -> web.Response:
@@ -185,7 +197,7 @@ async def kept(envoy: Envoy, *, keeper: tuple[str, int], metrics: tuple[str, int
         except (aiohttp.ClientError, TimeoutError):
             return web.Response(status=503)
 
-    pages = ({"/ready": ready, "/live": live, "/drain": drain}, keeper), ({"/metrics": figures}, metrics)
+    pages = ({"/ready": ready, "/live": live, "/drained": drained}, keeper), ({"/metrics": figures}, metrics)
     async with contextlib.AsyncExitStack() as stack:
         for paths, (host, port) in pages:
             await stack.enter_async_context(_served(paths, host, port))
@@ -209,7 +221,7 @@ async def keep() -> None:
         bare_channel(gateway, tls=_mesh_tls(settings, gateway, clock), options=(), service="gateway") as channel,
     ):
         envoy = Envoy(session, drain_seconds=wishes.drain_seconds, clock=clock)
-        async with kept(envoy, keeper=(everywhere, KEEPER_PORT), metrics=(everywhere, METRICS_PORT)):
+        async with kept(envoy, heard=jwks.exists, keeper=(everywhere, KEEPER_PORT), metrics=(everywhere, METRICS_PORT)):
             following = [
                 asyncio.create_task(KeySetMirror(channel, jwks, clock=clock)(), name="edge-key-set"),
                 asyncio.create_task(TokenCheck(jwks, settings.token_check).follow(), name="edge-token-check"),

@@ -48,13 +48,6 @@ class Rendered:
         (found,) = (one for one in self.of_kind(kind) if one["metadata"]["name"] == f"{RELEASE}-{name}")
         return found
 
-    @property
-    def text(self) -> str:
-        """All files as one, for golden files, without dashboards and alerts: those are looked at where they lie."""
-        shown = {name: text.strip() for name, text in self.files.items() if not name.endswith("/dashboards.yaml")}
-        parts = [f"# {name}\n{text}\n" for name, text in sorted(shown.items()) if text]
-        return "---\n".join(parts)
-
 
 def values_of(*names: str) -> dict[str, Any]:
     """Reads files of values, a later one over an earlier."""

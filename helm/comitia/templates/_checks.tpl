@@ -50,6 +50,12 @@
   {{- if and $values.autoscaling.quietHours.enabled (not (and $values.autoscaling.enabled (eq $values.autoscaling.kind "keda"))) -}}
     {{- fail (printf "services.%s.autoscaling.quietHours needs autoscaling.enabled and autoscaling.kind keda: nothing else goes by the clock." $service) -}}
   {{- end -}}
+  {{- if and $values.autoscaling.enabled $values.autoscaling.queue.items (not $values.autoscaling.queue.name) -}}
+    {{- fail (printf "services.%s.autoscaling.queue.items is set, so autoscaling.queue.name must say which queue; all of them added up say nothing." $service) -}}
+  {{- end -}}
+  {{- if and $values.autoscaling.quietHours.enabled (gt (int $values.autoscaling.quietHours.replicas) $least) -}}
+    {{- fail (printf "services.%s.autoscaling.quietHours.replicas (%d) is more than minReplicas (%d)." $service (int $values.autoscaling.quietHours.replicas) $least) -}}
+  {{- end -}}
   {{- if and (gt $most 1) (eq (include "comitia.claim" (dict "root" $ "service" $service)) "true") -}}
     {{- fail (printf "services.%s has up to %d replicas, which must share one store; set %s.url to an object store, such as s3://bucket/prefix, or leave it at one replica." $service $most (ternary "auditStore" "objectStore" (eq $service "gateway"))) -}}
   {{- end -}}
@@ -60,6 +66,34 @@
   {{- end -}}
 {{- end -}}
 {{- include "comitia.edgeChecks" . -}}
+{{- include "comitia.certificateChecks" . -}}
+{{- include "comitia.testChecks" . -}}
+{{- end -}}
+
+{{- define "comitia.certificateChecks" -}}
+{{- with .Values.mtls -}}
+{{- if and .enabled (eq .issuer.kind "ClusterIssuer") (not .issuer.name) -}}
+  {{- fail "mtls.issuer.kind is ClusterIssuer, so mtls.issuer.name must name it; the authority that the release makes is an Issuer." -}}
+{{- end -}}
+{{- $duration := trimSuffix "h" .duration | int -}}
+{{- if ge (trimSuffix "h" .renewBefore | int) $duration -}}
+  {{- fail (printf "mtls.renewBefore (%s) must be less than mtls.duration (%s)." .renewBefore .duration) -}}
+{{- end -}}
+{{- if gt $duration (trimSuffix "h" .authorityDuration | int) -}}
+  {{- fail (printf "mtls.duration (%s) is longer than the life of what signs it, mtls.authorityDuration (%s)." .duration .authorityDuration) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "comitia.testChecks" -}}
+{{- if .Values.tests.debate -}}
+{{- if not (dig "settings" "stub_enabled" false .Values.services.inference) -}}
+  {{- fail "tests.debate is true, so services.inference.settings.stub_enabled must be true: the debate is held on the model stub." -}}
+{{- end -}}
+{{- if and .Values.edge.tls.enabled (not .Values.tests.url) -}}
+  {{- fail "tests.debate is true and the edge ends TLS, so tests.url must be an address that its certificate is for." -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "comitia.edgeChecks" -}}
@@ -76,6 +110,12 @@
   {{- fail "gatewayApi.enabled is true, so gatewayApi.parentRefs must name the Gateway that the routes belong to." -}}
 {{- end -}}
 {{- $tls := .Values.edge.tls -}}
+{{- if and .Values.gatewayApi.enabled $tls.enabled -}}
+  {{- fail "gatewayApi.enabled and edge.tls.enabled are both true, and a Gateway would speak plain text to an edge that wants TLS; end TLS at the Gateway." -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.tlsSecret) (not .Values.edge.service.plainText) -}}
+  {{- fail "ingress.enabled is true and ingress.tlsSecret is empty, so tokens would cross the network in plain text; name the Secret, or say edge.service.plainText: true where something in front ends TLS." -}}
+{{- end -}}
 {{- if and $tls.enabled (not $tls.existingSecret) (not $tls.issuer.name) -}}
   {{- fail "edge.tls.enabled is true, so edge.tls.existingSecret must name a Secret of type kubernetes.io/tls, or edge.tls.issuer.name an issuer of cert-manager." -}}
 {{- end -}}

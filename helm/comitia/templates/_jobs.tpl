@@ -1,10 +1,10 @@
 {{/* Jobs that run before the services: keys and migrations. */}}
 
-{{/* annotations of a hook. Takes (dict "when" "weight"). */}}
+{{/* annotations of a hook. Takes (dict "when" "weight"); of a test the pods stay, so that their logs can be read. */}}
 {{- define "comitia.hook" -}}
 helm.sh/hook: {{ .when }}
 helm.sh/hook-weight: {{ .weight | quote }}
-helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+helm.sh/hook-delete-policy: before-hook-creation{{ if ne .when "test" }},hook-succeeded{{ end }}
 {{- end -}}
 
 {{/* Pod of a job in the launcher's image. Takes (dict "root" "part" "args" "env" "mounts" "volumes" "token"). */}}
@@ -51,8 +51,12 @@ spec:
     {{- end }}
 {{- end -}}
 
-{{/* Makes the seven databases and brings them what this release needs; the one before goes on meanwhile. */}}
+{{/* Makes the seven databases and migrates them. Takes (dict "root" "phase"): `expand` brings what this release needs while
+     the one before goes on, `contract` takes away what only that one needed. */}}
 {{- define "comitia.migrationSpec" -}}
+{{- $root := .root -}}
+{{- $phase := .phase -}}
+{{- with $root -}}
 {{- $fullname := include "comitia.fullname" . -}}
 {{- $external := .Values.postgres.external -}}
 {{- $env := list (dict "name" "COMITIA_DATA_DIR" "value" "/var/lib/comitia") -}}
@@ -72,8 +76,9 @@ spec:
 {{- $volumes = append $volumes (dict "name" "postgres" "secret" (dict "secretName" . "defaultMode" 288)) -}}
 {{- end -}}
 backoffLimit: {{ .Values.migration.retries }}
-activeDeadlineSeconds: {{ .Values.migration.deadlineSeconds }}
+activeDeadlineSeconds: {{ int64 .Values.migration.deadlineSeconds }}
 template:
-  {{- $args := list "python" "-m" "services.launcher.migrate" "--phase" "expand" "--wait-seconds" (toString .Values.migration.waitSeconds) }}
+  {{- $args := list "python" "-m" "services.launcher.migrate" "--phase" $phase "--wait-seconds" (.Values.migration.waitSeconds | int64 | toString) }}
   {{- include "comitia.jobPod" (dict "root" . "part" "migrate" "args" $args "env" $env "mounts" $mounts "volumes" $volumes) | nindent 2 }}
+{{- end -}}
 {{- end -}}

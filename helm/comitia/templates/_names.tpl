@@ -1,12 +1,13 @@
 {{/* What everything is called, and by what labels it is found. */}}
 
+{{/* 63 letters are the most, and a StatefulSet adds 11 to the longest of our names. Services bear no dot. */}}
 {{- define "comitia.fullname" -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- .Values.fullnameOverride | replace "." "-" | trunc 38 | trimSuffix "-" -}}
 {{- else if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- .Release.Name | replace "." "-" | trunc 38 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | replace "." "-" | trunc 38 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 

@@ -56,8 +56,8 @@ spec:
       {{- include "comitia.placement" $at | nindent 6 }}
       securityContext:
         {{- include "comitia.podSecurity" $at | nindent 8 }}
-      # Calls that run have drainSeconds; then background work is handed over and connections are closed.
-      terminationGracePeriodSeconds: {{ add $values.drainSeconds 15 }}
+      # It serves on for 5 seconds until callers know; calls that run then have drainSeconds; after that background work is handed over and connections are closed.
+      terminationGracePeriodSeconds: {{ add 5 $values.drainSeconds 15 }}
       {{- $image := include "comitia.image" (dict "root" $root "service" $service "digest" $values.digest) }}
       {{- if eq $service "gateway" }}
       initContainers:
@@ -239,7 +239,7 @@ spec:
 - {name: {{ $own }}LOG_LEVEL, value: {{ .values.logLevel }}}
 # Envoy asks every 2 s how a service is.
 - {name: {{ $own }}NOTICE_SECONDS, value: "5"}
-- {name: {{ $own }}DRAIN_SECONDS, value: {{ .values.drainSeconds | quote }}}
+- {name: {{ $own }}DRAIN_SECONDS, value: {{ .values.drainSeconds | int64 | quote }}}
 {{- with $root.Values.monitoring.otlpEndpoint }}
 - {name: {{ $own }}OTLP_ENDPOINT, value: {{ . | quote }}}
 {{- end }}

@@ -61,6 +61,43 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         "tokens would cross the network in plain",
     ),
     "TLS by nobody": ({"edge": {"tls": {"enabled": True}}}, "edge.tls.existingSecret must name a Secret"),
+    "a Gateway before TLS": (
+        {
+            "gatewayApi": {"enabled": True, "host": "a.b", "parentRefs": [{"name": "g"}]},
+            "edge": {"tls": {"enabled": True, "existingSecret": "s"}},
+        },
+        "end TLS at the Gateway",
+    ),
+    "an Ingress in plain text": ({"ingress": {"enabled": True, "host": "a.b"}}, "ingress.tlsSecret is empty"),
+    "an issuer of the cluster without name": (
+        {"mtls": {"issuer": {"kind": "ClusterIssuer"}}},
+        "mtls.issuer.name must name it",
+    ),
+    "renewed before it is made": ({"mtls": {"renewBefore": "168h"}}, "must be less than mtls.duration"),
+    "outliving what signs it": ({"mtls": {"duration": "90000h"}}, "longer than the life of what signs it"),
+    "some queue": (
+        {"services": {"cost": {"autoscaling": {"enabled": True, "queue": {"items": 1}}}}},
+        "autoscaling.queue.name must say which queue",
+    ),
+    "busier when it is quiet": (
+        {
+            "services": {
+                "cost": {
+                    "autoscaling": {"enabled": True, "kind": "keda", "quietHours": {"enabled": True, "replicas": 3}}
+                }
+            }
+        },
+        "quietHours.replicas (3) is more than minReplicas (2)",
+    ),
+    "a debate without a model": ({"tests": {"debate": True}}, "stub_enabled must be true"),
+    "a debate behind a certificate": (
+        {
+            "tests": {"debate": True},
+            "services": {"inference": {"settings": {"stub_enabled": True}}},
+            "edge": {"tls": {"enabled": True, "existingSecret": "s"}},
+        },
+        "tests.url must be an address that its certificate is for",
+    ),
     "an unknown key": ({"postgress": {}}, "postgress"),
     "an unknown key of a service": ({"services": {"cost": {"replica": 2}}}, "replica"),
     "an unknown setting": ({"services": {"cost": {"settings": {"sweep_second": 1}}}}, "sweep_second"),
@@ -86,7 +123,15 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
 def renders() -> dict[str, Rendered]:
     """Everything that is rendered, by name."""
     cases: dict[str, dict[str, Any]] = {name: {"values": values, "lint": True} for name, values in VALUES.items()}
-    cases["upgrade"] = {"values": {}, "upgrade": True}
+    cases["repair"] = {"values": {}, "upgrade": True}
+    cases["contract"] = {"values": {"migration": {"contract": True}}, "upgrade": True}
+    cases["long"] = {"values": {"fullnameOverride": f"a.{'b' * 60}", "postgres": {"maxConnections": 2_000_000}}}
+    cases["guarded"] = {
+        "values": {
+            "networkPolicies": {"edgeFrom": [{"namespaceSelector": {}}]},
+            "tests": {"url": "https://comitia.example.com:8443/here"},
+        }
+    }
     cases["new release"] = {"values": VALUES["production"] | {"image": {"tag": "9.9.9"}}, "upgrade": True}
     cases["same release"] = {"values": VALUES["production"], "upgrade": True}
     cases |= {name: {"values": values} for name, (values, _) in CONTRADICTIONS.items()}

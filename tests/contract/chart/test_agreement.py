@@ -64,10 +64,22 @@ def test_a_service_reads_every_variable_that_it_is_given(
     read = {f"COMITIA_{service.upper()}_{field}".upper() for field in settings.model_fields}
     assert given.keys() - HELPING <= read
     built = settings.model_validate({})
-    assert (
-        built.drain_seconds < workload(rendered, service)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    )
+    grace = workload(rendered, service)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace == built.notice_seconds + built.drain_seconds + 15
     assert built.database_url.get_secret_value().startswith(f"postgresql://comitia_{service}_app:secret@")
+
+
+@pytest.mark.parametrize("service", ["policy", "memory", "tools", "cost"])
+def test_a_service_is_like_inference_but_for_names_ports_and_what_it_alone_needs(
+    rendered: Rendered, service: str
+) -> None:
+    """Inference was looked at in full, in the golden file; so whatever the others differ in must stand here."""
+    own, inference = _alike(rendered, service), _alike(rendered, "inference")
+    assert own[0] == inference[0]
+    both = own[1].keys() & inference[1].keys()
+    assert {name: own[1][name] for name in both} == {name: inference[1][name] for name in both}
+    alone = {"policy": {"NATS_URL"}, "cost": {"NATS_URL"}, "memory": {"MILVUS_URL"}}
+    assert own[1].keys() - both == alone.get(service, set())
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -216,12 +228,45 @@ def test_every_key_that_is_mounted_is_made(rendered: Rendered, tmp_path: Path) -
     assert {Path(path).name for path in mounted} <= files
 
 
+def test_queues_that_replicas_follow_are_queues_of_the_service() -> None:
+    values = yaml.safe_load((CHART / "values" / "production.yaml").read_text())["services"]
+    queues = {
+        service: one["autoscaling"]["queue"]["name"]
+        for service, one in values.items()
+        if "queue" in one.get("autoscaling", {})
+    }
+    assert queues.keys() == {"orchestrator", "inference"}
+    for service, queue in queues.items():
+        code = [file.read_text() for file in (ROOT / "services" / service).rglob("*.py")]
+        assert any(f'Final = "{queue}"' in text and "QUEUE_ITEMS" in text for text in code), queue
+
+
 def test_examples_name_files_of_values_that_are_there() -> None:
     examples = CHART.parent / "examples"
     argo = yaml.safe_load((examples / "argo-cd.yaml").read_text())
     assert all((CHART / file).exists() for file in argo["spec"]["source"]["helm"]["valueFiles"])
     _, release = yaml.safe_load_all((examples / "flux.yaml").read_text())
     assert all((ROOT / file).exists() for file in release["spec"]["chart"]["spec"]["valuesFiles"])
+
+
+def _alike(rendered: Rendered, service: str) -> tuple[Any, dict[str, str]]:
+    """Gives the workload and the environment of a service, without what another test holds against the code."""
+    whole = json.loads(json.dumps(workload(rendered, service)["spec"]))
+    pod = whole["template"]["spec"]
+    (main,) = pod["containers"]
+    for owner, keys in ((pod, ("runtimeClassName", "terminationGracePeriodSeconds")), (main, ("resources", "ports"))):
+        for key in keys:
+            owner.pop(key, None)
+    probe = main["readinessProbe"].get("grpc")
+    if probe:
+        del probe["port"]
+    prefix, variables = f"COMITIA_{service.upper()}_", {}
+    for one in main.pop("env"):
+        name = one.pop("name").removeprefix(prefix)
+        if name not in ("LISTEN", "METRICS_LISTEN", "DRAIN_SECONDS"):
+            text = json.dumps(one).replace(f"comitia_{service}", "comitia_x")
+            variables[name] = text.replace(f"comitia-{service}-keys", "comitia-x-keys")
+    return json.loads(json.dumps(whole).replace(service, "x")), variables
 
 
 def _references(one: Any) -> list[dict[str, str]]:

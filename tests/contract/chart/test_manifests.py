@@ -13,8 +13,8 @@ import pytest
 import yaml
 from kubernetes_validate import utils
 
+from tests.contract.chart import golden
 from tests.contract.chart.conftest import CONTRADICTIONS
-from tests.contract.chart.golden import GOLDEN, golden_file
 from tests.support.chart import CHART, described
 from tests.support.render_chart import Rendered, render
 
@@ -81,6 +81,18 @@ def test_every_pod_keeps_to_pod_security_restricted(rendered: Rendered) -> None:
             assert not any("hostPort" in port for port in one.get("ports", [])), name
 
 
+def test_probes_and_hooks_name_ports_of_their_own_container(rendered: Rendered) -> None:
+    for name, pod in pods(rendered):
+        numbers = {port["containerPort"] for one in pod["containers"] for port in one.get("ports", [])}
+        for one in containers(pod):
+            named = {port["name"] for port in one.get("ports", [])}
+            asked = [one.get(f"{when}Probe", {}) for when in ("startup", "readiness", "liveness")]
+            for action in (*asked, *one.get("lifecycle", {}).values()):
+                for kind in ("httpGet", "tcpSocket", "grpc"):
+                    port = action.get(kind, {}).get("port")
+                    assert port is None or port in (named if isinstance(port, str) else numbers), (name, one["name"])
+
+
 def test_only_the_job_that_makes_keys_has_an_account_and_it_reads_no_other_secret(rendered: Rendered) -> None:
     with_account = [name for name, pod in pods(rendered) if pod["automountServiceAccountToken"]]
     assert with_account == ["comitia-keys"]
@@ -94,11 +106,9 @@ def test_values_that_contradict_each_other_are_refused_with_a_sentence(renders: 
     assert CONTRADICTIONS[name][1] in renders[name].error
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_what_is_rendered_was_looked_at(renders: dict[str, Rendered], name: str) -> None:
-    assert renders[name].text == golden_file(name).read_text(encoding="utf-8"), (
-        "run `make charts`, and look at what changed"
-    )
+def test_what_is_rendered_was_looked_at(renders: dict[str, Rendered]) -> None:
+    looked_at = golden.FILE.read_text(encoding="utf-8")
+    assert golden.golden_text(renders[golden.VALUES]) == looked_at, "run `make charts`, and look at what changed"
 
 
 def test_a_new_release_changes_images_and_nothing_else(renders: dict[str, Rendered]) -> None:
@@ -108,11 +118,46 @@ def test_a_new_release_changes_images_and_nothing_else(renders: dict[str, Render
     assert {path.rpartition(".")[2] for path in changed} == {"image"}
 
 
-def test_an_upgrade_only_drops_the_job_of_the_first_migration(renders: dict[str, Rendered]) -> None:
-    first, later = renders["default"], renders["upgrade"]
-    gone = [one["metadata"]["name"] for one in first.objects if one not in later.objects]
-    assert gone == ["comitia-migrate-first"]
-    assert all(one in first.objects for one in later.objects)
+def test_a_first_install_that_failed_is_repaired_by_an_upgrade(renders: dict[str, Rendered]) -> None:
+    """No Postgres is found, as after such an install, so nothing may wait for one before the release is there."""
+    first, repair = renders["default"], renders["repair"]
+    assert [one["metadata"]["name"] for one in first.objects if one not in repair.objects] == ["comitia-migrate"]
+    assert all(one in first.objects for one in repair.objects)
+
+
+def test_what_older_code_needs_is_taken_away_only_if_somebody_says_so(renders: dict[str, Rendered]) -> None:
+    for name, rendered in renders.items():
+        found = [one for one in rendered.of_kind("Job") if one["metadata"]["name"].endswith("-contract")]
+        assert bool(found) == (name == "contract"), name
+    job = renders["contract"].named("Job", "migrate-contract")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-upgrade"
+    assert "contract" in job["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def test_names_stay_short_and_great_numbers_plain(renders: dict[str, Rendered]) -> None:
+    assert not renders["long"].error
+    for one in renders["long"].objects:
+        name = one["metadata"]["name"]
+        # A StatefulSet adds a dash and a hash of ten letters.
+        assert len(name) + (11 if one["kind"] == "StatefulSet" else 0) <= 63
+        assert "." not in name
+    said = [one["args"] for _, pod in pods(renders["long"]) for one in pod["containers"] if one["name"] == "postgres"]
+    assert said == [["-c", "max_connections=2000000"]]
+
+
+def test_helm_test_comes_through_policies_and_its_pods_stay(renders: dict[str, Rendered]) -> None:
+    edge, test = (renders["guarded"].named("NetworkPolicy", name)["spec"] for name in ("edge", "test"))
+    admitted = [peer.get("podSelector", {}).get("matchLabels", {}) for peer in edge["ingress"][0]["from"]]
+    assert "test" in [labels.get("app.kubernetes.io/component") for labels in admitted]
+    assert test["egress"][-1] == {"ports": [{"protocol": "TCP", "port": 8443}]}
+    for pod in renders["guarded"].of_kind("Pod"):
+        assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+
+
+def test_an_authority_keeps_its_key_for_years(renders: dict[str, Rendered]) -> None:
+    authority = renders["default"].named("Certificate", "authority")["spec"]
+    assert authority["privateKey"]["rotationPolicy"] == "Never"
+    assert int(authority["duration"].removesuffix("h")) >= 3 * 365 * 24
 
 
 def test_dashboards_and_alerts_become_objects_as_they_lie(tmp_path: Path) -> None:
@@ -128,6 +173,20 @@ def test_dashboards_and_alerts_become_objects_as_they_lie(tmp_path: Path) -> Non
     rendered = render({"one": {"values": {"monitoring": flags}}}, chart=chart)["one"]
     assert rendered.named("PrometheusRule", "one")["spec"] == yaml.safe_load(rule)
     assert rendered.named("ConfigMap", "dashboard-one")["data"] == {"one.json": dashboard}
+
+
+def test_rules_and_dashboards_of_this_chart_are_rendered_and_a_chart_without_is_refused(
+    renders: dict[str, Rendered], tmp_path: Path
+) -> None:
+    rules = renders["production"].of_kind("PrometheusRule")
+    assert len(rules) == len(list(CHART.glob("files/rules/*.yaml")))
+    assert all(one["spec"]["groups"] for one in rules)
+    boards = [one for one in renders["production"].of_kind("ConfigMap") if "-dashboard-" in one["metadata"]["name"]]
+    assert len(boards) == len(list(CHART.glob("files/dashboards/*.json")))
+    shutil.copytree(CHART, chart := tmp_path / "comitia", ignore=shutil.ignore_patterns("files"))
+    for kind in ("rules", "dashboards"):
+        rendered = render({"one": {"values": {"monitoring": {kind: {"enabled": True}}}}}, chart=chart)["one"]
+        assert f"was packed without files/{kind}" in rendered.error
 
 
 def test_every_value_has_a_sentence() -> None:

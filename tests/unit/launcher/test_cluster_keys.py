@@ -1,5 +1,6 @@
 """Keys on Kubernetes are made once, kept, and never replaced by others."""
 
+import base64
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.launcher.cluster_keys import ClusterSecrets, make_missing
+from services.launcher.cluster_keys import ClusterSecrets, main, make_missing
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir, prepare
 from services.launcher.services import SERVICES
@@ -41,6 +42,19 @@ def test_a_second_run_finds_nothing_to_make(tmp_path: Path) -> None:
     before = json.dumps(store.kept, default=str)
     assert make_missing("comitia", fresh(tmp_path / "second"), store) == []
     assert json.dumps(store.kept, default=str) == before
+
+
+def test_what_is_printed_is_made_apart_from_the_mesh_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMITIA_DATA_DIR", str(tmp_path / "own"))
+    make_missing("comitia", own := fresh(tmp_path / "own"), KeptSecrets())
+    before = {path: path.read_bytes() for path in own.root.rglob("*") if path.is_file()}
+    assert main(["comitia", "--print"]) == 0
+    printed = {one["metadata"]["name"]: one["data"] for one in json.loads(capsys.readouterr().out)["items"]}
+    assert len(printed) == len(SERVICES) + 4
+    assert base64.b64decode(printed["comitia-cost-keys"]["kek"]) != own.kek.read_bytes()
+    assert {path: path.read_bytes() for path in own.root.rglob("*") if path.is_file()} == before
 
 
 def test_a_secret_that_was_lost_is_made_again_and_the_key_of_the_data_stays(tmp_path: Path) -> None:

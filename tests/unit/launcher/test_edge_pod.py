@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from services.launcher.edge_pod import Envoy, kept
@@ -28,9 +30,18 @@ class AdminPage:
         return web.Response(text=pages.get(request.path, ""))
 
 
+@dataclass
+class Pod:
+    """The keeper before an admin page, what to ask it with, and the addresses of probes and figures."""
+
+    envoy: Envoy
+    asking: aiohttp.ClientSession
+    keeper: str
+    metrics: str
+
+
 @asynccontextmanager
-async def a_pod(page: AdminPage, clock: FakeClock) -> AsyncGenerator[tuple[aiohttp.ClientSession, str, str]]:
-    """Runs the keeper before an admin page; gives what to ask with, and the addresses of probes and figures."""
+async def a_pod(page: AdminPage, clock: FakeClock, keys: Path) -> AsyncGenerator[Pod]:
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", page.answer)
     runner = web.AppRunner(application)
@@ -39,9 +50,17 @@ async def a_pod(page: AdminPage, clock: FakeClock) -> AsyncGenerator[tuple[aioht
     await web.TCPSite(runner, "127.0.0.1", admin).start()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{admin}") as session, aiohttp.ClientSession() as asking:
         envoy = Envoy(session, drain_seconds=60, clock=clock)
-        async with kept(envoy, keeper=("127.0.0.1", keeper), metrics=("127.0.0.1", metrics)):
-            yield asking, f"http://127.0.0.1:{keeper}", f"http://127.0.0.1:{metrics}"
+        async with kept(envoy, heard=keys.exists, keeper=("127.0.0.1", keeper), metrics=("127.0.0.1", metrics)):
+            yield Pod(envoy, asking, f"http://127.0.0.1:{keeper}", f"http://127.0.0.1:{metrics}")
     await runner.cleanup()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    """The key set, as the gateway gave it."""
+    file = tmp_path / "jwks.json"
+    file.write_text('{"keys": []}')
+    return file
 
 
 async def status(asking: aiohttp.ClientSession, url: str) -> int:
@@ -49,34 +68,71 @@ async def status(asking: aiohttp.ClientSession, url: str) -> int:
         return answer.status
 
 
-async def test_figures_are_shown_where_probes_are_not_and_nothing_else_of_the_admin_page() -> None:
-    async with a_pod(AdminPage(), FakeClock()) as (asking, keeper, metrics):
-        async with asking.get(f"{metrics}/metrics") as answer:
+async def test_figures_are_shown_where_probes_are_not_and_nothing_else_of_the_admin_page(keys: Path) -> None:
+    async with a_pod(AdminPage(), FakeClock(), keys) as pod:
+        async with pod.asking.get(f"{pod.metrics}/metrics") as answer:
             assert await answer.text() == "envoy_up 1\n"
-        assert await status(asking, f"{keeper}/ready") == 200
-        for path in ("/ready", "/drain", "/quitquitquit", "/config_dump"):
-            assert await status(asking, f"{metrics}{path}") == 404
-        assert await status(asking, f"{keeper}/config_dump") == 404
+        assert await status(pod.asking, f"{pod.keeper}/ready") == 200
+        for path in ("/ready", "/drained", "/quitquitquit", "/config_dump"):
+            assert await status(pod.asking, f"{pod.metrics}{path}") == 404
+        for path in ("/drain", "/config_dump"):
+            assert await status(pod.asking, f"{pod.keeper}{path}") == 404
 
 
-async def test_a_drain_ends_when_the_last_call_has() -> None:
+async def test_no_caller_is_sent_to_an_edge_that_has_not_heard_of_the_gateway(tmp_path: Path) -> None:
+    keys = tmp_path / "jwks.json"
+    async with a_pod(AdminPage(), FakeClock(), keys) as pod:
+        assert await status(pod.asking, f"{pod.keeper}/ready") == 503
+        keys.write_text('{"keys": []}')
+        assert await status(pod.asking, f"{pod.keeper}/ready") == 200
+
+
+async def test_a_drain_ends_when_the_last_call_has_and_only_then_is_envoy_stopped(keys: Path) -> None:
     page, clock = AdminPage(active=1), FakeClock()
-    async with a_pod(page, clock) as (asking, keeper, _):
-        draining = asyncio.create_task(status(asking, f"{keeper}/drain"))
+    async with a_pod(page, clock, keys) as pod:
+        hook = asyncio.create_task(status(pod.asking, f"{pod.keeper}/drained"))
+        draining = asyncio.create_task(pod.envoy.drain())
         await clock.until_someone_sleeps()
         assert page.told == ["/healthcheck/fail", "/drain_listeners?graceful&skip_exit"]
-        assert await status(asking, f"{keeper}/ready") == 503
+        assert await status(pod.asking, f"{pod.keeper}/ready") == 503
+        clock.advance(seconds=5)
+        await clock.until_someone_sleeps()
+        assert not draining.done()
+        assert not hook.done()
+        page.active = 0
+        clock.advance(seconds=1)
+        await draining
+        assert await hook == 200
+
+
+async def test_an_idle_edge_waits_for_callers_that_were_not_told_yet(keys: Path) -> None:
+    page, clock = AdminPage(active=0), FakeClock()
+    async with a_pod(page, clock, keys) as pod:
+        draining = asyncio.create_task(pod.envoy.drain())
+        await clock.until_someone_sleeps()
+        page.active = 1
+        clock.advance(seconds=5)
+        await clock.until_someone_sleeps()
         assert not draining.done()
         page.active = 0
         clock.advance(seconds=1)
-        assert await draining == 200
+        await draining
 
 
-async def test_a_drain_does_not_wait_for_ever_and_happens_once() -> None:
-    page, clock = AdminPage(active=1), FakeClock()
-    async with a_pod(page, clock) as (asking, keeper, _):
-        both = [asyncio.create_task(status(asking, f"{keeper}/drain")) for _ in range(2)]
+async def test_a_drain_does_not_wait_for_ever(keys: Path) -> None:
+    clock = FakeClock()
+    async with a_pod(AdminPage(active=1), clock, keys) as pod:
+        draining = asyncio.create_task(pod.envoy.drain())
         await clock.until_someone_sleeps()
         clock.advance(seconds=61)
-        assert await asyncio.gather(*both) == [200, 200]
-    assert len(page.told) == 2
+        await draining
+
+
+async def test_whoever_asks_whether_it_is_drained_drains_nothing(keys: Path) -> None:
+    page = AdminPage()
+    async with a_pod(page, FakeClock(), keys) as pod:
+        asked = asyncio.create_task(status(pod.asking, f"{pod.keeper}/drained"))
+        assert await status(pod.asking, f"{pod.keeper}/ready") == 200
+        assert not asked.done()
+        assert not page.told
+        asked.cancel()
