@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, delete, func, literal_column, select, update
+from sqlalchemy import ColumnElement, RowMapping, TextClause, func, literal_column, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.inference.domain.rollout.rollout import RolloutState
 from services.inference.domain.routing.lesson import ArmName, BanditKind, Learnt, corrected
 from services.inference.domain.routing.reward import Earned
-from services.inference.storage.rollout_tables import tried_answer
 from services.inference.storage.routing_tables import bandit_arm, learnt_answer
 from services.inference.storage.tried_answers import keep_tried, score_tried
 from services.inference.usecases.learning_ports import MOST_ARMS, GivenAnswer, LearntAnswer, TriedAnswer
@@ -28,6 +29,31 @@ _ARMS_KEPT: Final = timedelta(days=90)
 #: What was written by transactions that took so long at most is read again rather than missed.
 _OVERLAP: Final = timedelta(seconds=60)
 _AT_ONCE: Final = 1_000
+#: Rows that are forgotten in one transaction.
+_FORGOTTEN_AT_ONCE: Final = 5_000
+#: Held by the replica that forgets.
+FORGET_LOCK: Final = int.from_bytes(sha256(b"comitia.forget_lessons").digest()[:8], "big", signed=True)
+
+
+def _forget(table: str, old: str) -> TextClause:
+    return text(
+        f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {old} LIMIT :most))"  # noqa: S608
+    )
+
+
+_JUDGED: Final = f"answer_time < now() - make_interval(secs => {JUDGED_WITHIN.total_seconds()})"
+_FORGETS: Final = (
+    _forget("learnt_answer", _JUDGED),
+    _forget("tried_answer", _JUDGED),
+    # Scores count while a rollout runs.
+    _forget(
+        "tried_answer",
+        "EXISTS (SELECT FROM model_rollout WHERE model_rollout.tenant_id = tried_answer.tenant_id"
+        " AND model_rollout.rollout_id = tried_answer.rollout_id"
+        f" AND model_rollout.state <> '{RolloutState.RUNNING}')",
+    ),
+    _forget("bandit_arm", f"updated_time < now() - make_interval(secs => {_ARMS_KEPT.total_seconds()})"),
+)
 #: Sums of the row and of what is added to it, place by place.
 _ADDED_UP: Final[ColumnElement[Any]] = literal_column(
     "(SELECT array_agg(mine + more ORDER BY place)"
@@ -87,13 +113,24 @@ class SqlLessonRecords:
             await scope.commit()
         return arms
 
-    async def forget(self) -> None:
-        """See `LessonRecords.forget`."""
+    async def forget(self, *, most: int = _FORGOTTEN_AT_ONCE) -> None:
+        """See `LessonRecords.forget`.
+
+        Args:
+            most: rows of one transaction.
+        """
+        for statement in _FORGETS:
+            while await self._forgot(statement, most=most) == most:
+                pass
+
+    async def _forgot(self, statement: TextClause, *, most: int) -> int:
+        """Forgets a portion. Gives how many rows are gone; none while another replica is at it."""
         async with maintenance_scope(self._maintenance) as scope:
-            for answers in (learnt_answer, tried_answer):
-                await scope.execute(delete(answers).where(answers.c.answer_time < func.now() - JUDGED_WITHIN))
-            await scope.execute(delete(bandit_arm).where(bandit_arm.c.updated_time < func.now() - _ARMS_KEPT))
+            if not (await scope.execute(select(func.pg_try_advisory_xact_lock(FORGET_LOCK)))).scalar_one():
+                return 0
+            gone = await scope.execute(statement, {"most": most})
             await scope.commit()
+        return gone.rowcount
 
 
 async def _corrected(

@@ -75,7 +75,7 @@ rollout_tally: Final = Table(
     PrimaryKeyConstraint("tenant_id", "rollout_id", "replica", "metric", "canary", "step", name="pk_rollout_tally"),
 )
 
-#: Answers of both sides, kept until nobody may say any more how good they were.
+#: Answers of both sides, kept until nobody may say any more how good they were, or their rollout has ended.
 tried_answer: Final = Table(
     "tried_answer",
     metadata,
@@ -93,6 +93,7 @@ tried_answer: Final = Table(
     Column("answer_time", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("tenant_id", "hold_id", name="pk_tried_answer"),
     Index("ix_tried_answer_answer_time", "answer_time"),
+    Index("ix_tried_answer_rollout_id", "tenant_id", "rollout_id"),
 )
 
 #: How good somebody said that answers were: the first score of each unit in each step.

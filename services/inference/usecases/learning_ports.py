@@ -84,5 +84,5 @@ class LessonRecords(Protocol):
         ...
 
     async def forget(self) -> None:
-        """Forgets answers of which nobody may say more, and arms that were not asked for long."""
+        """Forgets answers of which nobody may say more, those of rollouts that ended, and arms unasked for long."""
         ...

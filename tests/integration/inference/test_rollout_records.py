@@ -6,13 +6,13 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.inference.domain.rollout.rollout import Rollout
+from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
 from services.inference.domain.route import Arm, Trial
-from services.inference.storage.lesson_records import JUDGED_WITHIN
+from services.inference.storage.lesson_records import FORGET_LOCK, JUDGED_WITHIN, SqlLessonRecords
 from services.inference.storage.rollout_records import EVIDENCE_KEPT, SqlRolloutRecords
 from services.inference.storage.tried_answers import keep_tried, score_tried
 from services.inference.usecases.learning_ports import TriedAnswer
@@ -20,7 +20,7 @@ from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.scope import tenant_scope
+from services.meshkit.sql.scope import maintenance_scope, tenant_scope
 from tests.integration.inference.conftest import Surroundings
 from tests.unit.inference.test_rollout import a_rollout
 
@@ -76,8 +76,9 @@ async def begun(surroundings: Surroundings, *rollouts: Rollout) -> AsyncIterator
                 await connection.execute(
                     text(
                         "INSERT INTO model_rollout (tenant_id, rollout_id, route, spec, state, step, share_permille,"
-                        " revision, started_time, step_time)"
-                        " VALUES (:tenant, :rollout, :route, '{}', :state, 0, 100, 1, now(), now())"
+                        " revision, started_time, step_time, decided_time)"
+                        " VALUES (:tenant, :rollout, :route, '{}', CAST(:state AS text), 0, 100, 1, now(), now(),"
+                        " CASE WHEN CAST(:state AS text) <> 'running' THEN now() END)"
                     ),
                     {
                         "tenant": TENANT,
@@ -109,6 +110,32 @@ async def test_what_is_usual_is_known_to_a_thousandth(
             await scope.commit()
         scores = (await replicas[0].seen(TENANT, rollout.id, step=0)).scores
         assert {one.usual for one in scores.seen} == {None, 0.805}
+
+
+async def test_answers_on_trial_are_kept_while_their_scores_count_and_forgotten_by_one_replica_at_a_time(
+    surroundings: Surroundings,
+) -> None:
+    running, ended = (a_rollout(id=SystemIds().new("rollout"), state=state) for state in list(RolloutState)[:2])
+    left = text("SELECT count(*) FROM tried_answer WHERE tenant_id = :tenant AND rollout_id = :rollout")
+    async with (
+        begun(surroundings, running, ended),
+        sql_engine(surroundings.urls.app, pool_size=1) as app,
+        sql_engine(surroundings.urls.maintenance, pool_size=2) as maintenance,
+    ):
+        records = SqlLessonRecords(app, maintenance)
+        await records.add(TENANT, {}, [tried(one, unit) for one in (running, ended) for unit in range(5)])
+
+        async def kept() -> list[int]:
+            async with maintenance_scope(maintenance) as scope:
+                counted = [{"tenant": TENANT, "rollout": to_uuid(one.id, "rollout")} for one in (running, ended)]
+                return [(await scope.execute(left, one)).scalar_one() for one in counted]
+
+        async with maintenance_scope(maintenance) as busy:
+            await busy.execute(select(func.pg_advisory_xact_lock(FORGET_LOCK)))
+            await records.forget(most=2)
+            assert await kept() == [5, 5]
+        await records.forget(most=2)
+        assert await kept() == [5, 0]
 
 
 async def test_what_a_rollout_was_judged_by_is_kept_for_a_while_after_its_end(

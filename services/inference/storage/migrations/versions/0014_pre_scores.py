@@ -22,6 +22,7 @@ CREATE TABLE tried_answer (
     CONSTRAINT pk_tried_answer PRIMARY KEY (tenant_id, hold_id)
 );
 CREATE INDEX ix_tried_answer_answer_time ON tried_answer (answer_time);
+CREATE INDEX ix_tried_answer_rollout_id ON tried_answer (tenant_id, rollout_id);
 CREATE TABLE rollout_score (
     tenant_id uuid NOT NULL,
     rollout_id uuid NOT NULL,
