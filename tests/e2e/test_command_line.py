@@ -56,7 +56,8 @@ def test_status_shows_every_part_with_its_memory(mesh: RunningMesh) -> None:
     assert names >= {"postgres", "nats", "edge", "gateway", "orchestrator", "inference", "policy", "memory", "tools"}
     assert (told["running"], told["ready"]) == (True, True)
     assert all(child["state"] == "healthy" for child in told["children"])
-    assert 100e6 < told["pss_bytes"] < 900e6
+    # Other tests have worked with it before: 900 MB are promised of one that has just started (make bench-ground).
+    assert 100e6 < told["pss_bytes"] < 1200e6
     shown = mesh.comitia("status").stdout
     assert all(name in shown for name in names)
 
