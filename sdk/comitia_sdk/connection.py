@@ -153,7 +153,8 @@ class Connection:
         What was refused at the door has not begun, so it is made again: once with a new token, and some times after the
         short wait that a rate limit, or a mesh that is busy for a moment, names. Whatever changes something carries an
         id, so that it is also repeated when nobody knows whether it was done: the mesh does it once, and gives a repeat
-        the first answer. Repeats and the waits before them take of the same `timeout`.
+        the first answer; while that is being made the repeat waits for it. Repeats and the waits before them take of
+        the same `timeout`.
         """
         request, repeatable = _named(request)
         pauses = list(_PAUSES) if repeatable else []
@@ -169,6 +170,8 @@ class Connection:
                     renewed = True
                 elif waits < _MOST_WAITS and await _waited(error, left, times=waits + 1):
                     waits += 1
+                elif repeatable and await _still_made(error, left):
+                    pass
                 elif not (pauses and await _paused(error, pauses.pop(0), left)):
                     raise self._explained(error) from error
             token = await self.access_token()
@@ -303,6 +306,16 @@ async def _paused(error: grpc.aio.AioRpcError, seconds: float, left: float) -> b
     elif error.code() is not grpc.StatusCode.UNAVAILABLE and not broke_off(error):
         return False
     return await _slept(seconds * random.uniform(0.5, 1.0), left)
+
+
+async def _still_made(error: grpc.aio.AioRpcError, left: float) -> bool:
+    """Waits while another process makes the call of a model, or is not known to be dead: the repeat gets its answer."""
+    if error.code() is not grpc.StatusCode.ABORTED:
+        return False
+    found = from_rpc_error(error)
+    if found.reason != "CALL_IN_PROGRESS" or found.retry_after is None:
+        return False
+    return await _slept(found.retry_after.total_seconds() * random.uniform(1.0, 1.5), left)
 
 
 async def _waited(error: grpc.aio.AioRpcError, left: float | None, *, times: int = 1) -> bool:

@@ -310,6 +310,18 @@ async def test_a_mutation_carries_an_id_of_its_own_and_is_repeated_under_it(
     assert [str(UUID(one)) for one in (first, other)] == [first, other]
 
 
+async def test_a_repeat_waits_for_the_answer_of_a_call_that_is_being_made(mesh: FakeMesh, client: AsyncClient) -> None:
+    mesh.fail_next("Generate", Broken())
+    for _ in range(6):
+        soon = timedelta(milliseconds=1)
+        mesh.fail_next("Generate", Refused(ErrorKind.CONFLICT, "CALL_IN_PROGRESS", "is being made", retry_after=soon))
+    assert (await client.models.generate("hello")).parts[0].text.text == "heard: hello"
+    assert len(set(mesh.request_ids["Generate"])) == 1
+    mesh.fail_next("Generate", Refused(ErrorKind.CONFLICT, "CALL_ARGUMENTS_DIFFER", "other arguments"))
+    with pytest.raises(errors.Conflict):
+        await client.models.generate("hello")
+
+
 async def test_a_repeat_is_given_up_and_a_conflict_is_none(mesh: FakeMesh, client: AsyncClient) -> None:
     for _ in range(4):
         mesh.fail_next("CreateAgent", Broken())
