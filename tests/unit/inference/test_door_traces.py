@@ -1,11 +1,14 @@
 """What a door tells of a failure leads to the trace of the request."""
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 from aiohttp.test_utils import make_mocked_request
 
 from services.inference.transport.doors.errors import Dialect
@@ -19,6 +22,16 @@ from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.contract.wire.test_meshkit_server import GUARDS
 
 TRACE = "a" * 32
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """The output that a test captures is closed with it."""
+    root = logging.getLogger()
+    handlers, level, configured = root.handlers[:], root.level, structlog.get_config()
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.configure(**configured)
 
 
 @pytest.mark.parametrize("failure", [TokenMissing("no key"), ZeroDivisionError("a plan of nobody")])
