@@ -17,6 +17,7 @@ from comitia_sdk.cli.model_registry import (
     rollouts,
     routes,
     show,
+    version_of,
 )
 from comitia_sdk.cli.model_route import route
 from comitia_sdk.cli.models import models
@@ -24,7 +25,6 @@ from comitia_sdk.cli.output import Form, FormOption, dollars, moment, show_one, 
 
 if TYPE_CHECKING:
     from comitia.inference.v1.model_pb2 import ModelComparison, ModelRollout
-    from comitia_sdk.sync import Client
 
 app = typer.Typer(no_args_is_help=True, help="Models of your own, names to ask for, and rollouts.")
 app.command("list")(models)
@@ -101,8 +101,8 @@ def canary(
         raise typer.BadParameter("are numbers with commas between them", param_hint="--steps") from cause
     with client() as mesh:
         answers = stable or mesh.models.route(route_name).members[0].deployment
-        stable_name, stable_version = _version(mesh, answers)
-        canary_name, canary_version = _version(mesh, to)
+        stable_name, stable_version = version_of(mesh, answers)
+        canary_name, canary_version = version_of(mesh, to)
         rollout = mesh.models.start_rollout(
             route_name,
             stable=stable_name,
@@ -163,17 +163,6 @@ def _compared(one: "ModelComparison") -> tuple[str, ...]:
         f"{route.characters}, {beside.characters}",
         str(one.skipped),
     )
-
-
-def _version(mesh: "Client", named: str) -> tuple[str, int]:
-    """Reads `name@version`; without a version, the newest of a registered model, or 0 for one of the settings."""
-    name, at, number = named.rpartition(AT)
-    if at and number.isdecimal():
-        return name, int(number)
-    for one in mesh.models.list():
-        if one.name == named and one.versions:
-            return named, one.versions[0].version
-    return named, 0
 
 
 def _lines(rollout: "ModelRollout") -> list[tuple[str, str]]:

@@ -124,7 +124,7 @@ def check(name: ModelName, output: FormOption = Form.TABLE) -> None:
     Example:  comitia model check acme/writer@2
     """
     with client() as mesh:
-        plain, number = _parted(mesh, name)
+        plain, number = version_of(mesh, name)
         found = mesh.models.check(_own(mesh, plain).deployment_id, number)
     show_checked(output, plain, found)
 
@@ -195,6 +195,15 @@ def _mode(route: "ModelRoute") -> str:
     return short_name(RouteMode, route.mode) if route.mode else ""
 
 
+def version_of(mesh: "Client", named: str) -> tuple[str, int]:
+    """Reads `name@version`; without a version, the newest of a registered model, or 0 for one of the settings."""
+    name, at, number = named.rpartition(AT)
+    if at and number.isdecimal():
+        return name, int(number)
+    found = _known(mesh).get(named)
+    return named, found.versions[0].version if found is not None and found.versions else 0
+
+
 def _known(mesh: "Client") -> "dict[str, ModelDeployment]":
     return {one.name: one for one in mesh.models.list()}
 
@@ -206,15 +215,6 @@ def _own(mesh: "Client", name: str) -> "ModelDeployment":
     if not found.deployment_id:
         raise CommandFailed(f"{name!r} is one of the settings of the installation, which no command changes")
     return found
-
-
-def _parted(mesh: "Client", named: str) -> tuple[str, int]:
-    """Reads `name@version`; without a version, the newest."""
-    name, at, number = named.rpartition(AT)
-    if at and number.isdecimal():
-        return name, int(number)
-    found = _own(mesh, named)
-    return named, found.versions[0].version if found.versions else 0
 
 
 def _model_lines(model: "ModelDeployment") -> list[tuple[str, str]]:
