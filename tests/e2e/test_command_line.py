@@ -58,8 +58,8 @@ def test_status_shows_every_part_with_its_memory(mesh: RunningMesh) -> None:
     assert all(child["state"] == "healthy" for child in told["children"])
     parts = {child["name"]: child["pss_bytes"] for child in told["children"]}
     assert told["pss_bytes"] >= sum(parts.values()) > 100e6
-    # Postgres keeps more of its files in memory the more other tests have worked: 120 MB at first, its buffers later.
-    assert sum(parts.values()) - parts["postgres"] < 750e6
+    # All other tests of a session have worked this mesh: it may hold more than one that rests, by what is cached.
+    assert sum(parts.values()) - parts["postgres"] < 900e6
     assert parts["postgres"] < 300e6
     shown = mesh.comitia("status").stdout
     assert all(name in shown for name in names)
