@@ -279,9 +279,7 @@ def _decoding(rpc: Rpc) -> Handler:
             call = current_call()
             async with aclosing(behaviour(request, context)) as answers:
                 async for answer in answers:
-                    if call is not None and call.headers is not None:
-                        await tell_headers(call, context)
-                    await context.write(answer)
+                    await _write(answer, call, context)
 
         return stream
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
@@ -294,6 +292,16 @@ def _decoding(rpc: Rpc) -> Handler:
         return await behaviour(request, context)
 
     return unary
+
+
+async def _write(answer: Any, call: Call | None, context: Context) -> None:
+    try:
+        if call is not None and call.headers is not None:
+            await tell_headers(call, context)
+        await context.write(answer)
+    except grpc.aio.InternalError as cause:
+        # What gRPC says when the connection broke under the answer, until it says that the call is cancelled.
+        raise asyncio.CancelledError from cause
 
 
 async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncGenerator[Any]:

@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
+from comitia.policy.v1 import policy_pb2 as pb_policy
 from comitia.policy.v1 import policy_service_pb2 as pb
 from comitia.policy.v1 import policy_service_pb2_grpc as rpc
 from services.meshkit.core.clock import SystemClock
@@ -121,6 +122,8 @@ class ViolationServicer(rpc.ViolationServiceServicer):
 
     def __init__(self) -> None:
         self.ended: list[str] = []
+        #: True to send more than a caller who reads nothing lets through.
+        self.floods = False
 
     async def ListViolations(self, request: Any, context: Any) -> pb.ListViolationsResponse:
         return pb.ListViolationsResponse()
@@ -134,6 +137,8 @@ class ViolationServicer(rpc.ViolationServiceServicer):
         with call.drain.notify(draining.set):
             try:
                 yield pb.WatchViolationsResponse()
+                while self.floods:
+                    yield pb.WatchViolationsResponse(violation=pb_policy.Violation(rule="x" * 1_000_000))
                 await draining.wait()
                 self.ended.append("drained")
             except asyncio.CancelledError:
@@ -339,13 +344,54 @@ class TestErrors:
         assert error.reason == "TOKEN_MISSING"
 
     async def test_calls_are_counted_by_method_and_code(self, server: LocalServer) -> None:
-        def counted(code: str) -> float:
-            labels = {"method": BUNDLES + "GetBundle", "code": code}
-            return REGISTRY.get_sample_value(names.RPC_SERVER_DURATION_SECONDS + "_count", labels) or 0
-
-        before = counted("NOT_FOUND")
+        before = counted(BUNDLES + "GetBundle", "NOT_FOUND")
         await failure_of(get_bundle(server, "absent", metadata=call_metadata(server.keys.principal())))
-        assert counted("NOT_FOUND") == before + 1
+        assert counted(BUNDLES + "GetBundle", "NOT_FOUND") == before + 1
+
+    async def test_a_caller_whose_connection_breaks_under_an_answer_is_no_incident(
+        self, server: LocalServer, violations: ViolationServicer, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        violations.floods = True
+        before = counted(WATCH, "CANCELLED")
+        for n in range(1, 6):
+            async with cut_off_soon(server.target) as address, grpc.aio.insecure_channel(address) as outside:
+                watch = rpc.ViolationServiceStub(outside).WatchViolations(pb.WatchViolationsRequest())
+                assert await watch.read() is not None
+                await until_counted(WATCH, "CANCELLED", before + n)
+        assert "incident" not in "".join(capfd.readouterr())
+
+
+def counted(method: str, code: str) -> float:
+    labels = {"method": method, "code": code}
+    return REGISTRY.get_sample_value(names.RPC_SERVER_DURATION_SECONDS + "_count", labels) or 0
+
+
+async def until_counted(method: str, code: str, many: float) -> None:
+    async with asyncio.timeout(5):
+        while counted(method, code) < many:  # noqa: ASYNC110  # what it waits for happens in gRPC
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def cut_off_soon(target: str) -> AsyncIterator[str]:
+    """Gives an address from which a server is reached by whoever takes little; the connection breaks after that."""
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter, most: int) -> None:
+        while most > 0 and (data := await source.read(1 << 16)):
+            most -= len(data)
+            sink.write(data)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = target.rpartition(":")
+        onward, back = await asyncio.open_connection(host, int(port))
+        asking = asyncio.create_task(carry(reader, back, 1 << 30))
+        await carry(onward, writer, 1 << 20)
+        asking.cancel()
+        for broken in (back, writer):
+            broken.transport.abort()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as proxy:
+        yield f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
 
 
 class TestDeadline:
