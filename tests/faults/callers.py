@@ -1,11 +1,9 @@
-"""Callers who repeat what clients repeat by themselves, and nothing else: what is not answered then they write down."""
+"""Callers who put up with nothing: what is not answered at the first try, or not in time, they write down."""
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Final, TypeVar
 from uuid import uuid4
 
@@ -20,8 +18,6 @@ from tests.support.mesh import RunningMesh
 
 _SESSION_SECONDS: Final = 60.0
 _DOOR_SECONDS: Final = 20.0
-#: OpenAI's clients repeat a 503 so often, unless they are told not to.
-_DOOR_REPEATS: Final = 2
 
 Result = TypeVar("Result")
 
@@ -39,8 +35,6 @@ class Callers:
     #: Requests that were answered, and what the others met.
     answered: int = 0
     failed: list[str] = field(default_factory=list[str])
-    #: Requests at the doors that were sent again after a 503.
-    repeated: int = 0
 
     def lanes(self, *, sessions: int = 3, doors: int = 2) -> Sequence[Lane]:
         """Gives callers of each kind to keep going."""
@@ -73,22 +67,14 @@ class Callers:
 
     async def _ask_once(self, http: aiohttp.ClientSession) -> None:
         asked = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": f"Which sea? {uuid4()}"}]}
-        for left in reversed(range(_DOOR_REPEATS + 1)):
-            try:
-                async with http.post("/v1/chat/completions", json=asked) as answer:
-                    said = await answer.text()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                self.failed.append(f"door: {error!r}")
-                return
-            if left and answer.status == HTTPStatus.SERVICE_UNAVAILABLE and "x-should-retry" not in answer.headers:
-                self.repeated += 1
-                await asyncio.sleep(self.pause_seconds)
-                continue
-            if answer.status == HTTPStatus.OK and json.loads(said)["choices"]:
-                self.answered += 1
-            else:
-                self.failed.append(f"door: {answer.status} {said[:300]}")
-            return
+        try:
+            async with http.post("/v1/chat/completions", json=asked) as answer:
+                if answer.status == 200 and (await answer.json())["choices"]:
+                    self.answered += 1
+                else:
+                    self.failed.append(f"door: {answer.status} {(await answer.text())[:300]}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.failed.append(f"door: {error!r}")
 
     async def _noted(self, what: str, call: Awaitable[Result]) -> Result | None:
         try:

@@ -131,15 +131,20 @@ class ClientStream:
         """Ends the stream at once."""
         self._call.cancel()
 
-    async def read(self) -> None:
+    async def read(self, on_leaving: Callable[[], None]) -> None:
         """Hands answers to their callers until the stream ends.
 
+        Args:
+            on_leaving: called when the server asks to send no more; the stream has retired, and is to be finished.
         Raises: MeshError: the stream broke; what was in flight failed with it.
         """
         try:
             async for frame in self._call:
                 for answer in frame.items:
                     self._answered(answer)
+                if frame.leaving:
+                    self.retired = True
+                    on_leaving()
         except grpc.aio.AioRpcError as error:
             failure = remote_error(error)
             self._fail(failure)

@@ -39,8 +39,8 @@ class Coalescer(Generic[Item, Answer]):
         async with Coalescer(stub.BatchEvaluate, frame=pb.BatchEvaluateRequest, name="policy", ...) as evaluations:
             answer = await evaluations.call(pb.BatchEvaluateRequest.Item(subject=...), principal=caller.principal)
 
-    A stream that breaks fails what was in flight on it with UNAVAILABLE, and the next call opens another. A stream
-    that the server ends well, to drain, loses nothing: what the server had not begun goes to the next one.
+    A stream that breaks fails what was in flight on it with UNAVAILABLE, and the next call opens another. A server
+    that drains asks for the end of its streams and loses nothing: what it was not sent goes to the next one.
 
     Args:
         open_stream: the batch method of a stub.

@@ -1,7 +1,7 @@
 """The shape that all batch streams share, whatever their items say.
 
-A request frame has `identities` and `items`, a request item has a `header`; an answer frame has `items`, an answer item
-has a `status`. The rest of an item belongs to the service.
+A request frame has `identities` and `items`, a request item has a `header`; an answer frame has `items` and `leaving`,
+an answer item has a `status`. The rest of an item belongs to the service.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +47,13 @@ class RequestFrame(Protocol[Item_co]):
 
 
 class MakeFrame(Protocol):
-    """The class of a frame: makes one from its parts."""
+    """The class of a request frame: makes one from its parts."""
 
     # The parts are messages of the service that owns the frame.
     def __call__(self, *, items: Iterable[Any]) -> Any: ...
+
+
+class MakeAnswers(Protocol):
+    """The class of an answer frame, likewise."""
+
+    def __call__(self, *, items: Iterable[Any], leaving: bool = False) -> Any: ...

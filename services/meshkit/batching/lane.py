@@ -77,11 +77,14 @@ class Lane:
         """Works until cancelled."""
         try:
             while True:
-                while not self.pending and not (self._current is not None and self._current.has_news):
+                while not self.pending and not self._is_wanted(self._current):
                     self._wake.clear()
                     await self._wake.wait()
                 try:
-                    await self._send_frame()
+                    if self._current is not None and self._current.retired:
+                        await self._finish(self._current)
+                    else:
+                        await self._send_frame()
                 except Exception as error:  # noqa: BLE001  # a consumer loop: the callers get it, the loop goes on
                     self._fail_pending(incident(error, method=self._name))
         finally:
@@ -89,6 +92,15 @@ class Lane:
                 stream.cancel()
                 reader.cancel()
             await asyncio.gather(*self._streams.values(), return_exceptions=True)
+
+    @staticmethod
+    def _is_wanted(stream: ClientStream | None) -> bool:
+        """True when the stream has something to say without an item that waits."""
+        return stream is not None and (stream.has_news or stream.retired)
+
+    async def _finish(self, stream: ClientStream) -> None:
+        self._current = None
+        await stream.finish()
 
     async def _send_frame(self) -> None:
         stream = await self._usable_stream()
@@ -101,15 +113,15 @@ class Lane:
         except Exception as error:  # noqa: BLE001  # the callers of this frame get it, all others go on
             stream.give_up_after(before, incident(error, method=self._name))
         if stream.retired:
-            await stream.finish()
+            await self._finish(stream)
 
     async def _usable_stream(self) -> ClientStream:
         now = self._clock.monotonic()
         current = self._current
         if current is not None and not current.retired and now - current.opened < self._stream_seconds:
             return current
-        if current is not None and not current.retired:
-            await current.finish()
+        if current is not None:
+            await self._finish(current)
         if self._broken:
             self._broken = False
             await self._clock.sleep(next(self._waits, self._backoff.most_seconds))
@@ -120,7 +132,7 @@ class Lane:
 
     async def _read(self, stream: ClientStream) -> None:
         try:
-            await stream.read()
+            await stream.read(self._wake.set)
         except MeshError as error:
             log.info("batch stream broke", stream=self._name, error=str(error), reason=error.reason)
         finally:

@@ -11,7 +11,7 @@ import grpc.aio
 from google.protobuf import message_factory
 
 from comitia.common.v1.batch_pb2 import ItemHeader
-from services.meshkit.batching.frames import MAX_FRAME_BYTES, MAX_FRAME_ITEMS, Item, MakeFrame
+from services.meshkit.batching.frames import MAX_FRAME_BYTES, MAX_FRAME_ITEMS, Item, MakeAnswers
 from services.meshkit.core.errors import DeadlineExceeded, Exhausted, Internal, MeshError
 from services.meshkit.core.identity import Caller, Principal
 from services.meshkit.grpc.call import Call, current_call, enter_call
@@ -24,6 +24,8 @@ from services.meshkit.telemetry.scope import Scope, enter_scope
 
 #: Longest time for an item, unless the stream is served with another, seconds.
 ITEM_SECONDS: Final = 30.0
+#: A client that was told that the server stops has so long to end its side, seconds.
+_LEAVING_SECONDS: Final = 2.0
 
 
 class FrameTooLarge(Exhausted):
@@ -69,7 +71,7 @@ class StreamSession:
 
     # Items and answers are messages of the service that owns the stream: `Any` here, typed in `serve_batch`.
 
-    def __init__(self, answers: MakeFrame, *, max_in_flight: int, item_seconds: float = ITEM_SECONDS) -> None:
+    def __init__(self, answers: MakeAnswers, *, max_in_flight: int, item_seconds: float = ITEM_SECONDS) -> None:
         call = current_call()
         if call is None:
             raise Internal("a batch stream is served outside of an RPC")
@@ -87,6 +89,8 @@ class StreamSession:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: list[Any] = []
         self._reading = True
+        #: True while the client is yet to be told that the server stops.
+        self._leaving = False
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._sizes = metrics.BATCH_ITEMS.labels(call.method)
@@ -99,20 +103,37 @@ class StreamSession:
     async def run(
         self, frames: AsyncIterator[Any], start: Callable[[list[BatchItem[Any]]], None]
     ) -> AsyncGenerator[Any]:
-        """Reads `frames`, has `start` begin the work on the items of each, and gives the frames of answers."""
+        """Reads `frames`, has `start` begin the work on the items of each, and gives the frames of answers.
+
+        When the server drains, the client is asked to end its side, and what it sends until then is answered: were the
+        stream ended first, whatever the client writes meanwhile would break it (grpc/grpc#36066).
+        """
         reader = asyncio.create_task(self._read(frames, start), name="batch-reader")
+        patience: asyncio.TimerHandle | None = None
+
+        def leave() -> None:
+            nonlocal patience
+            self._leaving = True
+            self._changed.set()
+            patience = asyncio.get_running_loop().call_later(_LEAVING_SECONDS, _cancel, reader)
+
         try:
-            with self._call.drain.notify(lambda: _cancel(reader)):
+            with self._call.drain.notify(leave):
                 while self._reading or self._in_flight or self._ready:
-                    if not self._ready:
+                    if not self._ready and not self._leaving:
                         self._changed.clear()
                         await self._changed.wait()
                     ready, self._ready = self._ready, []
                     for frame in self._framed(ready):
                         yield frame
+                    if self._leaving:
+                        self._leaving = False
+                        yield self._make_frame(items=(), leaving=True)
             if not reader.cancelled():
                 await reader
         finally:
+            if patience is not None:
+                patience.cancel()
             reader.cancel()
             for task in self._tasks:
                 task.cancel()

@@ -1,15 +1,17 @@
 """Batch streams between two services: every item has its own identity, deadline and answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import budget_service_pb2_grpc as rpc
 from comitia.cost.v1.cost_pb2 import Hold
 from comitia.guard_table import GUARDS
+from services.meshkit.batching import stream_session
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.batching.frames import MAX_FRAME_ITEMS
 from services.meshkit.batching.serve_batch import serve_batch, serve_items
@@ -428,6 +431,62 @@ async def test_a_draining_server_answers_what_it_has_read(tmp_path: Path) -> Non
         await asyncio.sleep(0.05)
         ledger.gate.set()
         assert await waiting == "wait:1 for key_test"
+
+
+async def test_a_server_that_stops_asks_its_client_to_end_and_answers_until_then(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    async with spending(tmp_path, ledger) as (server, _):
+        stream, send = raw_stream(server)
+        await send("hold_1")
+        assert (await stream.read()).items[0].hold.hold_id == "hold_1 for key_test"
+        server.running.drain.begin()
+        notice = await stream.read()
+        assert (notice.leaving, len(notice.items)) == (True, 0)
+        await send("hold_2")
+        assert (await stream.read()).items[0].hold.hold_id == "hold_2 for key_test"
+        await stream.done_writing()
+        assert not await stream.read()
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_client_that_goes_on_writing_to_a_server_that_stops_is_left(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_session, "_LEAVING_SECONDS", 0.05)
+    async with spending(tmp_path, ledger) as (server, _):
+        stream, send = raw_stream(server)
+        await send("hold_1")
+        await stream.read()
+        server.running.drain.begin()
+        assert (await stream.read()).leaving
+        assert not await stream.read()
+
+
+async def test_no_call_is_lost_on_streams_that_are_left_as_soon_as_they_open(tmp_path: Path, ledger: Ledger) -> None:
+    async with spending(tmp_path, ledger) as (server, spend):
+        server.running.drain.begin()
+        principal = server.keys.principal()
+        for n in range(40):
+            answers = await asyncio.gather(*(outcome(spend, f"{n}:{m}", principal) for m in range(5)))
+            assert answers == [f"{n}:{m} for key_test" for m in range(5)]
+    assert len(ledger.seen) == 200
+
+
+def raw_stream(server: LocalServer) -> tuple[Any, Callable[[str], Awaitable[None]]]:
+    """Opens a stream without a coalescer, and gives what sends an item on it."""
+    principal = server.keys.principal()
+    stream: Any = rpc.BudgetServiceStub(server.channel).BatchSpend(metadata=call_metadata(principal))
+    numbers = count(1)
+
+    async def send(hold_id: str) -> None:
+        frame = pb.BatchSpendRequest(items=[mark(hold_id)])
+        frame.items[0].header.item_id = next(numbers)
+        if frame.items[0].header.item_id == 1:
+            frame.identities.access_tokens.append(principal.token.reveal())
+        await stream.write(frame)
+
+    return stream, send
 
 
 async def test_a_closed_coalescer_answers_who_still_waits(tmp_path: Path) -> None:

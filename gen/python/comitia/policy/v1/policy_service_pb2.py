@@ -28,7 +28,7 @@ from comitia.policy.v1 import policy_pb2 as comitia_dot_policy_dot_v1_dot_policy
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/policy/v1/policy_service.proto\x12\x11\x63omitia.policy.v1\x1a\x1d\x63omitia/common/v1/batch.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1e\x63omitia/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\">\n\x0f\x45valuateRequest\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.comitia.policy.v1.Subject\"?\n\x10\x45valuateResponse\x12+\n\x07verdict\x18\x01 \x01(\x0b\x32\x1a.comitia.policy.v1.Verdict\"\xed\x01\n\x14\x42\x61tchEvaluateRequest\x12\x34\n\nidentities\x18\x01 \x01(\x0b\x32 .comitia.common.v1.IdentityTable\x12;\n\x05items\x18\x02 \x03(\x0b\x32,.comitia.policy.v1.BatchEvaluateRequest.Item\x1a\x62\n\x04Item\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemHeader\x12+\n\x07subject\x18\x02 \x01(\x0b\x32\x1a.comitia.policy.v1.Subject\"\xb9\x01\n\x15\x42\x61tchEvaluateResponse\x12<\n\x05items\x18\x01 \x03(\x0b\x32-.comitia.policy.v1.BatchEvaluateResponse.Item\x1a\x62\n\x04Item\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemStatus\x12+\n\x07verdict\x18\x02 \x01(\x0b\x32\x1a.comitia.policy.v1.Verdict\"o\n\x13\x43reateBundleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rkeep_inactive\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"A\n\x14\x43reateBundleResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.comitia.policy.v1.Bundle\"\"\n\x10GetBundleRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\">\n\x11GetBundleResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.comitia.policy.v1.Bundle\";\n\x12ListBundlesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListBundlesResponse\x12*\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x19.comitia.policy.v1.Bundle\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x15\x41\x63tivateBundleRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x16\x41\x63tivateBundleResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.comitia.policy.v1.Bundle\"\x8f\x01\n\x15ListViolationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x31\n\x0cmin_severity\x18\x05 \x01(\x0e\x32\x1b.comitia.policy.v1.Severity\"c\n\x16ListViolationsResponse\x12\x30\n\nviolations\x18\x01 \x03(\x0b\x32\x1c.comitia.policy.v1.Violation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x16WatchViolationsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"\\\n\x17WatchViolationsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\tviolation\x18\x02 \x01(\x0b\x32\x1c.comitia.policy.v1.Violation2\xc4\x02\n\rPolicyService\x12\x93\x01\n\x08\x45valuate\x12\".comitia.policy.v1.EvaluateRequest\x1a#.comitia.policy.v1.EvaluateResponse\">\x9a\xc2\x18\x1a\n\x11policies.evaluate\x10\xf4\x03\x18\nP\x01\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/policies:evaluate:\x01*\x12\x9c\x01\n\rBatchEvaluate\x12\'.comitia.policy.v1.BatchEvaluateRequest\x1a(.comitia.policy.v1.BatchEvaluateResponse\"4\x9a\xc2\x18\x30\n\x11policies.evaluate\x18\x90\x1c*\tinference*\x05tools*\x06memory(\x01\x30\x01\x32\xfc\x04\n\rBundleService\x12\xa2\x01\n\x0c\x43reateBundle\x12&.comitia.policy.v1.CreateBundleRequest\x1a\'.comitia.policy.v1.CreateBundleResponse\"A\x9a\xc2\x18\x16\n\x0epolicies.write\x10\n\x18\n0\x01\x82\xd3\xe4\x93\x02!\"\x0c/v1/policies:\x01*Z\x0e\"\t/policies:\x01*\x12\x8c\x01\n\tGetBundle\x12#.comitia.policy.v1.GetBundleRequest\x1a$.comitia.policy.v1.GetBundleResponse\"4\x9a\xc2\x18\x13\n\rpolicies.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/policies/{bundle}\x12\x89\x01\n\x0bListBundles\x12%.comitia.policy.v1.ListBundlesRequest\x1a&.comitia.policy.v1.ListBundlesResponse\"+\x9a\xc2\x18\x13\n\rpolicies.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/policies\x12\xaa\x01\n\x0e\x41\x63tivateBundle\x12(.comitia.policy.v1.ActivateBundleRequest\x1a).comitia.policy.v1.ActivateBundleResponse\"C\x9a\xc2\x18\x16\n\x0epolicies.write\x10\n\x18\n0\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/policies/{bundle}:activate:\x01*2\xdb\x02\n\x10ViolationService\x12\xa3\x01\n\x0eListViolations\x12(.comitia.policy.v1.ListViolationsRequest\x1a).comitia.policy.v1.ListViolationsResponse\"<\x9a\xc2\x18\x13\n\x0fviolations.read\x18\x05\x82\xd3\xe4\x93\x02\x1f\x12\x0e/v1/violationsZ\r\x12\x0b/violations\x12\xa0\x01\n\x0fWatchViolations\x12).comitia.policy.v1.WatchViolationsRequest\x1a*.comitia.policy.v1.WatchViolationsResponse\"4\x9a\xc2\x18\x14\n\x0fviolations.read\x18\x90\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/violations:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/policy/v1/policy_service.proto\x12\x11\x63omitia.policy.v1\x1a\x1d\x63omitia/common/v1/batch.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1e\x63omitia/policy/v1/policy.proto\x1a\x1cgoogle/api/annotations.proto\">\n\x0f\x45valuateRequest\x12+\n\x07subject\x18\x01 \x01(\x0b\x32\x1a.comitia.policy.v1.Subject\"?\n\x10\x45valuateResponse\x12+\n\x07verdict\x18\x01 \x01(\x0b\x32\x1a.comitia.policy.v1.Verdict\"\xed\x01\n\x14\x42\x61tchEvaluateRequest\x12\x34\n\nidentities\x18\x01 \x01(\x0b\x32 .comitia.common.v1.IdentityTable\x12;\n\x05items\x18\x02 \x03(\x0b\x32,.comitia.policy.v1.BatchEvaluateRequest.Item\x1a\x62\n\x04Item\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemHeader\x12+\n\x07subject\x18\x02 \x01(\x0b\x32\x1a.comitia.policy.v1.Subject\"\xca\x01\n\x15\x42\x61tchEvaluateResponse\x12<\n\x05items\x18\x01 \x03(\x0b\x32-.comitia.policy.v1.BatchEvaluateResponse.Item\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\x1a\x62\n\x04Item\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemStatus\x12+\n\x07verdict\x18\x02 \x01(\x0b\x32\x1a.comitia.policy.v1.Verdict\"o\n\x13\x43reateBundleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x15\n\rkeep_inactive\x18\x04 \x01(\x08\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"A\n\x14\x43reateBundleResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.comitia.policy.v1.Bundle\"\"\n\x10GetBundleRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\">\n\x11GetBundleResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.comitia.policy.v1.Bundle\";\n\x12ListBundlesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x13ListBundlesResponse\x12*\n\x07\x62undles\x18\x01 \x03(\x0b\x32\x19.comitia.policy.v1.Bundle\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\";\n\x15\x41\x63tivateBundleRequest\x12\x0e\n\x06\x62undle\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x16\x41\x63tivateBundleResponse\x12)\n\x06\x62undle\x18\x01 \x01(\x0b\x32\x19.comitia.policy.v1.Bundle\"\x8f\x01\n\x15ListViolationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\x12\x0c\n\x04rule\x18\x04 \x01(\t\x12\x31\n\x0cmin_severity\x18\x05 \x01(\x0e\x32\x1b.comitia.policy.v1.Severity\"c\n\x16ListViolationsResponse\x12\x30\n\nviolations\x18\x01 \x03(\x0b\x32\x1c.comitia.policy.v1.Violation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x16WatchViolationsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"\\\n\x17WatchViolationsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12/\n\tviolation\x18\x02 \x01(\x0b\x32\x1c.comitia.policy.v1.Violation2\xc4\x02\n\rPolicyService\x12\x93\x01\n\x08\x45valuate\x12\".comitia.policy.v1.EvaluateRequest\x1a#.comitia.policy.v1.EvaluateResponse\">\x9a\xc2\x18\x1a\n\x11policies.evaluate\x10\xf4\x03\x18\nP\x01\x82\xd3\xe4\x93\x02\x1a\"\x15/v1/policies:evaluate:\x01*\x12\x9c\x01\n\rBatchEvaluate\x12\'.comitia.policy.v1.BatchEvaluateRequest\x1a(.comitia.policy.v1.BatchEvaluateResponse\"4\x9a\xc2\x18\x30\n\x11policies.evaluate\x18\x90\x1c*\tinference*\x05tools*\x06memory(\x01\x30\x01\x32\xfc\x04\n\rBundleService\x12\xa2\x01\n\x0c\x43reateBundle\x12&.comitia.policy.v1.CreateBundleRequest\x1a\'.comitia.policy.v1.CreateBundleResponse\"A\x9a\xc2\x18\x16\n\x0epolicies.write\x10\n\x18\n0\x01\x82\xd3\xe4\x93\x02!\"\x0c/v1/policies:\x01*Z\x0e\"\t/policies:\x01*\x12\x8c\x01\n\tGetBundle\x12#.comitia.policy.v1.GetBundleRequest\x1a$.comitia.policy.v1.GetBundleResponse\"4\x9a\xc2\x18\x13\n\rpolicies.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/policies/{bundle}\x12\x89\x01\n\x0bListBundles\x12%.comitia.policy.v1.ListBundlesRequest\x1a&.comitia.policy.v1.ListBundlesResponse\"+\x9a\xc2\x18\x13\n\rpolicies.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/policies\x12\xaa\x01\n\x0e\x41\x63tivateBundle\x12(.comitia.policy.v1.ActivateBundleRequest\x1a).comitia.policy.v1.ActivateBundleResponse\"C\x9a\xc2\x18\x16\n\x0epolicies.write\x10\n\x18\n0\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/policies/{bundle}:activate:\x01*2\xdb\x02\n\x10ViolationService\x12\xa3\x01\n\x0eListViolations\x12(.comitia.policy.v1.ListViolationsRequest\x1a).comitia.policy.v1.ListViolationsResponse\"<\x9a\xc2\x18\x13\n\x0fviolations.read\x18\x05\x82\xd3\xe4\x93\x02\x1f\x12\x0e/v1/violationsZ\r\x12\x0b/violations\x12\xa0\x01\n\x0fWatchViolations\x12).comitia.policy.v1.WatchViolationsRequest\x1a*.comitia.policy.v1.WatchViolationsResponse\"4\x9a\xc2\x18\x14\n\x0fviolations.read\x18\x90\x1c\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/violations:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,37 +60,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BATCHEVALUATEREQUEST_ITEM']._serialized_start=454
   _globals['_BATCHEVALUATEREQUEST_ITEM']._serialized_end=552
   _globals['_BATCHEVALUATERESPONSE']._serialized_start=555
-  _globals['_BATCHEVALUATERESPONSE']._serialized_end=740
-  _globals['_BATCHEVALUATERESPONSE_ITEM']._serialized_start=642
-  _globals['_BATCHEVALUATERESPONSE_ITEM']._serialized_end=740
-  _globals['_CREATEBUNDLEREQUEST']._serialized_start=742
-  _globals['_CREATEBUNDLEREQUEST']._serialized_end=853
-  _globals['_CREATEBUNDLERESPONSE']._serialized_start=855
-  _globals['_CREATEBUNDLERESPONSE']._serialized_end=920
-  _globals['_GETBUNDLEREQUEST']._serialized_start=922
-  _globals['_GETBUNDLEREQUEST']._serialized_end=956
-  _globals['_GETBUNDLERESPONSE']._serialized_start=958
-  _globals['_GETBUNDLERESPONSE']._serialized_end=1020
-  _globals['_LISTBUNDLESREQUEST']._serialized_start=1022
-  _globals['_LISTBUNDLESREQUEST']._serialized_end=1081
-  _globals['_LISTBUNDLESRESPONSE']._serialized_start=1083
-  _globals['_LISTBUNDLESRESPONSE']._serialized_end=1173
-  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_start=1175
-  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_end=1234
-  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_start=1236
-  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_end=1303
-  _globals['_LISTVIOLATIONSREQUEST']._serialized_start=1306
-  _globals['_LISTVIOLATIONSREQUEST']._serialized_end=1449
-  _globals['_LISTVIOLATIONSRESPONSE']._serialized_start=1451
-  _globals['_LISTVIOLATIONSRESPONSE']._serialized_end=1550
-  _globals['_WATCHVIOLATIONSREQUEST']._serialized_start=1552
-  _globals['_WATCHVIOLATIONSREQUEST']._serialized_end=1616
-  _globals['_WATCHVIOLATIONSRESPONSE']._serialized_start=1618
-  _globals['_WATCHVIOLATIONSRESPONSE']._serialized_end=1710
-  _globals['_POLICYSERVICE']._serialized_start=1713
-  _globals['_POLICYSERVICE']._serialized_end=2037
-  _globals['_BUNDLESERVICE']._serialized_start=2040
-  _globals['_BUNDLESERVICE']._serialized_end=2676
-  _globals['_VIOLATIONSERVICE']._serialized_start=2679
-  _globals['_VIOLATIONSERVICE']._serialized_end=3026
+  _globals['_BATCHEVALUATERESPONSE']._serialized_end=757
+  _globals['_BATCHEVALUATERESPONSE_ITEM']._serialized_start=659
+  _globals['_BATCHEVALUATERESPONSE_ITEM']._serialized_end=757
+  _globals['_CREATEBUNDLEREQUEST']._serialized_start=759
+  _globals['_CREATEBUNDLEREQUEST']._serialized_end=870
+  _globals['_CREATEBUNDLERESPONSE']._serialized_start=872
+  _globals['_CREATEBUNDLERESPONSE']._serialized_end=937
+  _globals['_GETBUNDLEREQUEST']._serialized_start=939
+  _globals['_GETBUNDLEREQUEST']._serialized_end=973
+  _globals['_GETBUNDLERESPONSE']._serialized_start=975
+  _globals['_GETBUNDLERESPONSE']._serialized_end=1037
+  _globals['_LISTBUNDLESREQUEST']._serialized_start=1039
+  _globals['_LISTBUNDLESREQUEST']._serialized_end=1098
+  _globals['_LISTBUNDLESRESPONSE']._serialized_start=1100
+  _globals['_LISTBUNDLESRESPONSE']._serialized_end=1190
+  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_start=1192
+  _globals['_ACTIVATEBUNDLEREQUEST']._serialized_end=1251
+  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_start=1253
+  _globals['_ACTIVATEBUNDLERESPONSE']._serialized_end=1320
+  _globals['_LISTVIOLATIONSREQUEST']._serialized_start=1323
+  _globals['_LISTVIOLATIONSREQUEST']._serialized_end=1466
+  _globals['_LISTVIOLATIONSRESPONSE']._serialized_start=1468
+  _globals['_LISTVIOLATIONSRESPONSE']._serialized_end=1567
+  _globals['_WATCHVIOLATIONSREQUEST']._serialized_start=1569
+  _globals['_WATCHVIOLATIONSREQUEST']._serialized_end=1633
+  _globals['_WATCHVIOLATIONSRESPONSE']._serialized_start=1635
+  _globals['_WATCHVIOLATIONSRESPONSE']._serialized_end=1727
+  _globals['_POLICYSERVICE']._serialized_start=1730
+  _globals['_POLICYSERVICE']._serialized_end=2054
+  _globals['_BUNDLESERVICE']._serialized_start=2057
+  _globals['_BUNDLESERVICE']._serialized_end=2693
+  _globals['_VIOLATIONSERVICE']._serialized_start=2696
+  _globals['_VIOLATIONSERVICE']._serialized_end=3043
 # @@protoc_insertion_point(module_scope)
