@@ -5,13 +5,14 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select, text
 
 from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import identity_service_pb2 as pb
@@ -20,6 +21,7 @@ from comitia.orchestrator.v1 import session_service_pb2 as session_pb
 from services.gateway.clients.key_box import WrappedKeyBox
 from services.gateway.storage.signing_key_store import SqlSigningKeyStore, SqlWrappedSigningKeys
 from services.gateway.storage.tables import SIGNING_KEY
+from services.gateway.usecases.identity_ports import StoredSigningKey
 from services.gateway.wiring import gateway
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.ids import SystemIds
@@ -30,6 +32,7 @@ from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.identity import TokenSigner
 from services.meshkit.grpc.server import serve
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.scope import maintenance_scope
 from tests.integration.conftest import MakeDatabase
 from tests.integration.gateway.conftest import Face, Metadata
@@ -39,6 +42,7 @@ from tests.support.guarded_service import guarded_service, until_fed
 LIST = session_pb.ListSessionsRequest()
 #: Longer than it takes a verifier to look at its file again.
 LEAD_SECONDS = 2.5
+_WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
 
 
 @pytest.fixture
@@ -140,6 +144,23 @@ async def test_private_keys_are_stored_wrapped_and_survive_a_restart(
                 pb.ExchangeApiKeyRequest(api_key=running.admin_key)
             )
             assert kid_of((("authorization", f"Bearer {answer.access_token}"),)) == rotated.key_id
+
+
+async def test_gateways_that_start_together_bring_one_first_key(make_database: MakeDatabase) -> None:
+    urls = await make_database("gateway")
+    await migrate("services.gateway", urls.migrator)
+    first = StoredSigningKey(kid="first", public=b"p" * 32, sealed=b"of one", sign_time=datetime.now(UTC))
+    async with sql_engine(urls.maintenance) as engine, sql_engine(urls.maintenance) as other:
+        async with maintenance_scope(other) as scope:
+            await scope.execute(insert(SIGNING_KEY).values(asdict(first)))
+            # Waits for the one above, of which it sees nothing.
+            second = asyncio.create_task(SqlSigningKeyStore(engine).add_first(replace(first, sealed=b"of the other")))
+            async with asyncio.timeout(10):
+                while not (await scope.execute(_WAITING)).scalar_one():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await scope.commit()
+        await second
+        assert [key.sealed for key in await SqlSigningKeyStore(engine).all()] == [b"of one"]
 
 
 async def test_signing_keys_follow_the_key_that_wraps_them(make_database: MakeDatabase, tmp_path: Path) -> None:
