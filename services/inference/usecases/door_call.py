@@ -28,6 +28,7 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import Secret
+from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -43,6 +44,10 @@ _AT_ONCE: Final = 64
 #: Nobody waits for them, so they gather for a moment, and leave frames and commits to calls that wait.
 _GATHER_SECONDS: Final = 0.05
 _PAUSE_SECONDS: Final = 1.0
+#: How long a service that stops goes on trying: cost may be away just then, and back soon.
+_LAST_SECONDS: Final = 6.0
+#: What it gives holds that are on their way to be freed.
+_FREEING_SECONDS: Final = 2.0
 #: Tries of one settlement; its hold lapses into `assumed` after that.
 _TRIES: Final = 30
 #: Refusals that a repeat may overcome.
@@ -212,14 +217,25 @@ class DoorHolds:
                 await self._clock.sleep(_GATHER_SECONDS)
                 self._news.clear()
                 while self._waiting:
-                    if not await self._settle_some():
+                    # Whole, also when the service stops meanwhile: these wait nowhere else.
+                    if not await finish(self._settle_some()):
                         await self._clock.sleep(_PAUSE_SECONDS)
         finally:
-            while self._waiting and await self._settle_some():
-                pass
+            await self._settle_the_rest()
+            if self._freeing:
+                await asyncio.wait(self._freeing, timeout=_FREEING_SECONDS)
             for freeing in self._freeing:
                 freeing.cancel()
             await asyncio.gather(*self._freeing, return_exceptions=True)
+
+    async def _settle_the_rest(self) -> None:
+        end = self._clock.monotonic() + _LAST_SECONDS
+        while self._waiting:
+            if await self._settle_some():
+                continue
+            if self._clock.monotonic() >= end:
+                return
+            await self._clock.sleep(_PAUSE_SECONDS)
 
     async def _settle_some(self) -> bool:
         """Settles those that wait longest; False when cost does not take them now."""
