@@ -68,6 +68,7 @@ spec:
 {{- $url := dict "secretKeyRef" (dict "name" $external.existingSecret "key" $external.key) -}}
 {{- $env = append $env (dict "name" "COMITIA_POSTGRES_URL" "valueFrom" $url) -}}
 {{- end -}}
+{{- $env = append $env (dict "name" "COMITIA_DATABASE_PREFIX" "value" .Values.postgres.prefix) -}}
 {{- $mounts := list (dict "name" "passwords" "mountPath" "/var/lib/comitia/secrets.json" "subPath" "secrets.json" "readOnly" true) -}}
 {{- $volumes := list (dict "name" "passwords" "secret" (dict "secretName" (printf "%s-database-keys" $fullname) "defaultMode" 288)) -}}
 {{- with include "comitia.postgresAuthorities" . -}}

@@ -191,7 +191,8 @@ spec:
 {{- $own := printf "COMITIA_%s_" (upper $service) -}}
 {{- $fullname := include "comitia.fullname" $root -}}
 {{- $catalogue := include "comitia.catalogue" $root | fromYaml -}}
-{{- $database := printf "%s:%s/comitia_%s%s" (include "comitia.postgresHost" $root) (include "comitia.postgresPort" $root) $service (include "comitia.postgresQuery" $root) -}}
+{{- $name := printf "%s_%s" $root.Values.postgres.prefix $service -}}
+{{- $database := printf "%s:%s/%s%s" (include "comitia.postgresHost" $root) (include "comitia.postgresPort" $root) $name (include "comitia.postgresQuery" $root) -}}
 - {name: MALLOC_ARENA_MAX, value: "2"}
 {{- if include "comitia.postgresAuthorities" $root }}
 - {name: PGSSLROOTCERT, value: /etc/comitia/postgres/ca.crt}
@@ -204,8 +205,8 @@ spec:
   valueFrom: {secretKeyRef: {name: {{ $fullname }}-{{ $service }}-keys, key: app-password}}
 - name: MAINTENANCE_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ $fullname }}-{{ $service }}-keys, key: maintenance-password}}
-- {name: {{ $own }}DATABASE_URL, value: "postgresql://comitia_{{ $service }}_app:$(APP_PASSWORD)@{{ $database }}"}
-- {name: {{ $own }}MAINTENANCE_DATABASE_URL, value: "postgresql://comitia_{{ $service }}_maintenance:$(MAINTENANCE_PASSWORD)@{{ $database }}"}
+- {name: {{ $own }}DATABASE_URL, value: "postgresql://{{ $name }}_app:$(APP_PASSWORD)@{{ $database }}"}
+- {name: {{ $own }}MAINTENANCE_DATABASE_URL, value: "postgresql://{{ $name }}_maintenance:$(MAINTENANCE_PASSWORD)@{{ $database }}"}
 - {name: {{ $own }}LISTEN, value: "0.0.0.0:{{ .facts.port }}"}
 - {name: {{ $own }}METRICS_LISTEN, value: "0.0.0.0:{{ .facts.metrics }}"}
 {{- with .facts.doors }}

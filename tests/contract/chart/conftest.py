@@ -35,6 +35,7 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         {"postgres": {"enabled": False, "external": {"host": "d", "existingSecret": "s", "sslMode": "verify-full"}}},
         "postgres.external.caSecret must name the Secret",
     ),
+    "a prefix that no name begins with": ({"postgres": {"prefix": "blue-2"}}, "prefix"),
     "two Postgres": ({"postgres": {"external": {"host": "db"}}}, "choose one of the two"),
     "no NATS": ({"nats": {"enabled": False}}, "nats.external.existingSecret must name the Secret"),
     "no gateway": ({"services": {"gateway": {"replicas": 0}}}, "services.gateway would have no replica"),
@@ -125,6 +126,9 @@ def renders() -> dict[str, Rendered]:
     cases: dict[str, dict[str, Any]] = {name: {"values": values, "lint": True} for name, values in VALUES.items()}
     cases["repair"] = {"values": {}, "upgrade": True}
     cases["contract"] = {"values": {"migration": {"contract": True}}, "upgrade": True}
+    cases["blue"] = {
+        "values": VALUES["production"] | {"postgres": VALUES["production"]["postgres"] | {"prefix": "blue"}}
+    }
     cases["long"] = {"values": {"fullnameOverride": f"a.{'b' * 60}", "postgres": {"maxConnections": 2_000_000}}}
     cases["guarded"] = {
         "values": {

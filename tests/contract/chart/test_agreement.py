@@ -13,6 +13,7 @@ from services.launcher.cluster_keys import PrintedSecrets, make_missing
 from services.launcher.edge_pod import KEEPER_PORT, METRICS_PORT, EdgeWishes, edge_settings, render
 from services.launcher.environment import MeshFacts, service_environment
 from services.launcher.layout import DataDir, prepare
+from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
 from tests.support.authority import Authority
@@ -91,9 +92,8 @@ def test_a_service_is_told_what_it_is_told_by_comitia_up(
         data=DataDir(tmp_path),
         ports=PREFERRED,
         user={},
-        postgres_url="postgresql://a@b/c",
+        databases=MeshDatabases(admin_url="postgresql://a@b/c", passwords=passwords, installation="i"),
         nats_url="nats://x",
-        passwords=passwords,
         mtls=True,
         milvus_url="http://milvus",
     )
@@ -105,6 +105,23 @@ def test_a_service_is_told_what_it_is_told_by_comitia_up(
     assert told - not_needed - given == set()
     chosen = {own + name for name in (*ONLY_CHART, *map(str.upper, _configured("production", service)))}
     assert given - told - chosen == set()
+
+
+@pytest.mark.parametrize("case", ["production", "blue"])
+def test_services_ask_for_the_databases_that_the_job_makes(renders: dict[str, Rendered], case: str) -> None:
+    job = renders[case].named("Job", "migrate")["spec"]["template"]["spec"]["containers"][0]
+    told = {one["name"]: one.get("value", "") for one in job["env"]}
+    databases = MeshDatabases(
+        admin_url="postgresql://admin@postgres.data:5432/postgres?sslmode=verify-full",
+        passwords={f"{service}/{role}": "secret" for service in SERVICES for role in ROLES},
+        installation="i",
+        prefix=prefix_from(told),
+    )
+    assert databases.prefix == ("blue" if case == "blue" else "comitia")
+    for service in SERVICES:
+        given, own = environment(renders[case], service), f"COMITIA_{service.upper()}_"
+        assert given[f"{own}DATABASE_URL"] == databases.url(service, "app")
+        assert given[f"{own}MAINTENANCE_DATABASE_URL"] == databases.url(service, "maintenance")
 
 
 def test_ports_and_probes_are_those_that_services_listen_at(rendered: Rendered) -> None:
