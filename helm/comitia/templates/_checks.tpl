@@ -28,7 +28,7 @@
 {{- if not (or .Values.milvus.enabled .Values.milvus.external.existingSecret) -}}
   {{- fail "milvus.enabled is false, so milvus.external.existingSecret must name the Secret with the address of Milvus, under the key milvus.external.key." -}}
 {{- end -}}
-{{- if and .Values.localModel.enabled (hasKey .Values.services.inference.settings "local_model_url") -}}
+{{- if and .Values.localModel.enabled (hasKey (dig "settings" dict .Values.services.inference) "local_model_url") -}}
   {{- fail "localModel.enabled is true and services.inference.settings.local_model_url is set; choose one of the two." -}}
 {{- end -}}
 {{- range $service, $_ := $catalogue -}}

@@ -62,7 +62,7 @@ spec:
 {{- $env := list (dict "name" "COMITIA_DATA_DIR" "value" "/var/lib/comitia") -}}
 {{- if .Values.postgres.enabled -}}
 {{- $password := dict "secretKeyRef" (dict "name" (printf "%s-postgres-keys" $fullname) "key" "password") -}}
-{{- $url := printf "postgresql://postgres:$(POSTGRES_PASSWORD)@%s-postgres:5432/postgres" $fullname -}}
+{{- $url := printf "postgresql://postgres:$(POSTGRES_PASSWORD)@%s:%s/postgres" (include "comitia.postgresHost" .) (include "comitia.postgresPort" .) -}}
 {{- $env = concat $env (list (dict "name" "POSTGRES_PASSWORD" "valueFrom" $password) (dict "name" "COMITIA_POSTGRES_URL" "value" $url)) -}}
 {{- else -}}
 {{- $url := dict "secretKeyRef" (dict "name" $external.existingSecret "key" $external.key) -}}

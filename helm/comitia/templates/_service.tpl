@@ -191,6 +191,7 @@ spec:
 {{- $own := printf "COMITIA_%s_" (upper $service) -}}
 {{- $fullname := include "comitia.fullname" $root -}}
 {{- $catalogue := include "comitia.catalogue" $root | fromYaml -}}
+{{- $ports := include "comitia.ports" $root | fromYaml -}}
 {{- $name := printf "%s_%s" $root.Values.postgres.prefix $service -}}
 {{- $database := printf "%s:%s/%s%s" (include "comitia.postgresHost" $root) (include "comitia.postgresPort" $root) $name (include "comitia.postgresQuery" $root) -}}
 - {name: MALLOC_ARENA_MAX, value: "2"}
@@ -259,12 +260,12 @@ spec:
 {{- if eq $service "inference" }}
 - {name: {{ $own }}REGISTRY_PATH, value: /var/lib/comitia/registry}
 {{- if $root.Values.localModel.enabled }}
-- {name: {{ $own }}LOCAL_MODEL_URL, value: "http://{{ $fullname }}-local-model:7450"}
+- {name: {{ $own }}LOCAL_MODEL_URL, value: "http://{{ $fullname }}-local-model:{{ index $ports "local-model" }}"}
 {{- end }}
 {{- end }}
 {{- if eq $service "memory" }}
 {{- if $root.Values.milvus.enabled }}
-- {name: {{ $own }}MILVUS_URL, value: "http://{{ $fullname }}-milvus:19530"}
+- {name: {{ $own }}MILVUS_URL, value: "http://{{ $fullname }}-milvus:{{ $ports.milvus }}"}
 {{- else }}
 - name: {{ $own }}MILVUS_URL
   valueFrom: {secretKeyRef: {name: {{ $root.Values.milvus.external.existingSecret }}, key: {{ $root.Values.milvus.external.key }}}}

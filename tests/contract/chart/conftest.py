@@ -100,6 +100,7 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         "tests.url must be an address that its certificate is for",
     ),
     "an unknown key": ({"postgress": {}}, "postgress"),
+    "a name server without a port": ({"networkPolicies": {"dns": {"ports": []}}}, "dns"),
     "an unknown key of a service": ({"services": {"cost": {"replica": 2}}}, "replica"),
     "an unknown setting": ({"services": {"cost": {"settings": {"sweep_second": 1}}}}, "sweep_second"),
     "a setting out of bounds": ({"services": {"cost": {"settings": {"sweep_seconds": 61}}}}, "sweep_seconds"),
@@ -120,6 +121,16 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
 }
 
 
+#: Threads that Envoy should take with some values of the edge.
+EDGES: Final[tuple[tuple[int, dict[str, Any]], ...]] = (
+    (2, {}),
+    (1, {"resources": {"limits": {"memory": "1Gi", "cpu": "200m"}}}),
+    (2, {"resources": {"limits": {"memory": "1Gi", "cpu": "1500m"}}}),
+    (3, {"resources": {"limits": {"memory": "1Gi", "cpu": 3}}}),
+    (8, {"resources": {"limits": {"memory": "1Gi", "cpu": "2"}}, "concurrency": 8}),
+)
+
+
 @pytest.fixture(scope="session")
 def renders() -> dict[str, Rendered]:
     """Everything that is rendered, by name."""
@@ -132,10 +143,18 @@ def renders() -> dict[str, Rendered]:
     cases["long"] = {"values": {"fullnameOverride": f"a.{'b' * 60}", "postgres": {"maxConnections": 2_000_000}}}
     cases["guarded"] = {
         "values": {
-            "networkPolicies": {"edgeFrom": [{"namespaceSelector": {}}]},
+            "networkPolicies": {
+                "edgeFrom": [{"namespaceSelector": {}}],
+                "dns": {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}], "ports": [5353]},
+                "kubernetes": {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [8443]},
+            },
+            "monitoring": {"otlpEndpoint": "https://collector.monitoring:4318"},
+            "localModel": {"enabled": True},
             "tests": {"url": "https://comitia.example.com:8443/here"},
         }
     }
+    for threads, edge in EDGES:
+        cases[f"{threads} threads of {edge}"] = {"values": {"edge": edge}}
     cases["new release"] = {"values": VALUES["production"] | {"image": {"tag": "9.9.9"}}, "upgrade": True}
     cases["same release"] = {"values": VALUES["production"], "upgrade": True}
     cases |= {name: {"values": values} for name, (values, _) in CONTRADICTIONS.items()}

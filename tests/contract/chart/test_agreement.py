@@ -3,8 +3,10 @@
 import json
 import re
 import subprocess
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -143,6 +145,30 @@ def test_ports_and_probes_are_those_that_services_listen_at(rendered: Rendered) 
         assert ("httpGet" in readiness) == certified
         asked = readiness["httpGet"]["port"] if certified else readiness["grpc"]["port"]
         assert asked == ("metrics" if certified else PREFERRED[service])
+
+
+def test_servers_beside_listen_where_they_are_asked(renders: dict[str, Rendered], tmp_path: Path) -> None:
+    prepare(data := DataDir(tmp_path))
+    made = PrintedSecrets("mesh")
+    make_missing("comitia", data, made)
+    (nats,) = (
+        one["data"]["url"] for one in made.manifests()["items"] if one["metadata"]["name"] == "comitia-nats-keys"
+    )
+    rendered = renders["guarded"]
+    asked = {
+        "postgres": environment(rendered, "cost")["COMITIA_COST_DATABASE_URL"],
+        "nats": b64decode(nats).decode(),
+        "milvus": environment(rendered, "memory")["COMITIA_MEMORY_MILVUS_URL"],
+        "local-model": environment(rendered, "inference")["COMITIA_INFERENCE_LOCAL_MODEL_URL"],
+    }
+    for server, url in asked.items():
+        place = urlsplit(url)
+        assert place.hostname == f"comitia-{server}"
+        (service,) = rendered.named("Service", server)["spec"]["ports"]
+        assert service["port"] == place.port
+        (rule,) = rendered.named("NetworkPolicy", server)["spec"]["ingress"]
+        assert rule["ports"] == [{"protocol": "TCP", "port": place.port}]
+    assert urlsplit(asked["local-model"]).port == PREFERRED["local_model"]
 
 
 def test_who_may_call_whom_is_who_does(renders: dict[str, Rendered]) -> None:

@@ -14,7 +14,7 @@ import yaml
 from kubernetes_validate import utils
 
 from tests.contract.chart import golden
-from tests.contract.chart.conftest import CONTRADICTIONS
+from tests.contract.chart.conftest import CONTRADICTIONS, EDGES
 from tests.support.chart import CHART, described
 from tests.support.render_chart import Rendered, render
 
@@ -152,6 +152,32 @@ def test_helm_test_comes_through_policies_and_its_pods_stay(renders: dict[str, R
     assert test["egress"][-1] == {"ports": [{"protocol": "TCP", "port": 8443}]}
     for pod in renders["guarded"].of_kind("Pod"):
         assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+
+
+def test_policies_follow_where_names_clusters_and_collectors_are_said_to_be(renders: dict[str, Rendered]) -> None:
+    rules = {
+        name: renders["guarded"].named("NetworkPolicy", name)["spec"]["egress"] for name in ("names", "keys", "cost")
+    }
+    assert rules["names"] == [
+        {
+            "to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}],
+            "ports": [{"protocol": protocol, "port": 5353} for protocol in ("UDP", "TCP")],
+        }
+    ]
+    assert rules["keys"] == [
+        {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"protocol": "TCP", "port": 8443}]}
+    ]
+    assert rules["cost"][-1] == {"to": [], "ports": [{"protocol": "TCP", "port": 4318}]}
+
+
+@pytest.mark.parametrize(("threads", "edge"), EDGES)
+def test_envoy_takes_as_many_threads_as_it_has_processors(
+    renders: dict[str, Rendered], threads: int, edge: dict[str, Any]
+) -> None:
+    rendered = renders[f"{threads} threads of {edge}"]
+    pod = rendered.named("Deployment", "edge")["spec"]["template"]["spec"]
+    (args,) = (one["args"] for one in pod["containers"] if one["name"] == "envoy")
+    assert args[args.index("--concurrency") + 1] == str(threads)
 
 
 def test_an_authority_keeps_its_key_for_years(renders: dict[str, Rendered]) -> None:
