@@ -20,6 +20,7 @@ from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
 from tests.support.authority import Authority
 from tests.support.chart import CHART, settings_of
+from tests.support.dockerfile import read_dockerfile
 from tests.support.edge import envoy
 from tests.support.render_chart import Rendered
 
@@ -282,6 +283,25 @@ def test_queues_that_replicas_follow_are_queues_of_the_service() -> None:
     for service, queue in queues.items():
         code = [file.read_text() for file in (ROOT / "services" / service).rglob("*.py")]
         assert any(f'Final = "{queue}"' in text and "QUEUE_ITEMS" in text for text in code), queue
+
+
+def test_servers_beside_are_those_that_are_tested_and_those_of_the_compose_file() -> None:
+    dockerfile = read_dockerfile()
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    composed = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+    tags = {server: values[server]["image"]["tag"] for server in ("postgres", "nats", "milvus")}
+    for server, tag in tags.items():
+        assert composed[server]["image"].rpartition(":")[2].removesuffix("-alpine") == tag
+    assert dockerfile.arguments["ENVOY_IMAGE"].rpartition(":")[2] == values["edge"]["image"]["tag"]
+    # A client of Milvus is for servers of its own minor version, and says so itself.
+    client = locked_version("memory", "pymilvus")
+    assert client.split(".")[:2] == tags["milvus"].removeprefix("v").split(".")[:2]
+
+
+def locked_version(image: str, package: str) -> str:
+    """Gives the version of a package that an image holds."""
+    (found,) = re.findall(rf"^{package}==(\S+)", (ROOT / "locks" / "images" / f"{image}.txt").read_text(), re.MULTILINE)
+    return found
 
 
 def test_examples_name_files_of_values_that_are_there() -> None:
