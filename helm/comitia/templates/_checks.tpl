@@ -65,9 +65,32 @@
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- range $server := list "postgres" "nats" "milvus" -}}
+  {{- $values := index $.Values $server -}}
+  {{- if $values.enabled -}}
+    {{- $name := printf "%s-%s" (include "comitia.fullname" $) $server -}}
+    {{- $found := lookup "apps/v1" "StatefulSet" $.Release.Namespace $name -}}
+    {{- include "comitia.claimCheck" (dict "server" $server "name" $name "values" $values "found" $found) -}}
+  {{- end -}}
+{{- end -}}
 {{- include "comitia.edgeChecks" . -}}
 {{- include "comitia.certificateChecks" . -}}
 {{- include "comitia.testChecks" . -}}
+{{- end -}}
+
+{{/* Takes (dict "server" "name" "values" "found"): a StatefulSet as the cluster has it, empty where it has none. */}}
+{{- define "comitia.claimCheck" -}}
+{{- if .found -}}
+{{- $claim := (first .found.spec.volumeClaimTemplates).spec -}}
+{{- $size := $claim.resources.requests.storage -}}
+{{- if ne $size .values.size -}}
+  {{- fail (printf "%s.size is %s, and the claim was made with %s, which Kubernetes changes in no StatefulSet; leave %[1]s.size at %[3]s, and let the claim itself grow: kubectl -n %s patch pvc data-%s-0 --type merge -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"%[2]s\"}}}}'" .server .values.size $size .found.metadata.namespace .name) -}}
+{{- end -}}
+{{- $class := $claim.storageClassName | default "" -}}
+{{- if ne $class .values.storageClass -}}
+  {{- fail (printf "%s.storageClass is %q, and the claim was made with %q, which Kubernetes changes in no StatefulSet; leave it as it was." .server .values.storageClass $class) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "comitia.certificateChecks" -}}

@@ -11,7 +11,7 @@ helm.sh/hook-delete-policy: before-hook-creation{{ if ne .when "test" }},hook-su
 {{- define "comitia.jobPod" -}}
 metadata:
   labels:
-    {{- include "comitia.labels" . | nindent 4 }}
+    {{- include "comitia.podLabels" . | nindent 4 }}
 spec:
   restartPolicy: OnFailure
   automountServiceAccountToken: {{ .token | default false }}

@@ -29,6 +29,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end -}}
 
+{{/* Labels of pods: none that changes with each release of the chart, or an upgrade would start anew what it need not. */}}
+{{- define "comitia.podLabels" -}}
+{{ include "comitia.selector" . }}
+app.kubernetes.io/part-of: comitia
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* metadata of an object. Takes (dict "root" "part") and optionally "name", "annotations". */}}
 {{- define "comitia.metadata" -}}
 name: {{ .name | default (printf "%s-%s" (include "comitia.fullname" .root) .part) }}

@@ -47,7 +47,7 @@ spec:
   template:
     metadata:
       labels:
-        {{- include "comitia.labels" $at | nindent 8 }}
+        {{- include "comitia.podLabels" $at | nindent 8 }}
       {{- with $values.podAnnotations }}
       annotations:
         {{- toYaml . | nindent 8 }}

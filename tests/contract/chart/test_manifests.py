@@ -118,6 +118,36 @@ def test_a_new_release_changes_images_and_nothing_else(renders: dict[str, Render
     assert {path.rpartition(".")[2] for path in changed} == {"image"}
 
 
+def test_a_new_chart_with_the_same_images_starts_no_pod_anew(tmp_path: Path) -> None:
+    shutil.copytree(CHART, chart := tmp_path / "comitia")
+    described = (chart / "Chart.yaml").read_text(encoding="utf-8")
+    (chart / "Chart.yaml").write_text(described.replace("ersion: 0.1.0", "ersion: 9.9.9"), encoding="utf-8")
+    case = {"upgrade": {"values": {"image": {"tag": "1"}, "localModel": {"enabled": True}}, "upgrade": True}}
+    before, after = (render(case, chart=one)["upgrade"].objects for one in (CHART, chart))
+    changed = set(_differences(before, after))
+    assert changed == {".metadata.labels.app.kubernetes.io/version", ".metadata.labels.helm.sh/chart"}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"size": "10Gi"}, ""),
+        ({"size": "20Gi"}, "leave postgres.size at 20Gi, and let the claim itself grow: kubectl -n mesh patch pvc "),
+        ({"size": "10Gi", "class": "fast"}, 'storageClass is "", and the claim was made with "fast"'),
+    ],
+)
+def test_claims_of_servers_keep_what_they_were_made_with(found: dict[str, str], said: str, tmp_path: Path) -> None:
+    shutil.copytree(CHART, chart := tmp_path / "comitia")
+    claim = {"resources": {"requests": {"storage": found["size"]}}, "storageClassName": found.get("class")}
+    standing = {"metadata": {"namespace": "mesh"}, "spec": {"volumeClaimTemplates": [{"spec": claim}]}}
+    asked = f'"name" "comitia-postgres" "values" .Values.postgres "found" (fromJson `{json.dumps(standing)}`)'
+    template = f'{{{{ include "comitia.claimCheck" (dict "server" "postgres" {asked}) }}}}'
+    (chart / "templates" / "standing.yaml").write_text(template, encoding="utf-8")
+    error = render({"one": {"values": {}}}, chart=chart)["one"].error
+    assert bool(error) == bool(said)
+    assert said in error
+
+
 def test_a_first_install_that_failed_is_repaired_by_an_upgrade(renders: dict[str, Rendered]) -> None:
     """No Postgres is found, as after such an install, so nothing may wait for one before the release is there."""
     first, repair = renders["default"], renders["repair"]
@@ -178,6 +208,12 @@ def test_envoy_takes_as_many_threads_as_it_has_processors(
     pod = rendered.named("Deployment", "edge")["spec"]["template"]["spec"]
     (args,) = (one["args"] for one in pod["containers"] if one["name"] == "envoy")
     assert args[args.index("--concurrency") + 1] == str(threads)
+
+
+def test_helm_is_told_to_wait_as_long_as_its_jobs_may_take(renders: dict[str, Rendered]) -> None:
+    notes = next(text for name, text in renders["production"].files.items() if name.endswith("NOTES.txt"))
+    jobs = [one["spec"]["activeDeadlineSeconds"] for one in renders["production"].of_kind("Job")]
+    assert f"`--timeout {sum(jobs) // 60}m`" in notes
 
 
 def test_an_authority_keeps_its_key_for_years(renders: dict[str, Rendered]) -> None:
