@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from comitia.guard_table import GUARDS
 from services.launcher.cluster_keys import PrintedSecrets, make_missing
 from services.launcher.edge_pod import KEEPER_PORT, METRICS_PORT, EdgeWishes, edge_settings, render
 from services.launcher.environment import MeshFacts, service_environment
@@ -18,6 +19,7 @@ from services.launcher.layout import DataDir, prepare
 from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
+from services.meshkit.grpc.interceptors import DEFAULT_MAX_SECONDS
 from tests.support.authority import Authority
 from tests.support.chart import CHART, settings_of
 from tests.support.dockerfile import read_dockerfile
@@ -29,6 +31,12 @@ ROOT: Final = CHART.parents[1]
 ONLY_LAUNCHER: Final = {"COMITIA_GATEWAY_OIDC_REACH_LOCAL", "COMITIA_INFERENCE_CLAIM_SECONDS"}
 ONLY_CHART: Final = frozenset(
     "JWKS_FROM_GATEWAY EDGE_NETWORKS LOG_LEVEL NOTICE_SECONDS DRAIN_SECONDS PEER_ADDRESS OTLP_ENDPOINT".split()
+)
+#: What a service that leaves need not wait for: streams that are taken up at another replica, and calls that wait for
+#: what is recorded, which a repeat finds.
+CUT_SHORT: Final = frozenset(
+    "BatchEvaluate BatchGenerate BatchMemories BatchSpend ExportAudit ExportCosts ExportRun InferAgent LendWorker"
+    " Reserve StreamTurns WatchGuard WatchRun WatchSession WatchViolations Work".split()
 )
 #: Variable that says where each port is listened at.
 _LISTENING: Final = {"grpc": "LISTEN", "metrics": "METRICS_LISTEN", "doors": "DOORS_LISTEN"}
@@ -125,6 +133,23 @@ def test_services_ask_for_the_databases_that_the_job_makes(renders: dict[str, Re
         given, own = environment(renders[case], service), f"COMITIA_{service.upper()}_"
         assert given[f"{own}DATABASE_URL"] == databases.url(service, "app")
         assert given[f"{own}MAINTENANCE_DATABASE_URL"] == databases.url(service, "maintenance")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_that_leaves_gives_its_longest_call_the_time_to_end(
+    renders: dict[str, Rendered], service: str
+) -> None:
+    longest = max(
+        guard.max_seconds or DEFAULT_MAX_SECONDS
+        for name, guard in GUARDS.items()
+        if name.split(".")[1] in (service, "common") and name.rpartition("/")[2] not in CUT_SHORT
+    )
+    pod = workload(renders["default"], service)["spec"]["template"]["spec"]
+    assert longest <= float(environment(renders["default"], service)[f"COMITIA_{service.upper()}_DRAIN_SECONDS"])
+    assert longest < pod["terminationGracePeriodSeconds"]
+    if service in ("inference", "tools"):
+        edge = renders["default"].named("Deployment", "edge")["spec"]["template"]["spec"]
+        assert longest < edge["terminationGracePeriodSeconds"]
 
 
 def test_ports_and_probes_are_those_that_services_listen_at(rendered: Rendered) -> None:
