@@ -26,7 +26,8 @@ FOREIGN: Final = (
     "autoscaling.k8s.io",
     "gateway.networking.k8s.io",
 )
-VERSIONS: Final = ("1.27", kubernetes_validate.latest_version())
+_NEWEST: Final = int(kubernetes_validate.latest_version().split(".")[1])
+VERSIONS: Final = tuple(f"1.{minor}" for minor in range(27, _NEWEST + 1))
 
 
 def pods(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
