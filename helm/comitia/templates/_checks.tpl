@@ -59,6 +59,10 @@
   {{- if and (gt $most 1) (eq (include "comitia.claim" (dict "root" $ "service" $service)) "true") -}}
     {{- fail (printf "services.%s has up to %d replicas, which must share one store; set %s.url to an object store, such as s3://bucket/prefix, or leave it at one replica." $service $most (ternary "auditStore" "objectStore" (eq $service "gateway"))) -}}
   {{- end -}}
+  {{- $store := get (dict "gateway" "auditStore" "orchestrator" "objectStore") $service -}}
+  {{- if and $store (dig $store "url" "" $.Values.AsMap) (not $.Values.networkPolicies.internet.enabled) $.Values.networkPolicies.enabled (not $values.extraEgress) -}}
+    {{- fail (printf "%s.url is set and networkPolicies.internet.enabled is false, so services.%s.extraEgress must say where the store is, or nothing reaches it." $store $service) -}}
+  {{- end -}}
   {{- range $name, $_ := $values.secretSettings -}}
     {{- if hasKey $values.settings $name -}}
       {{- fail (printf "services.%s sets %s under settings and under secretSettings; choose one of the two." $service $name) -}}

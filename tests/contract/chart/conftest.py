@@ -99,6 +99,21 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         },
         "tests.url must be an address that its certificate is for",
     ),
+    "a store that no policy lets in reach": (
+        {"objectStore": {"url": "s3://a/b"}, "networkPolicies": {"internet": {"enabled": False}}},
+        "services.orchestrator.extraEgress must say where the store is",
+    ),
+    "a host with a port": (
+        {"postgres": {"enabled": False, "external": {"host": "db:5432", "existingSecret": "s"}}},
+        "/postgres/external/host': 'db:5432' does not match",
+    ),
+    "a host that is an address": ({"ingress": {"enabled": True, "host": "https://a.b"}}, "/ingress/host'"),
+    "a size of no unit that is known": ({"postgres": {"size": "10 GB"}}, "/postgres/size'"),
+    "hours that are no cron": (
+        {"services": {"cost": {"autoscaling": {"quietHours": {"start": "20:00"}}}}},
+        "/autoscaling/quietHours/start'",
+    ),
+    "a test of nowhere": ({"tests": {"url": "comitia.example.com"}}, "/tests/url'"),
     "an unknown key": ({"postgress": {}}, "postgress"),
     "a name server without a port": ({"networkPolicies": {"dns": {"ports": []}}}, "dns"),
     "an unknown key of a service": ({"services": {"cost": {"replica": 2}}}, "replica"),
