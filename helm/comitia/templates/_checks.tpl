@@ -155,7 +155,12 @@
 {{- if and (eq .Values.edge.service.type "LoadBalancer") (not $tls.enabled) (not .Values.edge.service.plainText) -}}
   {{- fail "edge.service.type is LoadBalancer and edge.tls.enabled is false, so tokens would cross the network in plain text; turn TLS on, or say edge.service.plainText: true where something in front ends TLS." -}}
 {{- end -}}
-{{- if lt (int .Values.edge.replicas) 1 -}}
+{{- with .Values.edge.autoscaling -}}
+{{- if and .enabled (lt (int .maxReplicas) (int .minReplicas)) -}}
+  {{- fail (printf "edge.autoscaling.maxReplicas (%d) is less than minReplicas (%d)." (int .maxReplicas) (int .minReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- if lt (int (include "comitia.least" .Values.edge)) 1 -}}
   {{- fail "edge.replicas is 0; without the edge nobody gets in." -}}
 {{- end -}}
 {{- end -}}

@@ -53,6 +53,10 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         {"services": {"cost": {"autoscaling": {"enabled": True, "maxReplicas": 1}}}},
         "maxReplicas (1) is less than minReplicas (2)",
     ),
+    "less edges than least": (
+        {"edge": {"autoscaling": {"enabled": True, "maxReplicas": 1}}},
+        "edge.autoscaling.maxReplicas (1) is less than minReplicas (2)",
+    ),
     "quiet hours without KEDA": (
         {"services": {"cost": {"autoscaling": {"enabled": True, "quietHours": {"enabled": True}}}}},
         "quietHours needs autoscaling.enabled and autoscaling.kind keda",
@@ -168,6 +172,7 @@ def renders() -> dict[str, Rendered]:
             "tests": {"url": "https://comitia.example.com:8443/here"},
         }
     }
+    cases["more edges"] = {"values": {"edge": {"replicas": 5, "service": {"annotations": {"a": "b"}}}}}
     for threads, edge in EDGES:
         cases[f"{threads} threads of {edge}"] = {"values": {"edge": edge}}
     cases["new release"] = {"values": VALUES["production"] | {"image": {"tag": "9.9.9"}}, "upgrade": True}

@@ -119,6 +119,12 @@ def test_a_new_release_changes_images_and_nothing_else(renders: dict[str, Render
     assert {path.rpartition(".")[2] for path in changed} == {"image"}
 
 
+def test_more_edges_are_no_reason_to_start_those_that_run_anew(renders: dict[str, Rendered]) -> None:
+    before, after = renders["default"], renders["more edges"]
+    changed = set(_differences(before.objects, after.objects))
+    assert changed == {".spec.replicas", ".metadata.annotations"}
+
+
 def test_a_new_chart_with_the_same_images_starts_no_pod_anew(tmp_path: Path) -> None:
     shutil.copytree(CHART, chart := tmp_path / "comitia")
     described = (chart / "Chart.yaml").read_text(encoding="utf-8")
