@@ -139,7 +139,13 @@ def test_a_new_chart_with_the_same_images_starts_no_pod_anew(tmp_path: Path) -> 
     ("found", "said"),
     [
         ({"size": "10Gi"}, ""),
-        ({"size": "20Gi"}, "leave postgres.size at 20Gi, and let the claim itself grow: kubectl -n mesh patch pvc "),
+        (
+            {"size": "20Gi"},
+            (
+                "leave postgres.size at 20Gi, and let the claim itself grow: kubectl -n mesh patch pvc "
+                """data-comitia-postgres-0 --type merge -p '{"spec":{"resources":{"requests":{"storage":"10Gi"}}}}'"""
+            ),
+        ),
         ({"size": "10Gi", "class": "fast"}, 'storageClass is "", and the claim was made with "fast"'),
     ],
 )
