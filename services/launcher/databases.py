@@ -4,13 +4,13 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from services.launcher.environment import database_name
 from services.launcher.errors import LauncherError
+from services.launcher.mesh_databases import PREFIX_VARIABLE, MeshDatabases
 from services.launcher.services import SERVICES
 
 _CONNECT_SECONDS: Final = 5.0
@@ -29,9 +29,9 @@ def migrations_of(service: str) -> tuple[Path, ...]:
     return (*sorted((folder / _MIGRATIONS).glob("[0-9]*.py")), *(file for file in installed if file.exists()))
 
 
-def schema_digest() -> str:
-    """Sums up all migrations: as long as it stays, a migrated cluster needs nothing."""
-    digest = hashlib.sha256()
+def schema_digest(databases: MeshDatabases) -> str:
+    """Sums up all names and migrations: as long as it stays, a migrated cluster needs nothing."""
+    digest = hashlib.sha256(f"{databases.prefix}\0".encode())
     for service in SERVICES:
         for file in migrations_of(service):
             digest.update(f"{service}/{file.name}\0".encode() + file.read_bytes() + b"\0")
@@ -71,8 +71,7 @@ async def wait_for_server(admin_url: str, seconds: float) -> None:
 
 
 async def make_databases(
-    admin_url: str,
-    passwords: Mapping[str, str],
+    databases: MeshDatabases,
     report: Callable[[str, float], None] | None = None,
     *,
     to: str = "head",
@@ -80,10 +79,9 @@ async def make_databases(
     """Makes databases and roles where missing and migrates all of them, at the same time.
 
     Args:
-        passwords: by `<service>/<role>`.
         report: told each service that is done, with its seconds.
         to: `head`, or `expand` while the release before still serves.
-    Raises: LauncherError: the server cannot be reached, or a migration fails.
+    Raises: LauncherError: the server cannot be reached, what is there belongs to another mesh, or a migration fails.
     """
     # One second of imports, of which the launcher itself stays free: see `migrate.py`.
     import asyncpg
@@ -91,21 +89,27 @@ async def make_databases(
 
     from services.meshkit.core.errors import MeshError
     from services.meshkit.sql.migrations import migrate
-    from services.meshkit.sql.roles import RolePasswords, provision
+    from services.meshkit.sql.roles import OwnedByAnother, RolePasswords, provision
 
     of_the_database = (asyncpg.PostgresError, asyncpg.InterfaceError, sqlalchemy.exc.SQLAlchemyError)
 
     async def make(service: str) -> None:
         began = time.monotonic()
         secrets = RolePasswords(
-            app=passwords[f"{service}/app"],
-            maintenance=passwords[f"{service}/maintenance"],
-            migrator=passwords[f"{service}/migrator"],
+            app=databases.passwords[f"{service}/app"],
+            maintenance=databases.passwords[f"{service}/maintenance"],
+            migrator=databases.passwords[f"{service}/migrator"],
         )
+        name = databases.name(service)
         try:
-            urls = await provision(admin_url, database_name(service), secrets)
+            urls = await provision(databases.admin_url, name, secrets, owner=databases.installation)
             if migrations_of(service):
                 await migrate(f"services.{service}", urls.migrator, to=to)
+        except OwnedByAnother as cause:
+            raise LauncherError(
+                f"{cause.message}; name those of this mesh otherwise by {PREFIX_VARIABLE} (`postgres.prefix` of the "
+                f"chart), or, if it is gone for good, say `COMMENT ON ROLE {cause.role} IS NULL`, and so of all seven"
+            ) from cause
         except (OSError, MeshError, *of_the_database) as cause:
             said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
             raise LauncherError(f"the database of {service} could not be made ready: {said}") from cause

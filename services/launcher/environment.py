@@ -7,15 +7,12 @@ keys of model providers only in inference.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import SplitResult, quote, urlsplit
 
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
+from services.launcher.mesh_databases import PREFIX_VARIABLE, MeshDatabases
 from services.launcher.ports import DOORS, doors_port_name, metrics_port_name
 from services.launcher.services import SERVICES, Replicas, processes, service_of
-
-#: Roles of each service's database, as `meshkit.sql.roles` names them.
-ROLES: Final = ("app", "maintenance", "migrator")
 
 _PREFIX: Final = "COMITIA_"
 #: What every program may need from the shell that started the mesh.
@@ -31,7 +28,9 @@ _SHARED_PREFIXES: Final = ("COMITIA_KEK_", "COMITIA_OTLP_", "COMITIA_VAULT_")
 _NOTICE_SECONDS: Final = "3"
 _CERTIFICATE_SETTINGS: Final = ("TLS_CERT_PATH", "TLS_KEY_PATH", "TLS_CA_PATH")
 #: The launcher's own; each service is told its part by another name.
-_LAUNCHERS: Final = frozenset({"COMITIA_POSTGRES_URL", "COMITIA_NATS_URL", "COMITIA_MILVUS_URL", "COMITIA_DATA_DIR"})
+_LAUNCHERS: Final = frozenset(
+    {"COMITIA_POSTGRES_URL", PREFIX_VARIABLE, "COMITIA_NATS_URL", "COMITIA_MILVUS_URL", "COMITIA_DATA_DIR"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +41,8 @@ class MeshFacts:
     ports: Mapping[str, int]
     #: Environment of the launcher with the caller's settings on top.
     user: Mapping[str, str] = field(repr=False)
-    #: Administrator's address of Postgres.
-    postgres_url: str = field(repr=False)
+    databases: MeshDatabases
     nats_url: str = field(repr=False)
-    #: Passwords by `<service>/<role>`.
-    passwords: Mapping[str, str] = field(repr=False)
     #: Address of the local model, where it runs.
     local_model_url: str | None = None
     #: Services show each other certificates, which lie in the data directory.
@@ -60,21 +56,6 @@ class MeshFacts:
         """Gives the addresses at which a service is called."""
         serving = processes(service, self.replicas.get(service, 1))
         return ",".join(f"127.0.0.1:{self.ports[process]}" for process in serving)
-
-
-def database_name(service: str) -> str:
-    """Names a service's database."""
-    return f"comitia_{service}"
-
-
-def database_url(admin_url: str, service: str, role: str, password: str) -> str:
-    """Gives the address of a service's database as one of its roles, on the administrator's server."""
-    admin = urlsplit(admin_url)
-    place = admin.netloc.rpartition("@")[2]
-    name = f"{database_name(service)}_{role}"
-    return SplitResult(
-        "postgresql", f"{name}:{quote(password, safe='')}@{place}", f"/{database_name(service)}", admin.query, ""
-    ).geturl()
 
 
 def ordinary_environment(user: Mapping[str, str]) -> dict[str, str]:
@@ -154,10 +135,8 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     data = facts.data
     settings = {
         **_places(service, facts),
-        "DATABASE_URL": database_url(facts.postgres_url, service, "app", facts.passwords[f"{service}/app"]),
-        "MAINTENANCE_DATABASE_URL": database_url(
-            facts.postgres_url, service, "maintenance", facts.passwords[f"{service}/maintenance"]
-        ),
+        "DATABASE_URL": facts.databases.url(service, "app"),
+        "MAINTENANCE_DATABASE_URL": facts.databases.url(service, "maintenance"),
         "NATS_URL": facts.nats_url,
         "JWKS_PATH": str(data.jwks),
         "WORKLOAD_KEY_PATH": str(data.workload_key(service)),

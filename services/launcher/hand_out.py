@@ -3,7 +3,7 @@
     python -m services.launcher.hand_out --data-dir /var/lib/comitia --to /handed
 
 It reads `COMITIA_POSTGRES_URL` (an administrator) and `COMITIA_NATS_URL`, and where they are given
-`COMITIA_MILVUS_URL`, `COMITIA_LOCAL_MODEL_URL` and `COMITIA_OTLP_ENDPOINT`.
+`COMITIA_DATABASE_PREFIX`, `COMITIA_MILVUS_URL`, `COMITIA_LOCAL_MODEL_URL` and `COMITIA_OTLP_ENDPOINT`.
 
 Each service gets a directory below `--to`, which its container sees as `/run/comitia` (`COMITIA_SECRETS_DIR`): its
 settings as files, and the keys that these name. It may be run again at any time: what exists stays, new migrations
@@ -15,20 +15,18 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from services.launcher import databases
 from services.launcher.edge_tokens import TokenCheck
-from services.launcher.environment import database_url
 from services.launcher.errors import LauncherError
-from services.launcher.keys import ensure_keys, role_passwords
+from services.launcher.keys import ensure_keys, find_databases, key_files
 from services.launcher.layout import DataDir, prepare, write_private
+from services.launcher.mesh_databases import MeshDatabases
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
-from services.meshkit.core.ids import SystemIds
 
 #: Where a container sees what was handed to its service, what it keeps, and the key set that all share.
 HANDED: Final = Path("/run/comitia")
@@ -36,14 +34,13 @@ KEPT: Final = Path("/var/lib/comitia")
 KEY_SET: Final = Path("/run/comitia-keys/jwks.json")
 
 _ANYWHERE: Final = "0.0.0.0"  # noqa: S104  # who may reach it, the network of containers says
-_ADMIN_KEY_PREFIX: Final = "key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What a mesh of containers is told of the servers beside it."""
 
-    postgres_url: str = field(repr=False)
+    databases: MeshDatabases
     nats_url: str = field(repr=False)
     milvus_url: str | None = field(default=None, repr=False)
     local_model_url: str | None = None
@@ -64,19 +61,19 @@ def main(arguments: list[str] | None = None) -> int:
     if missing:
         print(f"{missing[0]} is not set; give the address of that server", file=sys.stderr)
         return 2
-    around = Surroundings(
-        postgres_url=os.environ["COMITIA_POSTGRES_URL"],
-        nats_url=os.environ["COMITIA_NATS_URL"],
-        milvus_url=os.environ.get("COMITIA_MILVUS_URL") or None,
-        local_model_url=os.environ.get("COMITIA_LOCAL_MODEL_URL") or None,
-        otlp_endpoint=os.environ.get("COMITIA_OTLP_ENDPOINT") or None,
-        edge_networks=tuple(chosen.edge_network),
-    )
     try:
         data = DataDir(chosen.data_dir)
         prepare(data)
-        ensure_keys(data, SystemIds().new(_ADMIN_KEY_PREFIX).rpartition("_")[2])
-        asyncio.run(_make_databases(around.postgres_url, role_passwords(data), chosen.wait_seconds))
+        ensure_keys(data)
+        around = Surroundings(
+            databases=find_databases(data, os.environ["COMITIA_POSTGRES_URL"], os.environ),
+            nats_url=os.environ["COMITIA_NATS_URL"],
+            milvus_url=os.environ.get("COMITIA_MILVUS_URL") or None,
+            local_model_url=os.environ.get("COMITIA_LOCAL_MODEL_URL") or None,
+            otlp_endpoint=os.environ.get("COMITIA_OTLP_ENDPOINT") or None,
+            edge_networks=tuple(chosen.edge_network),
+        )
+        asyncio.run(_make_databases(around.databases, chosen.wait_seconds))
         hand_out(data, chosen.to, around)
     except (LauncherError, OSError) as failure:
         print(failure.sentence if isinstance(failure, LauncherError) else failure, file=sys.stderr)
@@ -86,17 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def hand_out(data: DataDir, to: Path, around: Surroundings) -> None:
     """Writes what each service, the edge and the key set of all begin with."""
-    passwords = role_passwords(data)
     for service in SERVICES:
-        settings = _settings(service, around) | {
-            "database_url": database_url(around.postgres_url, service, "app", passwords[f"{service}/app"]),
-            "maintenance_database_url": database_url(
-                around.postgres_url, service, "maintenance", passwords[f"{service}/maintenance"]
-            ),
-        }
-        for name, value in settings.items():
+        for name, value in _settings(service, around).items():
             write_private(to / service / f"comitia_{service}_{name}", value.encode())
-        for name, source in _keys(service, data).items():
+        for name, source in {**key_files(service, data), data.workload_jwks.name: data.workload_jwks}.items():
             write_private(to / service / name, source.read_bytes())
     shared = to / "keyset" / KEY_SET.name
     if not shared.exists():
@@ -106,8 +96,10 @@ def hand_out(data: DataDir, to: Path, around: Surroundings) -> None:
 
 
 def _settings(service: str, around: Surroundings) -> dict[str, str]:
-    """Resolves what a container of a service is told, but for its passwords; by names of settings."""
+    """Resolves what a container of a service is told, by names of settings."""
     told = {
+        "database_url": around.databases.url(service, "app"),
+        "maintenance_database_url": around.databases.url(service, "maintenance"),
         "listen": f"{_ANYWHERE}:{PREFERRED[service]}",
         "metrics_listen": f"{_ANYWHERE}:{PREFERRED[metrics_port_name(service)]}",
         "nats_url": around.nats_url,
@@ -147,25 +139,9 @@ def _own_settings(service: str, around: Surroundings) -> dict[str, str]:
     return {}
 
 
-def _keys(service: str, data: DataDir) -> dict[str, Path]:
-    keys = {
-        "workload.jwk": data.workload_key(service),
-        "workload_jwks.json": data.workload_jwks,
-        "kek": data.kek,
-    }
-    if service == "gateway":
-        keys |= {
-            "signing.jwk": data.signing_key,
-            "admin.key": data.bootstrap_key,
-            "audit.jwk": data.audit_key,
-            "audit_jwks.json": data.audit_jwks,
-        }
-    return keys
-
-
-async def _make_databases(admin_url: str, passwords: Mapping[str, str], wait_seconds: float) -> None:
-    await databases.wait_for_server(admin_url, wait_seconds)
-    await databases.make_databases(admin_url, passwords, lambda service, _: print(f"{service} is ready", flush=True))
+async def _make_databases(made: MeshDatabases, wait_seconds: float) -> None:
+    await databases.wait_for_server(made.admin_url, wait_seconds)
+    await databases.make_databases(made, lambda service, _: print(f"{service} is ready", flush=True))
 
 
 if __name__ == "__main__":

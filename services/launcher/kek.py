@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.launcher.embedded.postgres import PostgresRoom
-from services.launcher.environment import database_url
 from services.launcher.errors import LauncherError
-from services.launcher.keys import read_secrets, role_passwords
+from services.launcher.keys import find_databases, read_secrets
 from services.launcher.layout import DataDir, find_data_dir, holder, read_state
 
 #: Services that seal payloads, and the gateway, which wraps its signing keys likewise.
@@ -113,11 +112,8 @@ def _maintenance_urls(data: DataDir, environment: Mapping[str, str]) -> dict[str
             password=read_secrets(data, ("postgres",))["postgres"],
         )
         admin_url = room.admin_url
-    passwords = role_passwords(data)
-    return {
-        service: database_url(admin_url, service, "maintenance", passwords[f"{service}/maintenance"])
-        for service in SEALING
-    }
+    databases = find_databases(data, admin_url, environment)
+    return {service: databases.url(service, "maintenance") for service in SEALING}
 
 
 async def _count(urls: Mapping[str, str]) -> dict[str, dict[str, int]]:

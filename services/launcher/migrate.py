@@ -2,23 +2,24 @@
 
     COMITIA_POSTGRES_URL=postgresql://admin@host/postgres python -m services.launcher.migrate
 
-The passwords of the roles come from the data directory and are made there where missing. The launcher runs it at each
-start with new migrations, because SQLAlchemy and alembic would double the launcher's own memory.
+Names begin with `COMITIA_DATABASE_PREFIX`, else `comitia`. The passwords of the roles come from the data directory and
+are made there where missing. The launcher runs it at each start with new migrations, because SQLAlchemy and alembic
+would double the launcher's own memory.
 """
 
 import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Final
 
 from services.launcher.databases import make_databases, report_line, wait_for_server
 from services.launcher.errors import LauncherError
-from services.launcher.keys import role_passwords
+from services.launcher.keys import find_databases
 from services.launcher.layout import find_data_dir, prepare
+from services.launcher.mesh_databases import MeshDatabases
 
 #: How far the migrations of each phase go.
 _TARGETS: Final = {"expand": "expand", "contract": "head"}
@@ -45,17 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
     data = find_data_dir(chosen.data_dir, os.environ)
     try:
         prepare(data)
-        asyncio.run(_make(admin_url, role_passwords(data), chosen.wait_seconds, _TARGETS[chosen.phase]))
+        databases = find_databases(data, admin_url, os.environ)
+        asyncio.run(_make(databases, chosen.wait_seconds, _TARGETS[chosen.phase]))
     except LauncherError as failure:
         print(failure.sentence, file=sys.stderr)
         return 1
     return 0
 
 
-async def _make(admin_url: str, passwords: Mapping[str, str], wait_seconds: float, to: str) -> None:
+async def _make(databases: MeshDatabases, wait_seconds: float, to: str) -> None:
     import_module("services.meshkit.sql.migrations")  # takes a second, in which the server may still be starting
-    await wait_for_server(admin_url, wait_seconds)
-    await make_databases(admin_url, passwords, _print, to=to)
+    await wait_for_server(databases.admin_url, wait_seconds)
+    await make_databases(databases, _print, to=to)
 
 
 def _print(service: str, seconds: float) -> None:

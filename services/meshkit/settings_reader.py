@@ -36,7 +36,7 @@ def read_settings(settings_type: type[S]) -> S:
     except SettingsError as error:
         named = re.search(r'field "(\w+)"', str(error))
         variable = variable_of(settings_type, named[1]) if named else _prefix(settings_type)
-        raise WrongSettings(f"{variable}: must be JSON") from error
+        raise WrongSettings(f"{variable}: {_unread(error.__cause__)}") from error
     unreadable = [
         f"{variable_of(settings_type, name)}: {path} {problem}"
         for name, path in settings.given_files().items()
@@ -75,6 +75,15 @@ def _sentences(settings_type: type[ServiceSettings], error: ValidationError) -> 
                 lambda word: variable_of(settings_type, word[0]) if word[0] in settings_type.model_fields else word[0],
                 said,
             )
+
+
+def _unread(cause: BaseException | None) -> str:
+    """Says why a value was not even looked at: its file in `COMITIA_SECRETS_DIR`, or else its form."""
+    if isinstance(cause, UnicodeDecodeError):
+        return "its file must be UTF-8"
+    if isinstance(cause, OSError):
+        return f"its file cannot be read ({cause.strerror})"
+    return "must be JSON"
 
 
 def _problem_with(path: Path) -> str:

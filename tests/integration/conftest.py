@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -101,7 +101,7 @@ async def make_database(postgres: str) -> AsyncIterator[MakeDatabase]:
         return await provision(postgres, name)
 
     yield make
-    await _drop(postgres, made)
+    await drop_databases(postgres, made)
 
 
 def free_port() -> int:
@@ -123,7 +123,8 @@ async def _tune(url: str) -> None:
         await connection.close()
 
 
-async def _drop(url: str, names: list[str]) -> None:
+async def drop_databases(url: str, names: Iterable[str]) -> None:
+    """Drops databases of services, with their roles."""
     connection = await asyncpg.connect(url)
     try:
         for name in names:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import asyncpg
 
-from services.launcher.environment import database_url
-from services.launcher.keys import role_passwords
+from services.launcher.keys import find_databases
 from services.launcher.layout import DataDir, read_state
 
 
@@ -15,7 +14,7 @@ def service_url(data_dir: Path, service: str, role: str) -> str:
     """Gives the address of a service's database as one of its roles."""
     data = DataDir(data_dir)
     place = f"postgresql://postgres@127.0.0.1:{read_state(data)['ports']['postgres']}/postgres"
-    return database_url(place, service, role, role_passwords(data)[f"{service}/{role}"])
+    return find_databases(data, place, {}).url(service, role)
 
 
 @asynccontextmanager

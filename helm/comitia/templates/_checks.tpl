@@ -28,7 +28,7 @@
 {{- if not (or .Values.milvus.enabled .Values.milvus.external.existingSecret) -}}
   {{- fail "milvus.enabled is false, so milvus.external.existingSecret must name the Secret with the address of Milvus, under the key milvus.external.key." -}}
 {{- end -}}
-{{- if and .Values.localModel.enabled (hasKey .Values.services.inference.settings "local_model_url") -}}
+{{- if and .Values.localModel.enabled (hasKey (dig "settings" dict .Values.services.inference) "local_model_url") -}}
   {{- fail "localModel.enabled is true and services.inference.settings.local_model_url is set; choose one of the two." -}}
 {{- end -}}
 {{- range $service, $_ := $catalogue -}}
@@ -59,15 +59,42 @@
   {{- if and (gt $most 1) (eq (include "comitia.claim" (dict "root" $ "service" $service)) "true") -}}
     {{- fail (printf "services.%s has up to %d replicas, which must share one store; set %s.url to an object store, such as s3://bucket/prefix, or leave it at one replica." $service $most (ternary "auditStore" "objectStore" (eq $service "gateway"))) -}}
   {{- end -}}
+  {{- $store := get (dict "gateway" "auditStore" "orchestrator" "objectStore") $service -}}
+  {{- if and $store (dig $store "url" "" $.Values.AsMap) (not $.Values.networkPolicies.internet.enabled) $.Values.networkPolicies.enabled (not $values.extraEgress) -}}
+    {{- fail (printf "%s.url is set and networkPolicies.internet.enabled is false, so services.%s.extraEgress must say where the store is, or nothing reaches it." $store $service) -}}
+  {{- end -}}
   {{- range $name, $_ := $values.secretSettings -}}
     {{- if hasKey $values.settings $name -}}
       {{- fail (printf "services.%s sets %s under settings and under secretSettings; choose one of the two." $service $name) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
+{{- range $server := list "postgres" "nats" "milvus" -}}
+  {{- $values := index $.Values $server -}}
+  {{- if $values.enabled -}}
+    {{- $name := printf "%s-%s" (include "comitia.fullname" $) $server -}}
+    {{- $found := lookup "apps/v1" "StatefulSet" $.Release.Namespace $name -}}
+    {{- include "comitia.claimCheck" (dict "server" $server "name" $name "values" $values "found" $found) -}}
+  {{- end -}}
+{{- end -}}
 {{- include "comitia.edgeChecks" . -}}
 {{- include "comitia.certificateChecks" . -}}
 {{- include "comitia.testChecks" . -}}
+{{- end -}}
+
+{{/* Takes (dict "server" "name" "values" "found"): a StatefulSet as the cluster has it, empty where it has none. */}}
+{{- define "comitia.claimCheck" -}}
+{{- if .found -}}
+{{- $claim := (first .found.spec.volumeClaimTemplates).spec -}}
+{{- $size := $claim.resources.requests.storage -}}
+{{- if ne $size .values.size -}}
+  {{- fail (printf "%s.size is %s, and the claim was made with %s, which Kubernetes changes in no StatefulSet; leave %[1]s.size at %[3]s, and let the claim itself grow: kubectl -n %s patch pvc data-%s-0 --type merge -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"%[2]s\"}}}}'" .server .values.size $size .found.metadata.namespace .name) -}}
+{{- end -}}
+{{- $class := $claim.storageClassName | default "" -}}
+{{- if ne $class .values.storageClass -}}
+  {{- fail (printf "%s.storageClass is %q, and the claim was made with %q, which Kubernetes changes in no StatefulSet; leave it as it was." .server .values.storageClass $class) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "comitia.certificateChecks" -}}
@@ -128,7 +155,12 @@
 {{- if and (eq .Values.edge.service.type "LoadBalancer") (not $tls.enabled) (not .Values.edge.service.plainText) -}}
   {{- fail "edge.service.type is LoadBalancer and edge.tls.enabled is false, so tokens would cross the network in plain text; turn TLS on, or say edge.service.plainText: true where something in front ends TLS." -}}
 {{- end -}}
-{{- if lt (int .Values.edge.replicas) 1 -}}
+{{- with .Values.edge.autoscaling -}}
+{{- if and .enabled (lt (int .maxReplicas) (int .minReplicas)) -}}
+  {{- fail (printf "edge.autoscaling.maxReplicas (%d) is less than minReplicas (%d)." (int .maxReplicas) (int .minReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- if lt (int (include "comitia.least" .Values.edge)) 1 -}}
   {{- fail "edge.replicas is 0; without the edge nobody gets in." -}}
 {{- end -}}
 {{- end -}}

@@ -11,7 +11,7 @@ helm.sh/hook-delete-policy: before-hook-creation{{ if ne .when "test" }},hook-su
 {{- define "comitia.jobPod" -}}
 metadata:
   labels:
-    {{- include "comitia.labels" . | nindent 4 }}
+    {{- include "comitia.podLabels" . | nindent 4 }}
 spec:
   restartPolicy: OnFailure
   automountServiceAccountToken: {{ .token | default false }}
@@ -62,12 +62,13 @@ spec:
 {{- $env := list (dict "name" "COMITIA_DATA_DIR" "value" "/var/lib/comitia") -}}
 {{- if .Values.postgres.enabled -}}
 {{- $password := dict "secretKeyRef" (dict "name" (printf "%s-postgres-keys" $fullname) "key" "password") -}}
-{{- $url := printf "postgresql://postgres:$(POSTGRES_PASSWORD)@%s-postgres:5432/postgres" $fullname -}}
+{{- $url := printf "postgresql://postgres:$(POSTGRES_PASSWORD)@%s:%s/postgres" (include "comitia.postgresHost" .) (include "comitia.postgresPort" .) -}}
 {{- $env = concat $env (list (dict "name" "POSTGRES_PASSWORD" "valueFrom" $password) (dict "name" "COMITIA_POSTGRES_URL" "value" $url)) -}}
 {{- else -}}
 {{- $url := dict "secretKeyRef" (dict "name" $external.existingSecret "key" $external.key) -}}
 {{- $env = append $env (dict "name" "COMITIA_POSTGRES_URL" "valueFrom" $url) -}}
 {{- end -}}
+{{- $env = append $env (dict "name" "COMITIA_DATABASE_PREFIX" "value" .Values.postgres.prefix) -}}
 {{- $mounts := list (dict "name" "passwords" "mountPath" "/var/lib/comitia/secrets.json" "subPath" "secrets.json" "readOnly" true) -}}
 {{- $volumes := list (dict "name" "passwords" "secret" (dict "secretName" (printf "%s-database-keys" $fullname) "defaultMode" 288)) -}}
 {{- with include "comitia.postgresAuthorities" . -}}

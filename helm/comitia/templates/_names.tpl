@@ -29,6 +29,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 {{- end -}}
 
+{{/* Labels of pods: none that changes with each release of the chart, or an upgrade would start anew what it need not. */}}
+{{- define "comitia.podLabels" -}}
+{{ include "comitia.selector" . }}
+app.kubernetes.io/part-of: comitia
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{/* metadata of an object. Takes (dict "root" "part") and optionally "name", "annotations". */}}
 {{- define "comitia.metadata" -}}
 name: {{ .name | default (printf "%s-%s" (include "comitia.fullname" .root) .part) }}
@@ -96,6 +105,23 @@ cost:
   calls: [gateway]
 {{- end -}}
 
+{{/* Ports of what stands beside them. A test holds those of our own programs against the code. */}}
+{{- define "comitia.ports" -}}
+edge: 7400
+edge-metrics: 7410
+keeper: 7498
+local-model: 7450
+milvus: 19530
+nats: 4222
+postgres: 5432
+{{- end -}}
+
+{{/* Port of an address, or else that of its scheme. */}}
+{{- define "comitia.portOf" -}}
+{{- $url := urlParse . -}}
+{{- regexFind ":[0-9]+$" $url.host | trimPrefix ":" | default (ternary "443" "80" (eq $url.scheme "https")) -}}
+{{- end -}}
+
 {{/* Names of a service's stores as folders: those that a claim holds because no object store is named. */}}
 {{- define "comitia.claim" -}}
 {{- $stores := dict "gateway" .root.Values.auditStore "orchestrator" .root.Values.objectStore -}}
@@ -106,7 +132,7 @@ cost:
 {{- if .Values.postgres.enabled -}}{{ include "comitia.fullname" . }}-postgres{{- else -}}{{ .Values.postgres.external.host }}{{- end -}}
 {{- end -}}
 {{- define "comitia.postgresPort" -}}
-{{- if .Values.postgres.enabled -}}5432{{- else -}}{{ .Values.postgres.external.port }}{{- end -}}
+{{- if .Values.postgres.enabled -}}{{ (include "comitia.ports" . | fromYaml).postgres }}{{- else -}}{{ .Values.postgres.external.port }}{{- end -}}
 {{- end -}}
 {{/* Secret of the authorities of Postgres, where it is verified; mounted at /etc/comitia/postgres. */}}
 {{- define "comitia.postgresAuthorities" -}}

@@ -47,7 +47,7 @@ spec:
   template:
     metadata:
       labels:
-        {{- include "comitia.labels" $at | nindent 8 }}
+        {{- include "comitia.podLabels" $at | nindent 8 }}
       {{- with $values.podAnnotations }}
       annotations:
         {{- toYaml . | nindent 8 }}
@@ -191,7 +191,9 @@ spec:
 {{- $own := printf "COMITIA_%s_" (upper $service) -}}
 {{- $fullname := include "comitia.fullname" $root -}}
 {{- $catalogue := include "comitia.catalogue" $root | fromYaml -}}
-{{- $database := printf "%s:%s/comitia_%s%s" (include "comitia.postgresHost" $root) (include "comitia.postgresPort" $root) $service (include "comitia.postgresQuery" $root) -}}
+{{- $ports := include "comitia.ports" $root | fromYaml -}}
+{{- $name := printf "%s_%s" $root.Values.postgres.prefix $service -}}
+{{- $database := printf "%s:%s/%s%s" (include "comitia.postgresHost" $root) (include "comitia.postgresPort" $root) $name (include "comitia.postgresQuery" $root) -}}
 - {name: MALLOC_ARENA_MAX, value: "2"}
 {{- if include "comitia.postgresAuthorities" $root }}
 - {name: PGSSLROOTCERT, value: /etc/comitia/postgres/ca.crt}
@@ -204,8 +206,8 @@ spec:
   valueFrom: {secretKeyRef: {name: {{ $fullname }}-{{ $service }}-keys, key: app-password}}
 - name: MAINTENANCE_PASSWORD
   valueFrom: {secretKeyRef: {name: {{ $fullname }}-{{ $service }}-keys, key: maintenance-password}}
-- {name: {{ $own }}DATABASE_URL, value: "postgresql://comitia_{{ $service }}_app:$(APP_PASSWORD)@{{ $database }}"}
-- {name: {{ $own }}MAINTENANCE_DATABASE_URL, value: "postgresql://comitia_{{ $service }}_maintenance:$(MAINTENANCE_PASSWORD)@{{ $database }}"}
+- {name: {{ $own }}DATABASE_URL, value: "postgresql://{{ $name }}_app:$(APP_PASSWORD)@{{ $database }}"}
+- {name: {{ $own }}MAINTENANCE_DATABASE_URL, value: "postgresql://{{ $name }}_maintenance:$(MAINTENANCE_PASSWORD)@{{ $database }}"}
 - {name: {{ $own }}LISTEN, value: "0.0.0.0:{{ .facts.port }}"}
 - {name: {{ $own }}METRICS_LISTEN, value: "0.0.0.0:{{ .facts.metrics }}"}
 {{- with .facts.doors }}
@@ -258,12 +260,12 @@ spec:
 {{- if eq $service "inference" }}
 - {name: {{ $own }}REGISTRY_PATH, value: /var/lib/comitia/registry}
 {{- if $root.Values.localModel.enabled }}
-- {name: {{ $own }}LOCAL_MODEL_URL, value: "http://{{ $fullname }}-local-model:7450"}
+- {name: {{ $own }}LOCAL_MODEL_URL, value: "http://{{ $fullname }}-local-model:{{ index $ports "local-model" }}"}
 {{- end }}
 {{- end }}
 {{- if eq $service "memory" }}
 {{- if $root.Values.milvus.enabled }}
-- {name: {{ $own }}MILVUS_URL, value: "http://{{ $fullname }}-milvus:19530"}
+- {name: {{ $own }}MILVUS_URL, value: "http://{{ $fullname }}-milvus:{{ $ports.milvus }}"}
 {{- else }}
 - name: {{ $own }}MILVUS_URL
   valueFrom: {secretKeyRef: {name: {{ $root.Values.milvus.external.existingSecret }}, key: {{ $root.Values.milvus.external.key }}}}

@@ -6,9 +6,25 @@ from typing import Final
 import asyncpg
 from sqlalchemy import URL, make_url
 
+from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.sql.identifiers import checked, quoted
 
 _ROLE_LOCK: Final = 0x636F6D69  # one session at a time makes roles: they belong to the whole cluster
+
+
+#: Begins the comment of a migrator's role that says whose it is.
+_OWNED_BY: Final = "Comitia, installation "
+
+
+class OwnedByAnother(MeshError):
+    """Database and roles of this name belong to another mesh on the same server. Nothing of them was changed."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "DATABASE_OWNED_BY_ANOTHER"
+
+    def __init__(self, database: str, *, role: str) -> None:
+        super().__init__(f"the database {database} on this server belongs to another mesh", database=database)
+        self.role = role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +67,17 @@ class RolePasswords:
     migrator: str | None = None
 
 
-async def provision(admin_url: str, database: str, passwords: RolePasswords | None = None) -> DatabaseUrls:
+async def provision(
+    admin_url: str, database: str, passwords: RolePasswords | None = None, *, owner: str | None = None
+) -> DatabaseUrls:
     """Makes the database and its roles where they are missing; harmless to repeat.
 
     Args:
         admin_url: of a role that may create databases and roles, any database of the cluster.
         passwords: set anew at each call where given.
+        owner: for whom. Written beside the roles where nobody's is; None leaves and asks nothing.
     Returns: the addresses for `sql_engine` and `upgrade`.
+    Raises: OwnedByAnother: they are another's.
     """
     roles = roles_of(database)
     secrets = passwords or RolePasswords()
@@ -70,8 +90,11 @@ async def provision(admin_url: str, database: str, passwords: RolePasswords | No
     connection = await _connect(admin)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", _ROLE_LOCK)
+        free = owner is not None and not await _is_owned(connection, database, roles.migrator, owner)
         for role, password in pairs:
             await _ensure_role(connection, role, password)
+        if free:
+            await _quoting(connection, "COMMENT ON ROLE %I IS %L", roles.migrator, f"{_OWNED_BY}{owner}")
         await connection.execute(f"GRANT {quoted(roles.maintenance)} TO {quoted(roles.migrator)}")
         await connection.execute(f"GRANT {quoted(roles.migrator)} TO CURRENT_USER")
         if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
@@ -104,13 +127,24 @@ async def _ensure_role(connection: "asyncpg.Connection[asyncpg.Record]", role: s
     if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
         await connection.execute(f"CREATE ROLE {quoted(role)} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE")
     if password is not None:
-        # ALTER ROLE takes no parameters; the server itself quotes the literal.
-        statement = await connection.fetchval(
-            "SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)",
-            role,
-            password,
-        )
-        await connection.execute(statement)
+        await _quoting(connection, "ALTER ROLE %I PASSWORD %L", role, password)
+
+
+async def _is_owned(connection: "asyncpg.Connection[asyncpg.Record]", database: str, migrator: str, owner: str) -> bool:
+    """Tells whether this owner's name stands beside the role already; False: nobody's does."""
+    found = await connection.fetchval(
+        "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1", migrator
+    )
+    if not (found or "").startswith(_OWNED_BY):
+        return False
+    if found != f"{_OWNED_BY}{owner}":
+        raise OwnedByAnother(database, role=migrator)
+    return True
+
+
+async def _quoting(connection: "asyncpg.Connection[asyncpg.Record]", form: str, name: str, text: str) -> None:
+    """Runs a statement that takes no parameters; the server itself quotes the name and the literal."""
+    await connection.execute(await connection.fetchval("SELECT format($1, $2::text, $3::text)", form, name, text))
 
 
 async def _connect(url: URL) -> "asyncpg.Connection[asyncpg.Record]":

@@ -35,6 +35,7 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         {"postgres": {"enabled": False, "external": {"host": "d", "existingSecret": "s", "sslMode": "verify-full"}}},
         "postgres.external.caSecret must name the Secret",
     ),
+    "a prefix that no name begins with": ({"postgres": {"prefix": "blue-2"}}, "prefix"),
     "two Postgres": ({"postgres": {"external": {"host": "db"}}}, "choose one of the two"),
     "no NATS": ({"nats": {"enabled": False}}, "nats.external.existingSecret must name the Secret"),
     "no gateway": ({"services": {"gateway": {"replicas": 0}}}, "services.gateway would have no replica"),
@@ -51,6 +52,10 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     "less than least": (
         {"services": {"cost": {"autoscaling": {"enabled": True, "maxReplicas": 1}}}},
         "maxReplicas (1) is less than minReplicas (2)",
+    ),
+    "less edges than least": (
+        {"edge": {"autoscaling": {"enabled": True, "maxReplicas": 1}}},
+        "edge.autoscaling.maxReplicas (1) is less than minReplicas (2)",
     ),
     "quiet hours without KEDA": (
         {"services": {"cost": {"autoscaling": {"enabled": True, "quietHours": {"enabled": True}}}}},
@@ -98,7 +103,23 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
         },
         "tests.url must be an address that its certificate is for",
     ),
+    "a store that no policy lets in reach": (
+        {"objectStore": {"url": "s3://a/b"}, "networkPolicies": {"internet": {"enabled": False}}},
+        "services.orchestrator.extraEgress must say where the store is",
+    ),
+    "a host with a port": (
+        {"postgres": {"enabled": False, "external": {"host": "db:5432", "existingSecret": "s"}}},
+        "/postgres/external/host': 'db:5432' does not match",
+    ),
+    "a host that is an address": ({"ingress": {"enabled": True, "host": "https://a.b"}}, "/ingress/host'"),
+    "a size of no unit that is known": ({"postgres": {"size": "10 GB"}}, "/postgres/size'"),
+    "hours that are no cron": (
+        {"services": {"cost": {"autoscaling": {"quietHours": {"start": "20:00"}}}}},
+        "/autoscaling/quietHours/start'",
+    ),
+    "a test of nowhere": ({"tests": {"url": "comitia.example.com"}}, "/tests/url'"),
     "an unknown key": ({"postgress": {}}, "postgress"),
+    "a name server without a port": ({"networkPolicies": {"dns": {"ports": []}}}, "dns"),
     "an unknown key of a service": ({"services": {"cost": {"replica": 2}}}, "replica"),
     "an unknown setting": ({"services": {"cost": {"settings": {"sweep_second": 1}}}}, "sweep_second"),
     "a setting out of bounds": ({"services": {"cost": {"settings": {"sweep_seconds": 61}}}}, "sweep_seconds"),
@@ -119,19 +140,41 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
 }
 
 
+#: Threads that Envoy should take with some values of the edge.
+EDGES: Final[tuple[tuple[int, dict[str, Any]], ...]] = (
+    (2, {}),
+    (1, {"resources": {"limits": {"memory": "1Gi", "cpu": "200m"}}}),
+    (2, {"resources": {"limits": {"memory": "1Gi", "cpu": "1500m"}}}),
+    (3, {"resources": {"limits": {"memory": "1Gi", "cpu": 3}}}),
+    (8, {"resources": {"limits": {"memory": "1Gi", "cpu": "2"}}, "concurrency": 8}),
+)
+
+
 @pytest.fixture(scope="session")
 def renders() -> dict[str, Rendered]:
     """Everything that is rendered, by name."""
     cases: dict[str, dict[str, Any]] = {name: {"values": values, "lint": True} for name, values in VALUES.items()}
     cases["repair"] = {"values": {}, "upgrade": True}
     cases["contract"] = {"values": {"migration": {"contract": True}}, "upgrade": True}
+    cases["blue"] = {
+        "values": VALUES["production"] | {"postgres": VALUES["production"]["postgres"] | {"prefix": "blue"}}
+    }
     cases["long"] = {"values": {"fullnameOverride": f"a.{'b' * 60}", "postgres": {"maxConnections": 2_000_000}}}
     cases["guarded"] = {
         "values": {
-            "networkPolicies": {"edgeFrom": [{"namespaceSelector": {}}]},
+            "networkPolicies": {
+                "edgeFrom": [{"namespaceSelector": {}}],
+                "dns": {"to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}], "ports": [5353]},
+                "kubernetes": {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [8443]},
+            },
+            "monitoring": {"otlpEndpoint": "https://collector.monitoring:4318"},
+            "localModel": {"enabled": True},
             "tests": {"url": "https://comitia.example.com:8443/here"},
         }
     }
+    cases["more edges"] = {"values": {"edge": {"replicas": 5, "service": {"annotations": {"a": "b"}}}}}
+    for threads, edge in EDGES:
+        cases[f"{threads} threads of {edge}"] = {"values": {"edge": edge}}
     cases["new release"] = {"values": VALUES["production"] | {"image": {"tag": "9.9.9"}}, "upgrade": True}
     cases["same release"] = {"values": VALUES["production"], "upgrade": True}
     cases |= {name: {"values": values} for name, (values, _) in CONTRADICTIONS.items()}

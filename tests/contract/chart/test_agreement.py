@@ -3,20 +3,26 @@
 import json
 import re
 import subprocess
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
+from comitia.guard_table import GUARDS
 from services.launcher.cluster_keys import PrintedSecrets, make_missing
 from services.launcher.edge_pod import KEEPER_PORT, METRICS_PORT, EdgeWishes, edge_settings, render
 from services.launcher.environment import MeshFacts, service_environment
 from services.launcher.layout import DataDir, prepare
+from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
+from services.meshkit.grpc.interceptors import DEFAULT_MAX_SECONDS
 from tests.support.authority import Authority
 from tests.support.chart import CHART, settings_of
+from tests.support.dockerfile import read_dockerfile
 from tests.support.edge import envoy
 from tests.support.render_chart import Rendered
 
@@ -25,6 +31,12 @@ ROOT: Final = CHART.parents[1]
 ONLY_LAUNCHER: Final = {"COMITIA_GATEWAY_OIDC_REACH_LOCAL", "COMITIA_INFERENCE_CLAIM_SECONDS"}
 ONLY_CHART: Final = frozenset(
     "JWKS_FROM_GATEWAY EDGE_NETWORKS LOG_LEVEL NOTICE_SECONDS DRAIN_SECONDS PEER_ADDRESS OTLP_ENDPOINT".split()
+)
+#: What a service that leaves need not wait for: streams that are taken up at another replica, and calls that wait for
+#: what is recorded, which a repeat finds.
+CUT_SHORT: Final = frozenset(
+    "BatchEvaluate BatchGenerate BatchMemories BatchSpend ExportAudit ExportCosts ExportRun InferAgent LendWorker"
+    " Reserve StreamTurns WatchGuard WatchRun WatchSession WatchViolations Work".split()
 )
 #: Variable that says where each port is listened at.
 _LISTENING: Final = {"grpc": "LISTEN", "metrics": "METRICS_LISTEN", "doors": "DOORS_LISTEN"}
@@ -91,9 +103,8 @@ def test_a_service_is_told_what_it_is_told_by_comitia_up(
         data=DataDir(tmp_path),
         ports=PREFERRED,
         user={},
-        postgres_url="postgresql://a@b/c",
+        databases=MeshDatabases(admin_url="postgresql://a@b/c", passwords=passwords, installation="i"),
         nats_url="nats://x",
-        passwords=passwords,
         mtls=True,
         milvus_url="http://milvus",
     )
@@ -105,6 +116,40 @@ def test_a_service_is_told_what_it_is_told_by_comitia_up(
     assert told - not_needed - given == set()
     chosen = {own + name for name in (*ONLY_CHART, *map(str.upper, _configured("production", service)))}
     assert given - told - chosen == set()
+
+
+@pytest.mark.parametrize("case", ["production", "blue"])
+def test_services_ask_for_the_databases_that_the_job_makes(renders: dict[str, Rendered], case: str) -> None:
+    job = renders[case].named("Job", "migrate")["spec"]["template"]["spec"]["containers"][0]
+    told = {one["name"]: one.get("value", "") for one in job["env"]}
+    databases = MeshDatabases(
+        admin_url="postgresql://admin@postgres.data:5432/postgres?sslmode=verify-full",
+        passwords={f"{service}/{role}": "secret" for service in SERVICES for role in ROLES},
+        installation="i",
+        prefix=prefix_from(told),
+    )
+    assert databases.prefix == ("blue" if case == "blue" else "comitia")
+    for service in SERVICES:
+        given, own = environment(renders[case], service), f"COMITIA_{service.upper()}_"
+        assert given[f"{own}DATABASE_URL"] == databases.url(service, "app")
+        assert given[f"{own}MAINTENANCE_DATABASE_URL"] == databases.url(service, "maintenance")
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_that_leaves_gives_its_longest_call_the_time_to_end(
+    renders: dict[str, Rendered], service: str
+) -> None:
+    longest = max(
+        guard.max_seconds or DEFAULT_MAX_SECONDS
+        for name, guard in GUARDS.items()
+        if name.split(".")[1] in (service, "common") and name.rpartition("/")[2] not in CUT_SHORT
+    )
+    pod = workload(renders["default"], service)["spec"]["template"]["spec"]
+    assert longest <= float(environment(renders["default"], service)[f"COMITIA_{service.upper()}_DRAIN_SECONDS"])
+    assert longest < pod["terminationGracePeriodSeconds"]
+    if service in ("inference", "tools"):
+        edge = renders["default"].named("Deployment", "edge")["spec"]["template"]["spec"]
+        assert longest < edge["terminationGracePeriodSeconds"]
 
 
 def test_ports_and_probes_are_those_that_services_listen_at(rendered: Rendered) -> None:
@@ -126,6 +171,30 @@ def test_ports_and_probes_are_those_that_services_listen_at(rendered: Rendered) 
         assert ("httpGet" in readiness) == certified
         asked = readiness["httpGet"]["port"] if certified else readiness["grpc"]["port"]
         assert asked == ("metrics" if certified else PREFERRED[service])
+
+
+def test_servers_beside_listen_where_they_are_asked(renders: dict[str, Rendered], tmp_path: Path) -> None:
+    prepare(data := DataDir(tmp_path))
+    made = PrintedSecrets("mesh")
+    make_missing("comitia", data, made)
+    (nats,) = (
+        one["data"]["url"] for one in made.manifests()["items"] if one["metadata"]["name"] == "comitia-nats-keys"
+    )
+    rendered = renders["guarded"]
+    asked = {
+        "postgres": environment(rendered, "cost")["COMITIA_COST_DATABASE_URL"],
+        "nats": b64decode(nats).decode(),
+        "milvus": environment(rendered, "memory")["COMITIA_MEMORY_MILVUS_URL"],
+        "local-model": environment(rendered, "inference")["COMITIA_INFERENCE_LOCAL_MODEL_URL"],
+    }
+    for server, url in asked.items():
+        place = urlsplit(url)
+        assert place.hostname == f"comitia-{server}"
+        (service,) = rendered.named("Service", server)["spec"]["ports"]
+        assert service["port"] == place.port
+        (rule,) = rendered.named("NetworkPolicy", server)["spec"]["ingress"]
+        assert rule["ports"] == [{"protocol": "TCP", "port": place.port}]
+    assert urlsplit(asked["local-model"]).port == PREFERRED["local_model"]
 
 
 def test_who_may_call_whom_is_who_does(renders: dict[str, Rendered]) -> None:
@@ -239,6 +308,25 @@ def test_queues_that_replicas_follow_are_queues_of_the_service() -> None:
     for service, queue in queues.items():
         code = [file.read_text() for file in (ROOT / "services" / service).rglob("*.py")]
         assert any(f'Final = "{queue}"' in text and "QUEUE_ITEMS" in text for text in code), queue
+
+
+def test_servers_beside_are_those_that_are_tested_and_those_of_the_compose_file() -> None:
+    dockerfile = read_dockerfile()
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    composed = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+    tags = {server: values[server]["image"]["tag"] for server in ("postgres", "nats", "milvus")}
+    for server, tag in tags.items():
+        assert composed[server]["image"].rpartition(":")[2].removesuffix("-alpine") == tag
+    assert dockerfile.arguments["ENVOY_IMAGE"].rpartition(":")[2] == values["edge"]["image"]["tag"]
+    # A client of Milvus is for servers of its own minor version, and says so itself.
+    client = locked_version("memory", "pymilvus")
+    assert client.split(".")[:2] == tags["milvus"].removeprefix("v").split(".")[:2]
+
+
+def locked_version(image: str, package: str) -> str:
+    """Gives the version of a package that an image holds."""
+    (found,) = re.findall(rf"^{package}==(\S+)", (ROOT / "locks" / "images" / f"{image}.txt").read_text(), re.MULTILINE)
+    return found
 
 
 def test_examples_name_files_of_values_that_are_there() -> None:

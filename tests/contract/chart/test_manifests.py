@@ -14,7 +14,7 @@ import yaml
 from kubernetes_validate import utils
 
 from tests.contract.chart import golden
-from tests.contract.chart.conftest import CONTRADICTIONS
+from tests.contract.chart.conftest import CONTRADICTIONS, EDGES
 from tests.support.chart import CHART, described
 from tests.support.render_chart import Rendered, render
 
@@ -26,7 +26,8 @@ FOREIGN: Final = (
     "autoscaling.k8s.io",
     "gateway.networking.k8s.io",
 )
-VERSIONS: Final = ("1.27", kubernetes_validate.latest_version())
+_NEWEST: Final = int(kubernetes_validate.latest_version().split(".")[1])
+VERSIONS: Final = tuple(f"1.{minor}" for minor in range(27, _NEWEST + 1))
 
 
 def pods(rendered: Rendered) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -118,6 +119,48 @@ def test_a_new_release_changes_images_and_nothing_else(renders: dict[str, Render
     assert {path.rpartition(".")[2] for path in changed} == {"image"}
 
 
+def test_more_edges_are_no_reason_to_start_those_that_run_anew(renders: dict[str, Rendered]) -> None:
+    before, after = renders["default"], renders["more edges"]
+    changed = set(_differences(before.objects, after.objects))
+    assert changed == {".spec.replicas", ".metadata.annotations"}
+
+
+def test_a_new_chart_with_the_same_images_starts_no_pod_anew(tmp_path: Path) -> None:
+    shutil.copytree(CHART, chart := tmp_path / "comitia")
+    described = (chart / "Chart.yaml").read_text(encoding="utf-8")
+    (chart / "Chart.yaml").write_text(described.replace("ersion: 0.1.0", "ersion: 9.9.9"), encoding="utf-8")
+    case = {"upgrade": {"values": {"image": {"tag": "1"}, "localModel": {"enabled": True}}, "upgrade": True}}
+    before, after = (render(case, chart=one)["upgrade"].objects for one in (CHART, chart))
+    changed = set(_differences(before, after))
+    assert changed == {".metadata.labels.app.kubernetes.io/version", ".metadata.labels.helm.sh/chart"}
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"size": "10Gi"}, ""),
+        (
+            {"size": "20Gi"},
+            (
+                "leave postgres.size at 20Gi, and let the claim itself grow: kubectl -n mesh patch pvc "
+                """data-comitia-postgres-0 --type merge -p '{"spec":{"resources":{"requests":{"storage":"10Gi"}}}}'"""
+            ),
+        ),
+        ({"size": "10Gi", "class": "fast"}, 'storageClass is "", and the claim was made with "fast"'),
+    ],
+)
+def test_claims_of_servers_keep_what_they_were_made_with(found: dict[str, str], said: str, tmp_path: Path) -> None:
+    shutil.copytree(CHART, chart := tmp_path / "comitia")
+    claim = {"resources": {"requests": {"storage": found["size"]}}, "storageClassName": found.get("class")}
+    standing = {"metadata": {"namespace": "mesh"}, "spec": {"volumeClaimTemplates": [{"spec": claim}]}}
+    asked = f'"name" "comitia-postgres" "values" .Values.postgres "found" (fromJson `{json.dumps(standing)}`)'
+    template = f'{{{{ include "comitia.claimCheck" (dict "server" "postgres" {asked}) }}}}'
+    (chart / "templates" / "standing.yaml").write_text(template, encoding="utf-8")
+    error = render({"one": {"values": {}}}, chart=chart)["one"].error
+    assert bool(error) == bool(said)
+    assert said in error
+
+
 def test_a_first_install_that_failed_is_repaired_by_an_upgrade(renders: dict[str, Rendered]) -> None:
     """No Postgres is found, as after such an install, so nothing may wait for one before the release is there."""
     first, repair = renders["default"], renders["repair"]
@@ -152,6 +195,38 @@ def test_helm_test_comes_through_policies_and_its_pods_stay(renders: dict[str, R
     assert test["egress"][-1] == {"ports": [{"protocol": "TCP", "port": 8443}]}
     for pod in renders["guarded"].of_kind("Pod"):
         assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+
+
+def test_policies_follow_where_names_clusters_and_collectors_are_said_to_be(renders: dict[str, Rendered]) -> None:
+    rules = {
+        name: renders["guarded"].named("NetworkPolicy", name)["spec"]["egress"] for name in ("names", "keys", "cost")
+    }
+    assert rules["names"] == [
+        {
+            "to": [{"ipBlock": {"cidr": "169.254.20.10/32"}}],
+            "ports": [{"protocol": protocol, "port": 5353} for protocol in ("UDP", "TCP")],
+        }
+    ]
+    assert rules["keys"] == [
+        {"to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}], "ports": [{"protocol": "TCP", "port": 8443}]}
+    ]
+    assert rules["cost"][-1] == {"to": [], "ports": [{"protocol": "TCP", "port": 4318}]}
+
+
+@pytest.mark.parametrize(("threads", "edge"), EDGES)
+def test_envoy_takes_as_many_threads_as_it_has_processors(
+    renders: dict[str, Rendered], threads: int, edge: dict[str, Any]
+) -> None:
+    rendered = renders[f"{threads} threads of {edge}"]
+    pod = rendered.named("Deployment", "edge")["spec"]["template"]["spec"]
+    (args,) = (one["args"] for one in pod["containers"] if one["name"] == "envoy")
+    assert args[args.index("--concurrency") + 1] == str(threads)
+
+
+def test_helm_is_told_to_wait_as_long_as_its_jobs_may_take(renders: dict[str, Rendered]) -> None:
+    notes = next(text for name, text in renders["production"].files.items() if name.endswith("NOTES.txt"))
+    jobs = [one["spec"]["activeDeadlineSeconds"] for one in renders["production"].of_kind("Job")]
+    assert f"`--timeout {sum(jobs) // 60}m`" in notes
 
 
 def test_an_authority_keeps_its_key_for_years(renders: dict[str, Rendered]) -> None:

@@ -16,7 +16,7 @@ from services.launcher import hand_out
 from services.launcher.edge import render_edge
 from services.launcher.edge_image import TOKEN_CHECK, image_settings
 from services.launcher.hand_out import HANDED, KEPT, KEY_SET, Surroundings
-from services.launcher.keys import ensure_keys
+from services.launcher.keys import ensure_keys, find_databases
 from services.launcher.layout import DataDir, prepare
 from services.launcher.ports import PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
@@ -39,9 +39,9 @@ def handed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mesh")
     data = DataDir(folder / "data")
     prepare(data)
-    ensure_keys(data, "0" * 26)
+    ensure_keys(data)
     around = Surroundings(
-        postgres_url="postgresql://postgres:hunter2@postgres:5432/postgres",
+        databases=find_databases(data, "postgresql://postgres:hunter2@postgres:5432/postgres", {}),
         nats_url="nats://hunter2@nats:4222",
         milvus_url="http://milvus:19530",
         local_model_url="http://local-model:7450",
@@ -158,7 +158,8 @@ def test_handing_out_again_changes_nothing_that_is_in_use(handed: Path, tmp_path
     keys.write_text(rotated)
     data = DataDir(handed.parent / "data")
     passwords = (handed / "cost" / "comitia_cost_database_url").read_text()
-    hand_out.hand_out(data, handed, Surroundings(postgres_url="postgresql://a@postgres:5432/x", nats_url="nats://n"))
+    databases = find_databases(data, "postgresql://a@postgres:5432/x", {})
+    hand_out.hand_out(data, handed, Surroundings(databases=databases, nats_url="nats://n"))
     assert keys.read_text() == rotated, "a key set that the gateway has changed is the gateway's"
     assert (handed / "cost" / "comitia_cost_database_url").read_text() == passwords
     keys.write_text(before)

@@ -77,7 +77,7 @@ def test_what_is_run_is_a_target_of_make(path: Path) -> None:
 
 def test_every_change_is_linted_tested_and_audited() -> None:
     run = " ".join(step.get("run", "") for step in steps_of(read(ROOT / ".github/workflows/check.yml")))
-    for target in ("lint", "coverage", "audit", "check-deploy"):
+    for target in ("lint", "coverage", "audit", "check-deploy", "scan-deploy"):
         assert f"make {target}" in run
 
 

@@ -30,7 +30,7 @@ WITHIN: Final[Mapping[str, str]] = {
     "FAILPOINT": "armed by tests only",
     "KEY_NOT_LOADED": "a bug that the type checker cannot see",
     "REMOTE_ERROR": "has the reason that the neighbour gave",
-    "TABLE_IN_USE": "ends a migration",
+    **dict.fromkeys(("DATABASE_OWNED_BY_ANOTHER", "TABLE_IN_USE"), "ends a migration"),
     "STORAGE_QUOTA_EXCEEDED": "shown as why a run is parked",
     "TENANT_NOT_DELETING": "the gateway asks again",
 }

@@ -164,6 +164,25 @@ def test_a_setting_may_stand_in_a_file_of_its_own(
     assert read.database_url.get_secret_value() == "postgresql://from@file/x"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("database_url", "postgresql://müller@file/x".encode("latin-1"), "its file must be UTF-8"),
+        ("edge_networks", "10.0.0.0/8".encode("utf-16"), "its file must be UTF-8"),
+        ("edge_networks", b"10.0.0.0/8", "must be JSON"),
+    ],
+)
+def test_a_setting_in_a_file_of_another_form_is_named_with_what_is_wrong(
+    name: str, content: bytes, said: str, give: Give, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give("cost")
+    monkeypatch.delenv(f"COMITIA_COST_{name.upper()}", raising=False)
+    (secrets := tmp_path / "secrets").mkdir()
+    (secrets / f"comitia_cost_{name}").write_bytes(content)
+    monkeypatch.setenv(SECRETS_DIR, str(secrets))
+    assert complaint("cost") == f"COMITIA_COST_{name.upper()}: {said}"
+
+
 def test_a_directory_of_secrets_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SECRETS_DIR, "/nowhere")
     assert complaint("cost") == "COMITIA_SECRETS_DIR: /nowhere is no directory"

@@ -23,12 +23,12 @@ from services.launcher.child import run_short
 from services.launcher.embedded import envoy as embedded_envoy
 from services.launcher.embedded import nats as embedded_nats
 from services.launcher.embedded import postgres as embedded_postgres
-from services.launcher.environment import database_url
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir, holder
 from services.launcher.mesh import Mesh, up
 from services.launcher.options import Progress, StepState, UpOptions
 from services.launcher.services import SERVICES
+from tests.support.mesh_databases import service_url
 
 HERE = Path(__file__).parent
 LAUNCHER = (sys.executable, str(HERE / "launcher_of_dummies.py"))
@@ -71,11 +71,6 @@ async def until(condition: Callable[[], bool], *, seconds: float = 15.0) -> None
 
 def remembered(data: DataDir) -> dict[str, Any]:
     return json.loads(data.state.read_bytes())
-
-
-def role_url(data: DataDir, service: str, role: str) -> str:
-    password = json.loads(data.secrets.read_bytes())[f"{service}/{role}"]
-    return database_url(f"postgresql://x@127.0.0.1:{remembered(data)['ports']['postgres']}/x", service, role, password)
 
 
 async def ask(url: str, question: str) -> Any:
@@ -141,8 +136,8 @@ async def test_a_mesh_comes_up_step_by_step_and_goes_down_again(options: UpOptio
 
 async def test_each_service_has_a_database_and_roles_without_privileges(running: DataDir) -> None:
     for service in SERVICES:
-        assert await ask(role_url(running, service, "app"), "SELECT current_database()") == f"comitia_{service}"
-    url = role_url(running, "tools", "app")
+        assert await ask(service_url(running.root, service, "app"), "SELECT current_database()") == f"comitia_{service}"
+    url = service_url(running.root, "tools", "app")
     owner = await ask(url, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")
     privileged = await ask(
         url,
@@ -168,7 +163,7 @@ async def test_postgres_keeps_its_promises_and_listens_on_the_loopback_and_a_soc
         "password_encryption": "scram-sha-256",
     }
 
-    found = {name: await ask(role_url(running, "cost", "app"), f"SHOW {name}") for name in promised}
+    found = {name: await ask(service_url(running.root, "cost", "app"), f"SHOW {name}") for name in promised}
 
     path = running.of("postgres") / f".s.PGSQL.{remembered(running)['ports']['postgres']}"
     assert found == promised
@@ -246,8 +241,8 @@ async def test_no_child_outlives_a_killed_launcher_and_the_next_start_resumes(
     await background.start(options, lambda _: None, program=LAUNCHER)
     launcher = holder(data)
     assert launcher is not None
-    await ask(role_url(data, "tools", "migrator"), "CREATE TABLE kept (answer int)")
-    await ask(role_url(data, "tools", "migrator"), "INSERT INTO kept VALUES (42)")
+    await ask(service_url(data.root, "tools", "migrator"), "CREATE TABLE kept (answer int)")
+    await ask(service_url(data.root, "tools", "migrator"), "INSERT INTO kept VALUES (42)")
     before, key = remembered(data)["ports"], data.bootstrap_key.read_text()
     children = family(launcher)
     assert {"postgres", "nats-server"} <= set(alive(children))
@@ -256,7 +251,7 @@ async def test_no_child_outlives_a_killed_launcher_and_the_next_start_resumes(
     await until(lambda: alive(children) == [])
 
     await background.start(options, lambda _: None, program=LAUNCHER)
-    assert await ask(role_url(data, "tools", "migrator"), "SELECT answer FROM kept") == 42
+    assert await ask(service_url(data.root, "tools", "migrator"), "SELECT answer FROM kept") == 42
     assert remembered(data)["ports"] == before
     assert data.bootstrap_key.read_text() == key
     children = family(holder(data) or 0)

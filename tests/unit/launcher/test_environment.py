@@ -8,10 +8,8 @@ from pydantic_settings import SettingsConfigDict
 
 from services.launcher import ports
 from services.launcher.environment import (
-    ROLES,
     MeshFacts,
     asked_ports,
-    database_url,
     ordinary_environment,
     refuse_own_certificates,
     service_environment,
@@ -19,8 +17,10 @@ from services.launcher.environment import (
 )
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
+from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.services import SERVICES
 from services.meshkit.settings import ServiceSettings
+from services.meshkit.sql.roles import roles_of
 
 #: What two processes of inference are told differently.
 OWN_OF_A_REPLICA = ("LISTEN", "METRICS_LISTEN", "DOORS_LISTEN", "GUARD_PATH", "REGISTRY_PATH")
@@ -34,9 +34,12 @@ def facts(user: dict[str, str] | None = None, **changes: Any) -> MeshFacts:
         data=DataDir(Path("/data")),
         ports=chosen,
         user=user or {},
-        postgres_url=ADMIN_URL,
+        databases=MeshDatabases(
+            admin_url=ADMIN_URL,
+            passwords={f"{service}/{role}": f"{service}-{role}-pw" for service in SERVICES for role in ROLES},
+            installation="i",
+        ),
         nats_url="nats://token@127.0.0.1:7422",
-        passwords={f"{service}/{role}": f"{service}-{role}-pw" for service in SERVICES for role in ROLES},
         **changes,
     )
 
@@ -62,6 +65,7 @@ def test_a_service_finds_every_setting_that_all_services_have(service: str, monk
 
 def test_a_service_is_told_nothing_of_the_others() -> None:
     user = {"COMITIA_TOOLS_SECRET": "t", "COMITIA_POSTGRES_URL": ADMIN_URL, "OPENAI_API_KEY": "k", "AWS_SECRET": "a"}
+    user["COMITIA_DATABASE_PREFIX"] = "comitia"
 
     environment = service_environment("cost", facts(user))
 
@@ -145,9 +149,24 @@ def test_a_servers_own_program_sees_no_secret() -> None:
 
 
 def test_a_database_address_keeps_the_place_and_the_options_of_the_administrators() -> None:
-    found = database_url("postgresql://root:p%40ss@db.example:6432/any?sslmode=require", "tools", "app", "a/b")
+    databases = MeshDatabases(
+        admin_url="postgresql://root:p%40ss@db.example:6432/any?sslmode=require",
+        passwords={"tools/app": "a/b"},
+        installation="i",
+        prefix="blue",
+    )
 
-    assert found == "postgresql://comitia_tools_app:a%2Fb@db.example:6432/comitia_tools?sslmode=require"
+    assert (
+        databases.url("tools", "app") == "postgresql://blue_tools_app:a%2Fb@db.example:6432/blue_tools?sslmode=require"
+    )
+
+
+def test_names_of_databases_begin_as_the_user_says_where_names_can() -> None:
+    assert (prefix_from({}), prefix_from({"COMITIA_DATABASE_PREFIX": "blue_2"})) == ("comitia", "blue_2")
+    assert roles_of(f"{'a' * 38}_orchestrator")
+    for wrong in ("Blue", "2", "blue-2", "a" * 39):
+        with pytest.raises(LauncherError, match=r"COMITIA_DATABASE_PREFIX is .*; it must be a small letter"):
+            prefix_from({"COMITIA_DATABASE_PREFIX": wrong})
 
 
 def test_listen_addresses_of_the_user_are_ports_asked_for() -> None:

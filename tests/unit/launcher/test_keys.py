@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.launcher import keys, layout
+from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
 from services.launcher.services import SERVICES
 from services.meshkit.core.clock import SystemClock
@@ -12,14 +13,12 @@ from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.grpc.identity import WorkloadSigner, WorkloadVerifier
 from services.meshkit.grpc.signed_token import KeySetFile, SigningKey
 
-KEY_ID = "01jx0000000000000000000000"
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> DataDir:
     found = DataDir(tmp_path / "data")
     layout.prepare(found)
-    keys.ensure_keys(found, KEY_ID)
+    keys.ensure_keys(found)
     return found
 
 
@@ -33,7 +32,7 @@ def test_every_secret_is_readable_by_its_owner_only(data: DataDir) -> None:
 def test_a_second_time_changes_nothing(data: DataDir) -> None:
     before = {path: path.read_bytes() for path in data.root.rglob("*") if path.is_file()}
 
-    keys.ensure_keys(data, "01jy0000000000000000000000")
+    keys.ensure_keys(data)
 
     assert {path: path.read_bytes() for path in before} == before
 
@@ -55,12 +54,23 @@ def test_each_service_is_known_by_its_assertion(data: DataDir, service: str) -> 
 def test_the_administrators_key_has_the_form_of_an_api_key(data: DataDir) -> None:
     prefix, key_id, secret = data.bootstrap_key.read_text().strip().split("_")
 
-    assert (prefix, key_id) == ("ck", KEY_ID)
+    assert (prefix, len(key_id)) == ("ck", 26)
     assert len(secret) == 64
 
 
 def test_each_role_has_a_password_of_its_own(data: DataDir) -> None:
-    passwords = keys.role_passwords(data)
+    databases = keys.find_databases(data, "postgresql://a@b/c", {})
 
-    assert len(passwords) == len(set(passwords.values())) == 21
-    assert keys.role_passwords(data) == passwords
+    assert len(databases.passwords) == len(set(databases.passwords.values())) == 21
+    assert keys.find_databases(data, "postgresql://a@b/c", {}) == databases
+
+
+def test_passwords_that_cannot_be_read_or_kept_are_said_in_one_sentence(data: DataDir) -> None:
+    data.secrets.write_bytes(b"\xff{")
+    with pytest.raises(LauncherError, match=r"secrets\.json is damaged; put a copy of it back"):
+        keys.find_databases(data, "postgresql://a@b/c", {})
+    data.secrets.unlink()
+    # As where it is mounted by itself: nothing can take its place.
+    data.secrets.with_name(".secrets.json.new").mkdir()
+    with pytest.raises(LauncherError, match=r"json lacks cost/app and cannot be written \(Is a directory\)"):
+        keys.find_databases(data, "postgresql://a@b/c", {})
