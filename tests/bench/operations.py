@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ from tests.bench.whole_mesh import SHORT, Report, until
 
 SESSIONS: Final = 64
 SECONDS: Final = 5.0 if SHORT else 20.0
+#: Meshes that are measured for each part of traces, one after the other.
+ROUNDS: Final = 2 if SHORT else 4
 SCRAPES: Final = 5 if SHORT else 20
 COST_GOAL: Final = 5.0
 SCRAPE_GOAL: Final = 50.0
@@ -119,27 +121,42 @@ def _pid(data: Any, service: str) -> int:
     return next((child.pid for child in status.status(data).children if child.name == service), 0)
 
 
-async def main() -> None:
-    """Measures a mesh without traces before and after those with them, then pages and starts."""
-    rates: dict[float, list[Rate]] = {}
+async def costs_of_traces() -> None:
+    """Measures meshes that record none of their traces, some, and all, in turns: what else goes on meets all alike."""
+    rates: dict[float, list[Rate]] = {ratio: [] for ratio in (0.0, *RATIOS)}
     with collector() as url:
-        for ratio in (0.0, *RATIOS, 0.0):
-            on = {"COMITIA_OTLP_ENDPOINT": url, "COMITIA_OTLP_RATIO": str(ratio)}
-            async with benches(on if ratio else {}) as bench:
-                rates.setdefault(ratio, []).append(await rate_of(bench))
-                if ratio == 1.0:
-                    await scrapes(bench)
-    off = Rate(fmean(rate.turns_per_s for rate in rates[0.0]), fmean(rate.cpu_ms for rate in rates[0.0]))
+        for turn in range(ROUNDS):
+            # There and back, so that what grows or shrinks while this runs meets all alike, too.
+            for ratio in sorted(rates, reverse=turn % 2 == 1):
+                on = {"COMITIA_OTLP_ENDPOINT": url, "COMITIA_OTLP_RATIO": str(ratio)}
+                async with benches(on if ratio else {}) as bench:
+                    rates[ratio].append(await rate_of(bench))
+                    if ratio == 1.0 and turn == 0:
+                        await scrapes(bench)
+    off = _mean(rates[0.0])
     for ratio in RATIOS:
-        [on_rate] = rates[ratio]
+        on_rate = _mean(rates[ratio])
         goal = COST_GOAL if ratio < 1 else None
         name = f"{ratio * 100:.0f}_percent_of_traces"
         lost = (1 - on_rate.turns_per_s / off.turns_per_s) * 100
-        note = f"{on_rate.turns_per_s:.0f} turns/s with, {off.turns_per_s:.0f} without"
+        note = f"{on_rate.turns_per_s:.0f} turns/s with, {off.turns_per_s:.0f} without; others use the machine, too"
         figure(f"throughput_lost_to_{name}", lost, "%", goal=goal, note=note)
         more = (on_rate.cpu_ms / off.cpu_ms - 1) * 100
-        note = f"{on_rate.cpu_ms:.2f} ms a turn with, {off.cpu_ms:.2f} without"
+        note = f"ms a turn with: {_each(rates[ratio])}; without: {_each(rates[0.0])}"
         figure(f"cpu_spent_on_{name}", more, "%", goal=goal, note=note)
+
+
+def _mean(rates: Sequence[Rate]) -> Rate:
+    return Rate(fmean(rate.turns_per_s for rate in rates), fmean(rate.cpu_ms for rate in rates))
+
+
+def _each(rates: Sequence[Rate]) -> str:
+    return ", ".join(f"{rate.cpu_ms:.2f}" for rate in rates)
+
+
+async def main() -> None:
+    """Measures what traces cost, then pages and starts."""
+    await costs_of_traces()
     async with benches() as bench:
         await starts(bench)
 
