@@ -11,10 +11,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 
 from services.meshkit.telemetry import metrics
-from services.meshkit.telemetry.tracing import Attributes
+from services.meshkit.telemetry.tracing import SpanRecord
 
 #: Spans sent at once, and the longest that one waits to be, milliseconds.
 _BATCH: Final = 512
@@ -32,12 +32,12 @@ _SCOPE: Final = InstrumentationScope("comitia")
 class Exporting:
     """Sends the spans of a process to a collector.
 
-    Spans come as they have ended, and are put into the form of OpenTelemetry then. Its tracer, which makes an object
-    with locks and bounds for each that begins, takes five times as long.
+    They come as they have ended, and are put into OpenTelemetry's form by the thread that sends them. Its tracer, which
+    makes an object with locks and bounds as each begins, takes a call five times as long.
     """
 
     def __init__(self, service: str, endpoint: str, *, most_waiting: int) -> None:
-        self._resource = Resource.create({"service.name": service, "service.namespace": "comitia"})
+        resource = Resource.create({"service.name": service, "service.namespace": "comitia"})
         exporter = OTLPSpanExporter(
             endpoint=endpoint,
             insecure=endpoint.startswith("http://"),
@@ -46,94 +46,74 @@ class Exporting:
             # Its type knows options of text only.
             channel_options=cast(Any, (("grpc.enable_http_proxy", 0),)),
         )
-        self._queue = BoundedQueue(CountedExporter(exporter), most_waiting=most_waiting)
+        self._queue = BoundedQueue(CountedExporter(exporter, resource), most_waiting=most_waiting)
 
-    def take(
-        self,
-        name: str,
-        own: str,
-        *,
-        parent: str,
-        remote: bool,
-        kind: SpanKind,
-        began: int,
-        ended: int,
-        failed: str,
-        attributes: Attributes,
-    ) -> None:
-        """Takes a span that has ended. Never waits.
-
-        Args:
-            own, parent: its trace context and that of the span above, empty of a root.
-            remote: the span above is that of another process.
-            failed: why, where it did.
-        """
-        self._queue.on_end(
-            ReadableSpan(
-                name,
-                _context(own, remote=False),
-                _context(parent, remote=remote) if parent else None,
-                self._resource,
-                attributes,
-                kind=kind,
-                status=Status(StatusCode.ERROR, failed) if failed else _WELL,
-                start_time=began,
-                end_time=ended,
-                instrumentation_scope=_SCOPE,
-            )
-        )
+    def take(self, record: SpanRecord) -> None:
+        """Takes a span that has ended. Never waits."""
+        self._queue.take(record)
 
     def close(self) -> None:
         """Sends what waits, for a bounded time, and stops."""
         self._queue.close()
 
 
-def _context(traceparent: str, *, remote: bool) -> SpanContext:
-    return SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), is_remote=remote, trace_flags=_SAMPLED)
+class CountedExporter:
+    """Sends by OpenTelemetry's exporter, and counts what arrived and what was lost on the way."""
 
-
-class CountedExporter(SpanExporter):
-    """Sends by another exporter, and counts what arrived and what was lost on the way."""
-
-    def __init__(self, inner: SpanExporter) -> None:
+    def __init__(self, inner: SpanExporter, resource: Resource) -> None:
         self._inner = inner
+        self._resource = resource
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """See `SpanExporter.export`."""
+    def export(self, records: Sequence[SpanRecord]) -> None:
+        """Sends a batch. Waits for the collector."""
         result = SpanExportResult.FAILURE
         try:
-            result = self._inner.export(spans)
+            result = self._inner.export([self._span(record) for record in records])
         finally:
             fate = "exported" if result is SpanExportResult.SUCCESS else "lost"
-            metrics.SPANS.labels(fate).inc(len(spans))
-        return result
+            metrics.SPANS.labels(fate).inc(len(records))
 
     def shutdown(self) -> None:
-        """See `SpanExporter.shutdown`."""
+        """Closes what it sends by."""
         self._inner.shutdown()
+
+    def _span(self, record: SpanRecord) -> ReadableSpan:
+        return ReadableSpan(
+            record.name,
+            _context(record.own, remote=False),
+            _context(record.parent, remote=record.remote) if record.parent else None,
+            self._resource,
+            record.attributes,
+            kind=record.kind,
+            status=Status(StatusCode.ERROR, record.failed) if record.failed else _WELL,
+            start_time=record.began,
+            end_time=record.ended,
+            instrumentation_scope=_SCOPE,
+        )
 
 
 class BoundedQueue(BatchSpanProcessor):
     """Holds so many spans and no more: one that comes when it is full is counted and dropped."""
 
-    def __init__(self, exporter: SpanExporter, *, most_waiting: int) -> None:
+    def __init__(self, exporter: CountedExporter, *, most_waiting: int) -> None:
         super().__init__(
-            exporter,
+            # It is handed what is put in, whatever that is.
+            cast(SpanExporter, exporter),
             max_queue_size=most_waiting,
             schedule_delay_millis=_WAIT_MS,
             max_export_batch_size=min(_BATCH, most_waiting),
         )
-        # The queue itself is private to the class, and nothing public says how full it is.
+        # What holds the spans is private to the class, and nothing public says how full it is, nor takes other forms.
         self._batch = self._batch_processor
         self._most_waiting = most_waiting
         self._dropped = metrics.SPANS.labels("dropped")
         metrics.QUEUE_ITEMS.labels("telemetry.spans").set_function(self._depth)
 
-    def on_end(self, span: ReadableSpan) -> None:
-        """See `SpanProcessor.on_end`."""
+    def take(self, record: SpanRecord) -> None:
+        """Takes a span, or drops it. Never waits."""
         # The class itself would drop the oldest instead, and write a log line for each.
         if self._depth() < self._most_waiting:
-            super().on_end(span)
+            self._batch.emit(cast(Any, record))
         else:
             self._dropped.inc()
 
@@ -144,3 +124,7 @@ class BoundedQueue(BatchSpanProcessor):
     def _depth(self) -> int:
         waiting = cast(Sized, self._batch._queue)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         return len(waiting)
+
+
+def _context(traceparent: str, *, remote: bool) -> SpanContext:
+    return SpanContext(int(traceparent[3:35], 16), int(traceparent[36:52], 16), is_remote=remote, trace_flags=_SAMPLED)

@@ -37,7 +37,7 @@ class Sampling:
 
     def begun(self) -> str:
         """Gives the context of a new trace."""
-        return f"00-{self._random.getrandbits(128):032x}-{self.span_id()}{self._thrown()}"
+        return f"00-{self._random.getrandbits(128):032x}-{self._random.getrandbits(64):016x}{self._thrown()}"
 
     def received(self, traceparent: str, *, neighbour: bool) -> str:
         """Gives the context under which a call goes on that came with `traceparent`; empty where that is none.
@@ -55,9 +55,9 @@ class Sampling:
         ids = digest.hex()
         return f"00-{ids[:32]}-{ids[32:48]}{_RECORDED if self._takes(digest) else _NOT_RECORDED}"
 
-    def span_id(self) -> str:
-        """Gives the id of a new span."""
-        return f"{self._random.getrandbits(64):016x}"
+    def below(self, parent: str) -> str:
+        """Gives the context of a new span of a trace that is recorded."""
+        return f"{parent[:36]}{self._random.getrandbits(64):016x}{_RECORDED}"
 
     def _thrown(self) -> str:
         return _RECORDED if self._random.random() < self._ratio else _NOT_RECORDED

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from random import Random
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from opentelemetry.trace import SpanKind
 from opentelemetry.util.types import AttributeValue
 
@@ -134,58 +135,52 @@ class _Within(AbstractContextManager[Recorded]):
         enter_scope(self._before if now is self._inside else now.within(self._before.traceparent))
 
 
+class SpanRecord(msgspec.Struct, gc=False):
+    """What is recorded of a span, as it is known where the work is done; `exporting` makes of it what is sent."""
+
+    name: str
+    #: Trace context of the span, and of the one above it; empty above a root.
+    own: str
+    parent: str
+    #: The span above is that of another process.
+    remote: bool
+    kind: SpanKind
+    attributes: dict[str, AttributeValue]
+    #: Unix time, nanoseconds.
+    began: int
+    ended: int = 0
+    #: Why, where it did.
+    failed: str = ""
+
+
 class _Recording(_Within, Recorded):
     """A span that is recorded."""
 
-    __slots__ = ("_attributes", "_began", "_exporting", "_kind", "_name", "_own", "_parent", "_remote")
+    __slots__ = ("_exporting", "_record")
 
-    def __init__(
-        self,
-        name: str,
-        before: Scope,
-        own: str,
-        *,
-        exporting: "Exporting",
-        parent: str,
-        remote: bool,
-        kind: SpanKind,
-        attributes: Tell | None,
-    ) -> None:
-        super().__init__(before, own)
-        self._name = name
-        self._own = own
+    def __init__(self, before: Scope, record: SpanRecord, exporting: "Exporting") -> None:
+        super().__init__(before, record.own)
+        self._record = record
         self._exporting = exporting
-        self._parent = parent
-        self._remote = remote
-        self._kind = kind
-        self._attributes = _told(before, attributes)
-        self._began = time.time_ns()
 
     @property
     def on(self) -> bool:
         return True
 
     def tell(self, attributes: Attributes) -> None:
-        self._attributes.update(attributes)
+        self._record.attributes.update(attributes)
 
     def __enter__(self) -> Recorded:
         super().__enter__()
         return self
 
     def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
-        self._exporting.take(
-            self._name,
-            self._own,
-            parent=self._parent,
-            remote=self._remote,
-            kind=self._kind,
-            began=self._began,
-            ended=time.time_ns(),
+        if raised is not None:
             # An exception's text may quote what a user wrote; the span says which kind it was, the log where it came
             # from.
-            failed="" if raised is None else raised.__name__,
-            attributes=self._attributes,
-        )
+            self._record.failed = raised.__name__
+        self._record.ended = time.time_ns()
+        self._exporting.take(self._record)
         super().__exit__(raised)
 
 
@@ -201,18 +196,11 @@ def span(
     scope, exporting = current_scope(), _Process.exporting
     parent = traceparent or scope.traceparent
     if exporting is not None and (is_recorded(parent) or not parent):
-        own = f"{parent[:36]}{_Process.sampling.span_id()}-01" if parent else _Process.sampling.begun()
+        own = _Process.sampling.below(parent) if parent else _Process.sampling.begun()
         if is_recorded(own):
-            return _Recording(
-                name,
-                scope,
-                own,
-                exporting=exporting,
-                parent=parent,
-                remote=bool(traceparent),
-                kind=kind,
-                attributes=attributes,
-            )
+            told = _told(scope, attributes)
+            record = SpanRecord(name, own, parent, bool(traceparent), kind, told, time.time_ns())
+            return _Recording(scope, record, exporting)
         parent = own
     return _UNCHANGED if parent == scope.traceparent else _Within(scope, parent)
 
@@ -233,17 +221,9 @@ def past_span(name: str, *, traceparent: str, began: int, failed: str = "", attr
     exporting = _Process.exporting
     if exporting is None or not began or not is_recorded(traceparent):
         return
-    exporting.take(
-        name,
-        f"{traceparent[:36]}{_Process.sampling.span_id()}-01",
-        parent=traceparent,
-        remote=True,
-        kind=SpanKind.SERVER,
-        began=began,
-        ended=time.time_ns(),
-        failed=failed,
-        attributes=_told(current_scope(), attributes),
-    )
+    own, told = _Process.sampling.below(traceparent), _told(current_scope(), attributes)
+    ended = time.time_ns()
+    exporting.take(SpanRecord(name, own, traceparent, True, SpanKind.SERVER, told, began, ended, failed))
 
 
 def planned_span(
@@ -264,17 +244,8 @@ def planned_span(
     exporting = _Process.exporting
     if exporting is None or not is_recorded(traceparent):
         return
-    exporting.take(
-        name,
-        traceparent,
-        parent="",
-        remote=False,
-        kind=SpanKind.INTERNAL,
-        began=began,
-        ended=ended,
-        failed=failed,
-        attributes=_told(current_scope(), attributes),
-    )
+    told = _told(current_scope(), attributes)
+    exporting.take(SpanRecord(name, traceparent, "", False, SpanKind.INTERNAL, told, began, ended, failed))
 
 
 def is_recording() -> bool:
