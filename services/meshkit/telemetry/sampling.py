@@ -47,7 +47,7 @@ class Sampling:
         """
         if not _TRACEPARENT.fullmatch(traceparent):
             return ""
-        return traceparent if neighbour else traceparent[:-3] + self._thrown()
+        return traceparent if neighbour else f"00{traceparent[2:52]}{self._thrown()}"
 
     def planned(self, *named: str) -> str:
         """Gives the context of a thing by its name: the same ids in all processes, the same flag in this one."""

@@ -37,6 +37,11 @@ def test_a_caller_from_outside_keeps_its_ids_and_decides_nothing(of: tuple[int, 
         assert is_recorded(went_on) == bool(ratio)
 
 
+def test_of_a_later_version_goes_on_what_this_one_knows() -> None:
+    said = "cc" + context((7, 7), 255)[2:]
+    assert Sampling(1.0, random=Random(1)).received(said, neighbour=False) == context((7, 7), 1)
+
+
 @pytest.mark.parametrize("flag", [0, 1])
 def test_a_caller_who_found_ids_that_were_recorded_gains_nothing_by_sending_them_again(flag: int) -> None:
     sampling = Sampling(0.05, random=Random(1))
