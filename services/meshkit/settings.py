@@ -171,8 +171,8 @@ class ServiceSettings(BaseSettings):
         default=0.05,
         ge=0,
         le=1,
-        description="Part of all traces that is recorded, the same ones by all services. All of them cost a busy mesh "
-        "two thirds more processor time, a twentieth a fifth more.",
+        description="Part of the traces that begin at this service that is recorded; what others began it records as "
+        "they decided, and what callers from outside say of it does not count.",
     )
     otlp_max_waiting_spans: int = Field(
         default=4096,

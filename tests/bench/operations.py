@@ -8,9 +8,9 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -25,11 +25,14 @@ from services.launcher.layout import DataDir, read_state
 from services.launcher.ports import metrics_port_name
 from services.launcher.services import SERVICES
 from tests.bench.operations_restart import restarts
-from tests.bench.turn import Bench, benches
+from tests.bench.turn import Bench, Window, benches
 from tests.bench.whole_mesh import SHORT, Report, until
 
 SESSIONS: Final = 64
 SECONDS: Final = 5.0 if SHORT else 20.0
+#: Windows of that length, of meshes that were started for them, and how often such are started.
+WINDOWS: Final = 3 if SHORT else 5
+ROUNDS: Final = 1 if SHORT else 3
 SCRAPES: Final = 5 if SHORT else 20
 COST_GOAL: Final = 5.0
 SCRAPE_GOAL: Final = 50.0
@@ -67,13 +70,6 @@ def collector() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.stop(None).wait()
-
-
-async def rate_of(bench: Bench) -> Rate:
-    """Measures a mesh under sessions."""
-    await bench.start(SESSIONS)
-    window = await bench.window(SESSIONS, SECONDS)
-    return Rate(window.turns / window.seconds, sum(window.cores.values()) * window.seconds / window.turns * 1000)
 
 
 async def scrapes(bench: Bench) -> None:
@@ -119,27 +115,55 @@ def _pid(data: Any, service: str) -> int:
     return next((child.pid for child in status.status(data).children if child.name == service), 0)
 
 
-async def main() -> None:
-    """Measures a mesh without traces before and after those with them, then pages and starts."""
-    rates: dict[float, list[Rate]] = {}
-    with collector() as url:
-        for ratio in (0.0, *RATIOS, 0.0):
-            on = {"COMITIA_OTLP_ENDPOINT": url, "COMITIA_OTLP_RATIO": str(ratio)}
-            async with benches(on if ratio else {}) as bench:
-                rates.setdefault(ratio, []).append(await rate_of(bench))
-                if ratio == 1.0:
-                    await scrapes(bench)
-    off = Rate(fmean(rate.turns_per_s for rate in rates[0.0]), fmean(rate.cpu_ms for rate in rates[0.0]))
+async def costs_of_traces() -> None:
+    """Measures meshes side by side that record none of their traces, some, and all.
+
+    A machine is faster at one time than at another, by more than traces cost; so all have the same seconds.
+    """
+    rates: dict[float, list[Rate]] = {ratio: [] for ratio in (0.0, *RATIOS)}
+    for _ in range(ROUNDS):
+        async with AsyncExitStack() as running:
+            url = running.enter_context(collector())
+            meshes: dict[float, Bench] = {}
+            for ratio in rates:
+                on = {"COMITIA_OTLP_ENDPOINT": url, "COMITIA_OTLP_RATIO": str(ratio)}
+                meshes[ratio] = await running.enter_async_context(benches(on if ratio else {}))
+            await asyncio.gather(*(bench.start(SESSIONS) for bench in meshes.values()))
+            for _ in range(WINDOWS):
+                windows = await asyncio.gather(*(bench.window(SESSIONS, SECONDS) for bench in meshes.values()))
+                for ratio, window in zip(meshes, windows, strict=True):
+                    rates[ratio].append(_rate(window))
+    off = rates[0.0]
     for ratio in RATIOS:
-        [on_rate] = rates[ratio]
         goal = COST_GOAL if ratio < 1 else None
         name = f"{ratio * 100:.0f}_percent_of_traces"
-        lost = (1 - on_rate.turns_per_s / off.turns_per_s) * 100
-        note = f"{on_rate.turns_per_s:.0f} turns/s with, {off.turns_per_s:.0f} without"
-        figure(f"throughput_lost_to_{name}", lost, "%", goal=goal, note=note)
-        more = (on_rate.cpu_ms / off.cpu_ms - 1) * 100
-        note = f"{on_rate.cpu_ms:.2f} ms a turn with, {off.cpu_ms:.2f} without"
-        figure(f"cpu_spent_on_{name}", more, "%", goal=goal, note=note)
+        lost = [(1 - on.turns_per_s / without.turns_per_s) * 100 for on, without in zip(rates[ratio], off, strict=True)]
+        note = f"turns/s with: {_turns(rates[ratio])}; without: {_turns(off)}, side by side"
+        figure(f"throughput_lost_to_{name}", fmean(lost), "%", goal=goal, note=note)
+        more = [(on.cpu_ms / without.cpu_ms - 1) * 100 for on, without in zip(rates[ratio], off, strict=True)]
+        note = f"ms a turn with: {_cpu(rates[ratio])}; without: {_cpu(off)}, side by side"
+        figure(f"cpu_spent_on_{name}", fmean(more), "%", goal=goal, note=note)
+
+
+def _rate(window: Window) -> Rate:
+    return Rate(window.turns / window.seconds, sum(window.cores.values()) * window.seconds / window.turns * 1000)
+
+
+def _turns(rates: Sequence[Rate]) -> str:
+    return ", ".join(f"{rate.turns_per_s:.0f}" for rate in rates)
+
+
+def _cpu(rates: Sequence[Rate]) -> str:
+    return ", ".join(f"{rate.cpu_ms:.2f}" for rate in rates)
+
+
+async def main() -> None:
+    """Measures what traces cost, then pages and starts."""
+    await costs_of_traces()
+    with collector() as url:
+        async with benches({"COMITIA_OTLP_ENDPOINT": url, "COMITIA_OTLP_RATIO": "1"}) as bench:
+            await bench.start(SESSIONS)
+            await scrapes(bench)
     async with benches() as bench:
         await starts(bench)
 

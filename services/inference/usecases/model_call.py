@@ -7,6 +7,7 @@ claim the call id ∥ law before ─▶ chain: hold, as leaving now ─▶ provi
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from functools import partial
 
 from services.inference.domain.answer import Answer, TextDelta
 from services.inference.domain.call import RecordedCall
@@ -64,7 +65,7 @@ class ModelCall:
         Raises: CallArgumentsDiffer, CallInProgress, ModelNotFound, NoModelConfigured, LawBlocked, what the chain
             raises, and what law and money raise.
         """
-        with span(names.SPAN_INFERENCE, attributes=_asked_for(asked)) as recorded:
+        with span(names.SPAN_INFERENCE, attributes=partial(_asked_for, asked)) as recorded:
             regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
             plan = self._router.plan(asked, regions=regions)
             first = self._chain.first_asked(plan)

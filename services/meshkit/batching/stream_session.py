@@ -21,6 +21,7 @@ from services.meshkit.grpc.limits import RateLimited, RouteLimits
 from services.meshkit.grpc.stream_identities import StreamIdentities
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.scope import Scope, enter_scope
+from services.meshkit.telemetry.tracing import received_traceparent
 
 #: Longest time for an item, unless the stream is served with another, seconds.
 ITEM_SECONDS: Final = 30.0
@@ -51,7 +52,7 @@ class BatchItem(Generic[Item]):
     peer: str | None
     #: Time of the event loop at which the answer is no longer wanted.
     expires: float
-    #: W3C trace context of the item, empty without one.
+    #: Trace context under which its work goes on, empty without one.
     traceparent: str
     #: True once the client has taken the item back. Work that has not begun may be left out.
     cancelled: bool = False
@@ -234,7 +235,7 @@ class StreamSession:
                 principal=principal,
                 peer=self._call.peer,
                 expires=expires,
-                traceparent=header.traceparent,
+                traceparent=received_traceparent(header.traceparent, neighbour=self._call.peer is not None),
                 show=partial(self._show, item_id),
             )
             self._in_flight[item_id] = item

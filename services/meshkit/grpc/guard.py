@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from services.meshkit.core.access import BoundToProject
-from services.meshkit.core.errors import Internal, PermissionDenied
+from services.meshkit.core.errors import Internal, PermissionDenied, Unauthenticated
 from services.meshkit.core.identity import Caller, Principal, Role, TenantId
 from services.meshkit.core.permissions import ROLE_PERMISSIONS, permissions_of
 from services.meshkit.grpc.client_address import UNKNOWN, ClientAddresses, Connection, is_within
@@ -193,6 +193,14 @@ class Admission:
             raise TokenMissing("send the metadata `authorization: Bearer <token>`; `comitia token` prints a token")
         verified = self._tokens.verify(token)
         return Admitted(principal=verified.principal, peer=peer, verified=verified)
+
+    def is_neighbour(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
+        """Says whether a service of the mesh calls, before it is asked for whom and whether it may."""
+        try:
+            _, assertion = _credentials(metadata)
+            return assertion is not None and bool(self._workloads.verify(assertion))
+        except Unauthenticated:
+            return False
 
     def authorize(self, method: str, admitted: Admitted) -> None:
         """Decides whether a caller who was identified may do this.

@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
@@ -42,7 +42,7 @@ from services.meshkit.grpc.tls import certified_names
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry.tracing import received_traceparent, span
 
 # The request and the context are whatever gRPC hands over for the kind of the RPC.
 if TYPE_CHECKING:
@@ -176,9 +176,9 @@ def _telemetry(rpc: Rpc, inner: Handler) -> Handler:
         started = time.perf_counter()
         in_flight.inc()
         enter_scope(Scope(service=rpc.service, correlation_id=_metadata(context, "x-request-id")))
-        traceparent = _metadata(context, "traceparent") or None
+        traceparent = _traceparent(rpc, context)
         # The lines of the end are written within the span: they belong to its trace as all others do.
-        with span(rpc.method, traceparent=traceparent, kind=SpanKind.SERVER, attributes=attributes):
+        with span(rpc.method, traceparent=traceparent, kind=SpanKind.SERVER, attributes=lambda: attributes):
             try:
                 answer = await inner(request, context)
             except BaseException as error:
@@ -239,7 +239,7 @@ def _identity(rpc: Rpc, inner: Handler) -> Handler:
             call.principal, call.peer, call.verified = admitted.principal, admitted.peer, admitted.verified
             call.connection = context
         if admitted.principal is not None and admitted.principal.run_id is not None:
-            enter_scope(replace(current_scope(), correlation_id=admitted.principal.run_id))
+            enter_scope(current_scope().on_behalf_of(admitted.principal.run_id))
         name_caller(admitted, context, addresses=rpc.admission.addresses)
         if rpc.certified and admitted.peer is not None:
             check_certificate(admitted.peer, certified_names(context))
@@ -307,6 +307,14 @@ async def _write(answer: Any, call: Call | None, context: Context) -> None:
 async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncGenerator[Any]:
     async for item in raw:
         yield decode(item)
+
+
+def _traceparent(rpc: Rpc, context: Context) -> str:
+    said = _metadata(context, "traceparent")
+    if not said:
+        return ""
+    metadata: Any = context.invocation_metadata() or ()
+    return received_traceparent(said, neighbour=rpc.admission.is_neighbour(metadata))
 
 
 def _metadata(context: Context, key: str) -> str:

@@ -3,20 +3,32 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+# Every call makes several: a struct is made in a tenth of the time that a frozen dataclass takes.
+class Scope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The service, session and trace that the running code works for."""
 
     service: str = ""
     #: Session or run; without one, the request id of the edge.
     correlation_id: str = ""
-    #: 32 hexadecimal digits, empty outside a trace.
-    trace_id: str = ""
     #: W3C trace context to pass on, empty outside a trace.
     traceparent: str = ""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits, empty outside a trace."""
+        return self.traceparent[3:35]
+
+    def on_behalf_of(self, correlation_id: str) -> "Scope":
+        """Gives the same for another session or run."""
+        return Scope(service=self.service, correlation_id=correlation_id, traceparent=self.traceparent)
+
+    def within(self, traceparent: str) -> "Scope":
+        """Gives the same within another trace."""
+        return Scope(service=self.service, correlation_id=self.correlation_id, traceparent=traceparent)
 
 
 _EMPTY = Scope()
@@ -37,10 +49,10 @@ def enter_scope(scope: Scope) -> None:
 def scoped(*, service: str | None = None, correlation_id: str | None = None) -> Generator[Scope]:
     """Names the service or the session for the block; log lines within carry it."""
     before = _current.get()
-    inside = replace(
-        before,
+    inside = Scope(
         service=before.service if service is None else service,
         correlation_id=before.correlation_id if correlation_id is None else correlation_id,
+        traceparent=before.traceparent,
     )
     token = _current.set(inside)
     try:

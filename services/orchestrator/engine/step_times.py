@@ -80,7 +80,7 @@ class StepTimes:
                 began=at,
                 ended=now,
                 failed=failed,
-                attributes={
+                attributes=lambda: {
                     genai.OPERATION: genai.INVOKE_AGENT,
                     genai.CONVERSATION_ID: run_id,
                     genai.AGENT_NAME: agent.partition("@")[0],

@@ -1,6 +1,7 @@
 """Makes the call of a CallIntended fact: adds its context, asks the neighbour, tries again what may pass."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import chain, repeat
 from random import Random
 from typing import Final, Protocol
@@ -20,7 +21,7 @@ from services.meshkit.core.retry import Backoff
 from services.meshkit.guard.errors import TokenRevoked
 from services.meshkit.telemetry import names
 from services.meshkit.telemetry.scope import scoped
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry.tracing import Attributes, span
 from services.orchestrator.engine.outcomes import held_by_others, may_pass
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
@@ -137,8 +138,8 @@ class Caller:
         waits = chain(self._backoff.waits(self._random), repeat(_MAX_WAIT_SECONDS))
         tries = waited = 0
         renewed = False
-        told = {names.ATTRIBUTE_PATH: intended.path, names.ATTRIBUTE_CALL: journal_pb2.CallKind.Name(kind)[_CALL_KIND:]}
-        traceparent = turn_trace(run.run_id, intended) if outcome.speaker else None
+        traceparent = turn_trace(run.run_id, intended) if outcome.speaker else ""
+        told = partial(_told, intended)
         while True:
             tries += 1
             try:
@@ -215,6 +216,11 @@ class Caller:
                         await outcome.delta(intended.path, text, restart=restart)
 
                 return await neighbours.generate(principal, generate, seconds=seconds, on_text=show)
+
+
+def _told(intended: journal_pb2.JournalEntry) -> Attributes:
+    kind = journal_pb2.CallKind.Name(intended.call_intended.kind)[_CALL_KIND:]
+    return {names.ATTRIBUTE_PATH: intended.path, names.ATTRIBUTE_CALL: kind}
 
 
 def _context(

@@ -287,8 +287,8 @@ def _size_of(subject: Subject) -> int:
 def _monitored(question: Question, law: Law) -> AbstractContextManager[Recorded]:
     return span(
         names.SPAN_MONITOR,
-        traceparent=question.traceparent or None,
-        attributes={
+        traceparent=question.traceparent,
+        attributes=lambda: {
             names.ATTRIBUTE_STAGE: question.subject.stage.name,
             names.ATTRIBUTE_JUDGED: question.subject.operation.name,
             names.ATTRIBUTE_BUNDLE: law.reference,

@@ -10,6 +10,7 @@ just now: a law that changed holds for old results, too.
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal
@@ -17,7 +18,7 @@ from services.meshkit.core.secret import NO_SECRET
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import genai, metrics, names
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry.tracing import Attributes, span
 from services.tools.domain.compiled_schemas import CompiledSchemas
 from services.tools.domain.errors import LawBlocked, ToolRateLimited
 from services.tools.domain.invocation import Blocked, Invocation, RecordedCall, SettleState, ToolOutput
@@ -67,12 +68,7 @@ class ToolCall:
         Raises: CallArgumentsDiffer, ToolNotFound, ToolNotAllowed, ToolArgumentsWrong, ToolRateLimited, LawBlocked,
             DeadlineExceeded, and what law and money raise.
         """
-        told = {
-            genai.OPERATION: genai.EXECUTE_TOOL,
-            genai.TOOL_NAME: str(asked.reference),
-            genai.CONVERSATION_ID: asked.context.call_id.run_id,
-        }
-        with span(names.SPAN_TOOL, attributes=told):
+        with span(names.SPAN_TOOL, attributes=partial(_asked_for, asked)):
             if asked.repeatable:
                 recorded = await self._calls.find(asked.key, asked.arguments_hash)
                 if recorded is not None:
@@ -136,6 +132,14 @@ class ToolCall:
             raise
         finally:
             metrics.TOOL_INVOCATIONS.labels(self._tool_label(tool.name), counted.status).inc()
+
+
+def _asked_for(asked: Asked) -> Attributes:
+    return {
+        genai.OPERATION: genai.EXECUTE_TOOL,
+        genai.TOOL_NAME: str(asked.reference),
+        genai.CONVERSATION_ID: asked.context.call_id.run_id,
+    }
 
 
 def _outcome(call: RecordedCall) -> Invocation:

@@ -41,6 +41,7 @@ from services.meshkit.grpc.channel import call_metadata, channel
 from services.meshkit.grpc.errors import remote_errors
 from services.meshkit.grpc.server import Server, serve
 from services.meshkit.telemetry.logs import setup_logs
+from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope
 from services.meshkit.testing.local_server import LocalServer, local_server
 
 Request = pb.BatchSpendRequest.Item
@@ -257,6 +258,26 @@ async def test_each_item_speaks_for_its_own_principal(tmp_path: Path, ledger: Le
         people = [server.keys.principal(subject=f"key_{n}") for n in range(300)]
         answers = await asyncio.gather(*(outcome(spend, "hold", person) for person in people))
     assert answers == [f"hold for key_{n}" for n in range(300)]
+
+
+async def test_each_item_goes_on_in_its_own_trace_with_the_flag_that_its_sender_set(tmp_path: Path) -> None:
+    went_on: list[tuple[str, str]] = []
+
+    class Traced(Ledger):
+        async def mark(self, item: BatchItem[Request]) -> Answer:
+            went_on.append((item.traceparent, current_scope().traceparent))
+            return Answer()
+
+    traces = [f"00-{'a' * 32}-{'b' * 16}-01", f"00-{'c' * 32}-{'d' * 16}-00", ""]
+    traced: Any = Traced(by_item=True)  # pyright: ignore[reportAbstractUsage]  # tests serve the one RPC they need
+    async with spending(tmp_path, traced) as (server, spend):
+
+        async def asked(traceparent: str) -> None:
+            enter_scope(Scope(service="inference", traceparent=traceparent))
+            await outcome(spend, "hold", server.keys.principal())
+
+        await asyncio.gather(*(asked(traceparent) for traceparent in (*traces, "00-no-trace-01")))
+    assert went_on == [(traceparent, traceparent) for traceparent in (*traces, "")]
 
 
 async def test_an_item_needs_the_permission_of_the_rpc(tmp_path: Path, ledger: Ledger) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,10 @@ from services.meshkit.grpc.errors import DETAILS_TRAILER, remote_errors
 from services.meshkit.grpc.server import AddressTaken, Server, serve
 from services.meshkit.telemetry import names
 from services.meshkit.telemetry.logs import setup_logs
+from services.meshkit.telemetry.scope import current_scope
+from services.meshkit.telemetry.tracing import end_tracing, setup_tracing
 from services.meshkit.testing.local_server import LocalServer, local_server
+from tests.support.otlp import Receiver, running_receiver
 
 GRPCURL = Path(__file__).parents[3] / ".venv/bin/grpcurl"
 BUNDLES = "/comitia.policy.v1.BundleService/"
@@ -101,7 +104,12 @@ class BundleServicer(rpc.BundleServiceServicer):
                 await context.abort(grpc.StatusCode.DATA_LOSS, "by hand")
             case _:
                 pass
-        said = {"subject": caller.principal.subject, "peer": caller.peer, "left": seconds_left()}
+        said = {
+            "subject": caller.principal.subject,
+            "peer": caller.peer,
+            "left": seconds_left(),
+            "traceparent": current_scope().traceparent,
+        }
         answer = pb.GetBundleResponse()
         answer.bundle.name = json.dumps(said)
         return answer
@@ -293,6 +301,47 @@ class TestGuard:
         async with grpc.aio.insecure_channel(server.target) as outside:
             call = rpc.BundleServiceStub(outside).GetBundle(pb.GetBundleRequest(), metadata=metadata)
             assert (await failure_of(call)).reason == "WORKLOAD_INVALID"
+
+
+RECORDED = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+class TestTraces:
+    """None that begins here is recorded."""
+
+    @pytest.fixture(autouse=True)
+    def receiver(self) -> Iterator[Receiver]:
+        with running_receiver() as running:
+            setup_tracing("policy", running.url, ratio=0.0)
+            yield running
+            end_tracing()
+
+    async def test_a_neighbour_says_what_is_recorded_and_nobody_else_does(
+        self, server: LocalServer, receiver: Receiver
+    ) -> None:
+        metadata = (*call_metadata(server.keys.principal()), ("traceparent", RECORDED))
+        answer = await get_bundle(server, metadata=metadata)
+        of_neighbour = json.loads(answer.bundle.name)["traceparent"]
+        async with grpc.aio.insecure_channel(server.target) as outside:
+            answer = await rpc.BundleServiceStub(outside).GetBundle(pb.GetBundleRequest(), metadata=metadata)
+        of_outside = json.loads(answer.bundle.name)["traceparent"]
+        end_tracing()
+        [span] = receiver.spans
+        assert (span.trace_id, span.parent_id, span.name) == ("a" * 32, "b" * 16, BUNDLES + "GetBundle")
+        assert of_neighbour == f"00-{'a' * 32}-{span.span_id}-01"
+        assert of_outside == RECORDED[:-2] + "00"
+
+    @pytest.mark.parametrize("assertions", [["a.b.c"], ["a.b.c", "d.e.f"]])
+    async def test_who_only_claims_to_be_a_neighbour_decides_nothing(
+        self, server: LocalServer, receiver: Receiver, assertions: list[str]
+    ) -> None:
+        forged = (("comitia-workload", assertion) for assertion in assertions)
+        async with grpc.aio.insecure_channel(server.target) as outside:
+            get = rpc.BundleServiceStub(outside).GetBundle
+            call = get(pb.GetBundleRequest(), metadata=(*forged, ("traceparent", RECORDED)))
+            assert (await failure_of(call)).reason == "WORKLOAD_INVALID"
+        end_tracing()
+        assert receiver.spans == []
 
 
 class TestErrors:

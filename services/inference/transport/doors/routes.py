@@ -36,7 +36,7 @@ from services.meshkit.grpc.standing import WhileStanding
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.scope import Scope, enter_scope
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry.tracing import received_traceparent, span
 
 log = logger(__name__)
 
@@ -147,7 +147,8 @@ class Doors:
     async def _answered(self, name: str, route: _Route, visit: Visit) -> tuple[web.StreamResponse, str]:
         """Gives the answer, or the failure in its place, and the code that it counts as."""
         try:
-            with span(name, traceparent=visit.request.headers.get("traceparent"), kind=SpanKind.SERVER):
+            said = visit.request.headers.get("traceparent")
+            with span(name, traceparent=received_traceparent(said, neighbour=False), kind=SpanKind.SERVER):
                 return await self._made(name, route, visit), "OK"
         except MeshError as error:
             failure = error

@@ -14,7 +14,7 @@ from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.logs import logger, setup_logs
 from services.meshkit.telemetry.metrics_page import metrics_page
 from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope, scoped
-from services.meshkit.telemetry.tracing import span
+from services.meshkit.telemetry.tracing import received_traceparent, span
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_size_of_a_bounded_map_is_what_it_holds_when_one_looks() -> None:
 def test_a_log_line_is_json_and_names_service_session_and_trace(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     setup_logs("info")
     with scoped(service="tools", correlation_id="run_1"):
-        enter_scope(Scope(service="tools", correlation_id="run_1", trace_id="ab" * 16))
+        enter_scope(current_scope().within(f"00-{'ab' * 16}-{'cd' * 8}-00"))
         logger(__name__).info("run cancelled", steps_left=3)
         logger(__name__).debug("not written")
     (line,) = capfdbinary.readouterr().out.splitlines()
@@ -74,8 +74,9 @@ def test_a_trace_is_passed_on_even_when_nothing_is_recorded() -> None:
     ],
 )
 def test_a_trace_that_is_none_is_not_passed_on(traceparent: str) -> None:
-    with scoped(), span(names.SPAN_TURN, traceparent=traceparent):
-        assert (current_scope().trace_id, current_scope().traceparent) == ("", "")
+    for neighbour in (False, True):
+        with scoped(), span(names.SPAN_TURN, traceparent=received_traceparent(traceparent, neighbour=neighbour)):
+            assert (current_scope().trace_id, current_scope().traceparent) == ("", "")
 
 
 async def test_the_metrics_page_shows_the_process() -> None:
