@@ -18,6 +18,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from services.launcher import databases, edge_file, keys, ports
+from services.launcher.backups.wal import archiving
 from services.launcher.child import ChildSpec
 from services.launcher.children import Supervisor
 from services.launcher.edge_tokens import TokenCheck
@@ -116,12 +117,15 @@ class BringUp:
         secrets = keys.read_secrets(self.data, ("postgres", "nats"))
         self._nats_token = secrets["nats"]
         postgres_url, nats_url = self.user.get("COMITIA_POSTGRES_URL"), self.user.get("COMITIA_NATS_URL")
+        if postgres_url and self.options.archive_wal:
+            raise LauncherError("Postgres is one of yours (COMITIA_POSTGRES_URL): archive its log as it does by itself")
         if not postgres_url:
             self._room = postgres.PostgresRoom(
                 directory=self.data.of("postgres"),
                 port=chosen["postgres"],
                 log=self.data.log("postgres"),
                 password=secrets["postgres"],
+                settings=self._archiving(),
             )
             postgres.find_programs(self._room.directory)
             postgres_url = self._room.admin_url
@@ -250,6 +254,9 @@ class BringUp:
             edge_host=self.options.edge_host,
             replicas=self.options.counts,
         )
+
+    def _archiving(self) -> dict[str, str]:
+        return archiving(self.data, self.options.archive_wal) if self.options.archive_wal else {}
 
     def _wants_local_model(self) -> bool:
         if self.options.local_model is None:
