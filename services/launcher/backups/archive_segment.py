@@ -16,6 +16,8 @@ from pathlib import Path
 
 #: What services keep beside the database, below the data directory.
 STORES = ("orchestrator/objects", "audit")
+#: Names of tenants that are erased, whatever a database from before says.
+ERASED = "audit/erased"
 #: Endings of what is still being written there.
 DRAFTS = (".draft", ".new")
 _CHUNK = 1024 * 1024
