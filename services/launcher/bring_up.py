@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from services.launcher import databases, edge_file, keys, ports
-from services.launcher.backups.wal import archiving
+from services.launcher.backups.wal import archiving, refuse_other_account
 from services.launcher.child import ChildSpec
 from services.launcher.children import Supervisor
 from services.launcher.edge_tokens import TokenCheck
@@ -120,14 +120,7 @@ class BringUp:
         if postgres_url and self.options.archive_wal:
             raise LauncherError("Postgres is one of yours (COMITIA_POSTGRES_URL): archive its log as it does by itself")
         if not postgres_url:
-            self._room = postgres.PostgresRoom(
-                directory=self.data.of("postgres"),
-                port=chosen["postgres"],
-                log=self.data.log("postgres"),
-                password=secrets["postgres"],
-                settings=self._archiving(),
-            )
-            postgres.find_programs(self._room.directory)
+            self._room = self._own_postgres(chosen["postgres"], secrets["postgres"])
             postgres_url = self._room.admin_url
         if not nats_url:
             nats.find_program()
@@ -255,8 +248,15 @@ class BringUp:
             replicas=self.options.counts,
         )
 
-    def _archiving(self) -> dict[str, str]:
-        return archiving(self.data, self.options.archive_wal) if self.options.archive_wal else {}
+    def _own_postgres(self, port: int, password: str) -> postgres.PostgresRoom:
+        room = postgres.PostgresRoom(
+            directory=self.data.of("postgres"), port=port, log=self.data.log("postgres"), password=password
+        )
+        postgres.find_programs(room.directory)
+        if self.options.archive_wal is None:
+            return room
+        refuse_other_account(room)
+        return replace(room, settings=archiving(self.data, self.options.archive_wal))
 
     def _wants_local_model(self) -> bool:
         if self.options.local_model is None:

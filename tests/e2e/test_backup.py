@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from comitia_sdk.sync import Client
-from services.launcher.backups.archive_segment import STORES
 from services.launcher.keys import ensure_keys, role_passwords
 from services.launcher.layout import DataDir, prepare
 from tests.support.mesh import RunningMesh
@@ -39,7 +38,6 @@ def test_a_backup_of_a_mesh_at_work_is_restored_and_sound(mesh: RunningMesh, fol
     assert found["sound"], found
     assert len(found["checks"]) == 6
     assert (folder / "new" / "admin.key").read_bytes() == (mesh.data_dir / "admin.key").read_bytes()
-    assert any((folder / "new" / store).is_dir() for store in STORES)
     assert {path.stat().st_mode & 0o077 for path in (folder / "monday").rglob("*")} == {0}
 
     others = DataDir(folder / "others")

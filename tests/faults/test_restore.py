@@ -16,6 +16,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from comitia.gateway.v1 import tenant_pb2
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.errors import NotFound
@@ -51,6 +52,13 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
+@pytest.fixture
+def lost(folder: Path) -> Iterator[RunningMesh]:
+    """Gives a mesh whose log is archived."""
+    with running_mesh(single_process=True, archive_wal=folder / "archive", environment=SETTINGS) as running:
+        yield running
+
+
 async def make_facts(client: AsyncClient, name: str) -> Facts:
     topic = f"Rivers of {name}, " + "and of much else, " * 200
     session = await client.sessions.start(topic, agents=["Ada"], max_rounds=1)
@@ -60,6 +68,12 @@ async def make_facts(client: AsyncClient, name: str) -> Facts:
     tenant = await client.tenants.create(name)
     spent = (await client.costs.budget()).spent_nano_usd
     return Facts(session=session.session_id, memory=memory.memory_id, tenant=tenant.tenant.tenant_id, spent=spent)
+
+
+def objects(data_dir: Path) -> set[str]:
+    """Names what is too big for a row."""
+    store = data_dir / "orchestrator" / "objects" / "blobs"
+    return {path.name for path in store.rglob("*") if path.is_file()}
 
 
 def names(folder: Path) -> list[str]:
@@ -117,7 +131,12 @@ async def look_through(mesh: RunningMesh, client: AsyncClient, facts: Facts, fol
     session = await client.sessions.get(facts.session)
     assert session.state == session_pb2.SESSION_STATE_SUCCEEDED
     assert (await client.records.replay(facts.session)).same
-    assert (await client.costs.budget()).spent_nano_usd == facts.spent
+
+    async def adds_up() -> bool:
+        spent = (await client.costs.budget()).spent_nano_usd
+        return spent == (await client.costs.summary()).total_nano_usd >= facts.spent
+
+    assert await until(adds_up, seconds=30)
 
     async def recalled() -> bool:
         found = await client.memories.recall("Which river meets the sea?", semantic_matches=10)
@@ -143,42 +162,54 @@ async def look_through(mesh: RunningMesh, client: AsyncClient, facts: Facts, fol
     assert later.spent > facts.spent
 
 
-async def test_a_lost_mesh_comes_back_as_it_was_then_and_as_it_was_later(folder: Path) -> None:
+async def test_a_lost_mesh_comes_back_as_it_was_then_and_as_it_was_later(lost: RunningMesh, folder: Path) -> None:
     archive, backup, keys = folder / "archive", folder / "monday", folder / "keys"
-    with running_mesh(single_process=True, archive_wal=archive, environment=SETTINGS) as lost:
-        async with AsyncClient(lost.url, api_key=lost.admin_key) as client:
-            await client.agents.create("Ada", semantic_matches=1)
-            before = await make_facts(client, "first")
-            await asyncio.to_thread(lost.comitia, "backup", str(backup), "--keys", str(keys))
-            after = await make_facts(client, "second")
-            moment = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
-            late = await make_facts(client, "third")
-        await until_archived(lost.data_dir)
-        await asyncio.to_thread(status.down, lost.data_dir)
+    async with AsyncClient(lost.url, api_key=lost.admin_key) as client:
+        await client.agents.create("Ada", semantic_matches=1)
+        before = await make_facts(client, "first")
+        erased = (await client.tenants.create("erased")).tenant.tenant_id
+        await asyncio.to_thread(lost.comitia, "backup", str(backup), "--keys", str(keys))
+        after = await make_facts(client, "second")
+        moment = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
+        late = await make_facts(client, "third")
+        await client.tenants.delete(erased, confirm_name="erased")
+        note = lost.data_dir / "audit" / "erased" / erased
+        assert await until(lambda: asyncio.to_thread(note.exists), seconds=30)
+    await until_archived(lost.data_dir)
+    await asyncio.to_thread(status.down, lost.data_dir)
 
-        def restore(place: str, *options: str, check: int = 0) -> str:
-            given = ("restore", str(backup), "--keys", str(keys), "--data-dir", str(folder / place))
-            done = lost.comitia(*given, *options, check=check)
-            return done.stdout + done.stderr
+    def restore(place: str, *options: str, check: int = 0) -> str:
+        given = ("restore", str(backup), "--keys", str(keys), "--data-dir", str(folder / place))
+        done = lost.comitia(*given, *options, check=check)
+        return done.stdout + done.stderr
 
-        said = await asyncio.to_thread(restore, "then")
-        assert f"comitia up --detach --data-dir {folder / 'then'}" in said
-        async with started(lost, folder / "then") as (mesh, client):
-            assert [await has(client, facts) for facts in (before, after, late)] == [True, False, False]
-            await look_through(mesh, client, before, folder)
+    said = await asyncio.to_thread(restore, "then")
+    assert f"comitia up --detach --data-dir {folder / 'then'}" in said
+    async with started(lost, folder / "then") as (mesh, client):
+        assert [await has(client, facts) for facts in (before, after, late)] == [True, False, False]
+        assert (await client.tenants.get(erased)).state == tenant_pb2.TENANT_STATE_ACTIVE, "nobody could know"
+        await look_through(mesh, client, before, folder)
 
-        await asyncio.to_thread(restore, "later", "--archive", str(archive), "--until", moment)
-        async with started(lost, folder / "later") as (mesh, client):
-            assert [await has(client, facts) for facts in (before, after, late)] == [True, True, False]
-            await look_through(mesh, client, after, folder)
+    await asyncio.to_thread(restore, "later", "--archive", str(archive), "--until", moment)
+    async with started(lost, folder / "later") as (mesh, client):
+        assert [await has(client, facts) for facts in (before, after, late)] == [True, True, False]
 
-        standing = names(folder)
-        said = await asyncio.to_thread(
-            restore, "never", "--archive", str(archive), "--until", "2099-01-01T00:00:00", check=1
+        async def gone() -> bool:
+            return (await client.tenants.get(erased)).state != tenant_pb2.TENANT_STATE_ACTIVE
+
+        assert await until(gone, seconds=30), "the archive says that it was erased since"
+        assert objects(folder / "later") > objects(folder / "then"), (
+            "those that came after the backup are archived, too"
         )
-        assert "the log does not reach 2099-01-01 00:00:00 UTC: it ends at" in said
-        newest = max((archive / "wal").glob("0*.gz"))
-        newest.write_bytes(newest.read_bytes()[:-100])
-        said = await asyncio.to_thread(restore, "never", "--archive", str(archive), check=1)
-        assert "the archive is damaged: the archived segment" in said
-        assert names(folder) == standing
+        await look_through(mesh, client, after, folder)
+
+    standing = names(folder)
+    said = await asyncio.to_thread(
+        restore, "never", "--archive", str(archive), "--until", "2099-01-01T00:00:00", check=1
+    )
+    assert "the log does not reach 2099-01-01 00:00:00 UTC: it ends at" in said
+    newest = max((archive / "wal").glob("0*.gz"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    said = await asyncio.to_thread(restore, "never", "--archive", str(archive), check=1)
+    assert "the archive is damaged: the archived segment" in said
+    assert names(folder) == standing

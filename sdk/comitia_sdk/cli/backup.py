@@ -90,6 +90,10 @@ def restore(
         ),
     ] = None,
     runs: RunsOption = 200,
+    keep_unsound: Annotated[
+        bool,
+        typer.Option("--keep-unsound", help="Keep it even if a look finds a fault; exits with 1 then all the same."),
+    ] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes a new data directory of a backup, and looks through all of it before it counts. Starts nothing.
@@ -100,23 +104,24 @@ def restore(
     """
     launcher = _launcher("restore")
     moment = None if until is None else until.replace(tzinfo=UTC)
-    wish = launcher.Wish(backup=folder, data_dir=data_dir, keys=keys, archive=archive, until=moment, runs=runs)
+    wish = launcher.Wish(
+        backup=folder,
+        data_dir=data_dir,
+        keys=keys,
+        archive=archive,
+        until=moment,
+        runs=runs,
+        keep_unsound=keep_unsound,
+    )
     with StepDisplay("restoring") as display:
         made: Restored = launcher.restore(wish, display.show)
     if output is Form.JSON:
-        show_json(
-            {"data_dir": str(made.data.root), "last_commit_time": made.last_commit.isoformat(), **_found(made.checked)}
-        )
-        return
-    typer.echo("")
-    _show_found(made.checked)
-    typer.echo("vectors: memory fills them again from Postgres at the first start; nats holds nothing that is missed")
-    typer.echo(f"restored to {made.data.root}, as of {_moment(made.last_commit)}")
-    typer.echo(
-        "before you start it: stop the mesh that it is a copy of, for both would go on with the same runs; "
-        "and read in docs/backup.md what a return in time brings back"
-    )
-    typer.echo(f"next       comitia up --detach --data-dir {made.data.root}")
+        last = made.last_commit.isoformat()
+        show_json({"data_dir": str(made.data.root), "last_commit_time": last, **_found(made.checked)})
+    else:
+        _show_restored(made)
+    if made.checked.faults:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def check(runs: RunsOption = 200, data_dir: DataDirOption = None, output: FormOption = Form.TABLE) -> None:
@@ -138,6 +143,18 @@ def check(runs: RunsOption = 200, data_dir: DataDirOption = None, output: FormOp
         _show_found(found)
     if found.faults:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _show_restored(made: "Restored") -> None:
+    typer.echo("")
+    _show_found(made.checked)
+    typer.echo("vectors: memory fills them again from Postgres at the first start; nats holds nothing that is missed")
+    typer.echo(f"restored to {made.data.root}, as of {_moment(made.last_commit)}")
+    typer.echo(
+        "before you start it: stop the mesh that it is a copy of, for both would go on with the same runs; "
+        "and read in docs/backup.md what a return in time brings back"
+    )
+    typer.echo(f"next       comitia up --detach --data-dir {made.data.root}")
 
 
 def _show_found(found: "CheckedMesh") -> None:

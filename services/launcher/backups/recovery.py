@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from services.launcher.backups import manifest as manifests
 from services.launcher.backups.packing import unpack
-from services.launcher.backups.wal import recovering
+from services.launcher.backups.wal import recovering, refuse_other_account
 from services.launcher.children import Supervisor
 from services.launcher.embedded.postgres import PostgresRoom, prepare_postgres
 from services.launcher.environment import ordinary_environment
@@ -55,6 +55,8 @@ async def recovered(
             password=read_secrets(data, ("postgres",))["postgres"],
             settings=recovering(archive, until),
         )
+        if archive is not None:
+            refuse_other_account(room)
         try:
             spec = await prepare_postgres(room, ordinary_environment(environment))
             try:

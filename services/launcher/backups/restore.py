@@ -12,7 +12,7 @@ from typing import Final
 
 from services.launcher import databases
 from services.launcher.backups import manifest as manifests
-from services.launcher.backups.archive_segment import DRAFTS
+from services.launcher.backups.archive_segment import DRAFTS, ERASED
 from services.launcher.backups.checks import MOST_RUNS, CheckedMesh, check_mesh
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import draft_folder, require_space, unpack
@@ -24,7 +24,7 @@ from services.launcher.layout import DataDir, find_data_dir, prepare
 from services.launcher.options import Progress, Report, StepState, reported
 
 #: Of the stores in an archive: heads are taken from the backup, which has none over entries that are not restored.
-_FROM_THE_ARCHIVE: Final = ("orchestrator/objects", "audit/archive")
+_FROM_THE_ARCHIVE: Final = ("orchestrator/objects", "audit/archive", ERASED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +40,8 @@ class Wish:
     archive: Path | None = None
     #: None: to the end of what there is.
     until: datetime | None = None
+    #: Keep what was restored even if a look finds a fault.
+    keep_unsound: bool = False
     #: Runs that are replayed afterwards.
     runs: int = MOST_RUNS
 
@@ -73,8 +75,10 @@ def restore(wish: Wish, report: Report) -> Restored:
         with reported("unpack", report):
             _unpack(wish, backup, made)
         last_commit, checked = asyncio.run(_recover(wish, manifest, made, report))
-        if checked.faults:
-            raise LauncherError(f"what was restored is not sound, and was not kept: {'; '.join(checked.faults)}")
+        if checked.faults and not wish.keep_unsound:
+            raise LauncherError(
+                f"what was restored is not sound, and was not kept (see --keep-unsound): {'; '.join(checked.faults)}"
+            )
     return Restored(data=data, manifest=manifest, last_commit=last_commit, checked=checked)
 
 
@@ -128,7 +132,10 @@ def _unpack(wish: Wish, backup: Path, made: DataDir) -> None:
 
 
 def _unpack_keys(keys: Path, made: DataDir) -> None:
-    """Takes keys and passwords from a file or a folder. Raises: LauncherError: not all are there."""
+    """Takes keys and passwords from a file or a folder, which also names who was erased since.
+
+    Raises: LauncherError: not all are there.
+    """
     if keys.is_dir():
         for name in KEYS:
             source = keys / name
@@ -136,6 +143,8 @@ def _unpack_keys(keys: Path, made: DataDir) -> None:
                 shutil.copytree(source, made.root / name)
             elif source.exists():
                 shutil.copy2(source, made.root / name)
+        if (keys / ERASED).is_dir():
+            shutil.copytree(keys / ERASED, made.root / ERASED)
     elif keys.exists():
         unpack(keys, made.root)
     missing = [name for name in KEYS if not (made.root / name).exists()]

@@ -17,7 +17,7 @@ from typing import Any, Final
 from services.launcher import databases
 from services.launcher.admin import embedded_room
 from services.launcher.backups import manifest as manifests
-from services.launcher.backups.archive_segment import STORES
+from services.launcher.backups.archive_segment import ERASED, STORES
 from services.launcher.backups.checks import migrations_of
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, folder_bytes, require_space
@@ -30,7 +30,8 @@ from services.launcher.options import Report, reported
 from services.launcher.record import read_record
 
 #: The archive of the audit trail grows beside its heads, and is named by the database.
-_NAMED_BY_THE_DATABASE: Final = ("orchestrator/objects", "audit/archive")
+#: And whoever is erased meanwhile is not to come back.
+_NAMED_BY_THE_DATABASE: Final = ("orchestrator/objects", "audit/archive", ERASED)
 #: All keys and passwords of a mesh, below its data directory.
 KEYS: Final = ("keys", "secrets.json", "admin.key")
 _CONNECT_SECONDS: Final = 5.0

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from services.launcher.embedded.postgres import PostgresRoom, find_programs, identity_of, is_account
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir, read_state, write_private, write_state
 
@@ -57,6 +58,15 @@ def recovering(archive: Path | None, until: datetime | None) -> dict[str, str]:
         "archive_mode": "off",
     }
     return settings if until is None else {**settings, "recovery_target_time": until.isoformat()}
+
+
+def refuse_other_account(room: PostgresRoom) -> None:
+    """Raises: LauncherError: Postgres is run as somebody who may read neither the archive nor what services keep."""
+    if is_account(identity_of(find_programs(room.directory))):
+        raise LauncherError(
+            "root runs Postgres as another account here, which reads neither the archive nor what services keep; "
+            "an archive needs a mesh of an ordinary user"
+        )
 
 
 def refuse_no_archive(archive: Path) -> None:

@@ -209,11 +209,16 @@ def identity_of(programs: Path) -> str:
     return f"{account.pw_uid}:{account.pw_gid}"
 
 
+def is_account(identity: str) -> bool:
+    """Tells whether that is another account of this machine, with rights of its own."""
+    return ":" in identity
+
+
 def _hand_over(path: Path, identity: str) -> None:
     """Gives files to the account that Postgres runs as; a namespace and an ordinary user keep their own."""
     if os.geteuid() != 0:
         return
-    uid, gid = (int(part) for part in identity.split(":")) if ":" in identity else (0, 0)
+    uid, gid = (int(part) for part in identity.split(":")) if is_account(identity) else (0, 0)
     for entry in (path, *path.rglob("*")) if path.is_dir() else (path,):
         if entry.lstat().st_uid != uid:
             os.chown(entry, uid, gid, follow_symlinks=False)
