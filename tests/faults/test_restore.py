@@ -5,6 +5,7 @@ by its public doors.
 """
 
 import asyncio
+import gzip
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +23,7 @@ from comitia_sdk.aio import AsyncClient
 from comitia_sdk.errors import NotFound
 from services.launcher import background, status
 from services.launcher.admin import admin_url
+from services.launcher.backups.archive_segment import segment_path
 from services.launcher.layout import DataDir
 from tests.e2e.conftest import until
 from tests.support.mesh import RunningMesh, running_mesh
@@ -111,6 +113,27 @@ async def has(client: AsyncClient, facts: Facts) -> bool:
     return found[0]
 
 
+async def an_archive_that_fails_is_told(mesh: RunningMesh, archive: Path) -> None:
+    """Puts another segment in the place of the next one, and takes it away again."""
+    connection: asyncpg.Connection = await asyncpg.connect(admin_url(DataDir(mesh.data_dir), {}))
+    try:
+        segment = await connection.fetchval("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        wrong = segment_path(archive, segment)
+        with gzip.open(wrong, "wb") as file:
+            file.write(b"of another history")
+        await connection.execute("SELECT pg_switch_wal()")
+
+        async def failing() -> bool:
+            return await connection.fetchval("SELECT failed_count > 0 FROM pg_stat_archiver")
+
+        assert await until(failing, seconds=60)
+        said = await asyncio.to_thread(mesh.comitia, "check", check=1)
+        assert f"the log is not archived since segment {segment}" in said.stdout
+        wrong.unlink()
+    finally:
+        await connection.close()
+
+
 async def until_archived(data_dir: Path) -> None:
     """Has Postgres begin a new segment, and waits until the last one is in the archive."""
     connection: asyncpg.Connection = await asyncpg.connect(admin_url(DataDir(data_dir), {}))
@@ -175,6 +198,7 @@ async def test_a_lost_mesh_comes_back_as_it_was_then_and_as_it_was_later(lost: R
         await client.tenants.delete(erased, confirm_name="erased")
         note = lost.data_dir / "audit" / "erased" / erased
         assert await until(lambda: asyncio.to_thread(note.exists), seconds=30)
+    await an_archive_that_fails_is_told(lost, archive)
     await until_archived(lost.data_dir)
     await asyncio.to_thread(status.down, lost.data_dir)
 

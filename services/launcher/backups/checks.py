@@ -7,7 +7,8 @@ import asyncio
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,9 @@ CHECKING: Final[Mapping[str, str]] = {"gateway": "audit trail", "cost": "money",
 #: Runs that are replayed unless somebody says otherwise.
 MOST_RUNS: Final = 200
 _CONNECT_SECONDS: Final = 5.0
+_ARCHIVER: Final = """
+    SELECT current_setting('archive_mode') AS mode, archived_count AS count, last_failed_wal AS segment,
+           last_failed_time > coalesce(last_archived_time, '-infinity') AS failing FROM pg_stat_archiver"""
 _CHECK_SECONDS: Final = 24 * 3600.0
 #: What `kek_status` calls whatever no file wraps.
 _A_KEY_SERVICE: Final = "a key service"
@@ -59,7 +63,7 @@ def check_mesh(
     """
     address = administrator or admin_url(data, environment)
     with reported("databases", report):
-        found = [asyncio.run(_migrations(address)), asyncio.run(_keys(data, address))]
+        found = [*asyncio.run(_databases(address)), asyncio.run(_keys(data, address))]
     facts = MeshFacts(
         data=data,
         ports=defaultdict[str, int](int),
@@ -99,6 +103,20 @@ def _read(line: str) -> dict[str, Any]:
     return json.loads(line) if line.startswith('{"checked"') else {}
 
 
+async def _databases(address: str) -> Sequence[Checked]:
+    return [await _migrations(address), *await _archive(address)]
+
+
+async def _archive(address: str) -> Sequence[Checked]:
+    """Says whether the log reaches its archive, where there is one."""
+    async with connected(address) as connection:
+        row = await connection.fetchrow(_ARCHIVER)
+    if row["mode"] == "off":
+        return ()
+    fault = f"the log is not archived since segment {row['segment']}; `comitia logs postgres` says why"
+    return (Checked(what=f"{row['count']} segments of the log archived", faults=(fault,) if row["failing"] else ()),)
+
+
 async def _migrations(address: str) -> Checked:
     """Says whether every database is as this release needs it."""
     expected = databases.heads()
@@ -113,22 +131,27 @@ async def _migrations(address: str) -> Checked:
 
 async def migrations_of(address: str) -> dict[str, str]:
     """Gives the last migration of each database. Raises: LauncherError: Postgres does not answer, or lacks one."""
-    import asyncpg
-
     found: dict[str, str] = {}
     for service in databases.heads():
-        try:
-            place = f"{address.rpartition('/')[0]}/{database_name(service)}"
-            connection: Any = await asyncpg.connect(place, timeout=_CONNECT_SECONDS)
-        except (OSError, TimeoutError, asyncpg.PostgresError) as cause:
-            raise LauncherError(f"the database of {service} does not answer ({type(cause).__name__})") from cause
-        try:
+        async with connected(f"{address.rpartition('/')[0]}/{database_name(service)}") as connection:
             found[service] = await connection.fetchval(f"SELECT version_num FROM schema_version_{service}")  # noqa: S608
-        except asyncpg.PostgresError as cause:
-            raise LauncherError(f"the database of {service} has no migrations: {cause}") from cause
+    return found
+
+
+@asynccontextmanager
+async def connected(address: str) -> AsyncGenerator[Any]:
+    """Opens a database while the block runs. Raises: LauncherError: it does not answer, or refuses what is asked."""
+    import asyncpg
+
+    try:
+        connection: Any = await asyncpg.connect(address, timeout=_CONNECT_SECONDS)
+        try:
+            yield connection
         finally:
             await connection.close()
-    return found
+    except (OSError, TimeoutError, asyncpg.PostgresError) as cause:
+        name = address.rpartition("/")[2]
+        raise LauncherError(f"the database {name} does not answer ({cause or type(cause).__name__})") from cause
 
 
 async def _keys(data: DataDir, address: str) -> Checked:

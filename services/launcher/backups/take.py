@@ -18,7 +18,7 @@ from services.launcher import databases
 from services.launcher.admin import embedded_room
 from services.launcher.backups import manifest as manifests
 from services.launcher.backups.archive_segment import ERASED, STORES
-from services.launcher.backups.checks import migrations_of
+from services.launcher.backups.checks import connected, migrations_of
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, folder_bytes, require_space
 from services.launcher.child import run_short
@@ -34,7 +34,6 @@ from services.launcher.record import read_record
 _NAMED_BY_THE_DATABASE: Final = ("orchestrator/objects", "audit/archive", ERASED)
 #: All keys and passwords of a mesh, below its data directory.
 KEYS: Final = ("keys", "secrets.json", "admin.key")
-_CONNECT_SECONDS: Final = 5.0
 #: A copy may take long, and is not to hang for ever.
 _COPY_SECONDS: Final = 24 * 3600.0
 
@@ -170,14 +169,6 @@ def _wal_range(draft: Path) -> dict[str, Any]:
 
 
 async def _moment(room: PostgresRoom) -> _Moment:
-    import asyncpg
-
     migrations = await migrations_of(room.admin_url)
-    try:
-        connection: Any = await asyncpg.connect(room.admin_url, timeout=_CONNECT_SECONDS)
-        try:
-            return _Moment(now=await connection.fetchval("SELECT clock_timestamp()"), migrations=migrations)
-        finally:
-            await connection.close()
-    except (OSError, TimeoutError, asyncpg.PostgresError) as cause:
-        raise LauncherError(f"Postgres does not answer ({type(cause).__name__}); see {room.log}") from cause
+    async with connected(room.admin_url) as connection:
+        return _Moment(now=await connection.fetchval("SELECT clock_timestamp()"), migrations=migrations)
