@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 from services.launcher import databases, edge_file, keys, ports
+from services.launcher.backups.wal import archiving, refuse_other_account
 from services.launcher.child import ChildSpec
 from services.launcher.children import Supervisor
 from services.launcher.edge_tokens import TokenCheck
@@ -115,14 +116,10 @@ class BringUp:
         secrets = keys.read_secrets(self.data, ("postgres", "nats"))
         self._nats_token = secrets["nats"]
         postgres_url, nats_url = self.user.get("COMITIA_POSTGRES_URL"), self.user.get("COMITIA_NATS_URL")
+        if postgres_url and self.options.archive_wal:
+            raise LauncherError("Postgres is one of yours (COMITIA_POSTGRES_URL): archive its log as it does by itself")
         if not postgres_url:
-            self._room = postgres.PostgresRoom(
-                directory=self.data.of("postgres"),
-                port=chosen["postgres"],
-                log=self.data.log("postgres"),
-                password=secrets["postgres"],
-            )
-            postgres.find_programs(self._room.directory)
+            self._room = self._own_postgres(chosen["postgres"], secrets["postgres"])
             postgres_url = self._room.admin_url
         if not nats_url:
             nats.find_program()
@@ -248,6 +245,16 @@ class BringUp:
             edge_host=self.options.edge_host,
             replicas=self.options.counts,
         )
+
+    def _own_postgres(self, port: int, password: str) -> postgres.PostgresRoom:
+        room = postgres.PostgresRoom(
+            directory=self.data.of("postgres"), port=port, log=self.data.log("postgres"), password=password
+        )
+        postgres.find_programs(room.directory)
+        if self.options.archive_wal is None:
+            return room
+        refuse_other_account(room)
+        return replace(room, settings=archiving(self.data, self.options.archive_wal))
 
     def _wants_local_model(self) -> bool:
         if self.options.local_model is None:

@@ -3,15 +3,15 @@
 import asyncio
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from services.launcher.embedded.postgres import PostgresRoom
+from services.launcher.admin import admin_url
 from services.launcher.errors import LauncherError
-from services.launcher.keys import find_databases, read_secrets
-from services.launcher.layout import DataDir, find_data_dir, holder, read_state
+from services.launcher.keys import find_databases
+from services.launcher.layout import find_data_dir, holder
+from services.launcher.mesh_databases import MeshDatabases
 
 #: Services that seal payloads, and the gateway, which wraps its signing keys likewise.
 SEALING: Final = ("orchestrator", "inference", "memory", "tools", "gateway")
@@ -70,7 +70,7 @@ def kek_status(data_dir: Path | None = None) -> tuple[KekUse, ...]:
         ids = kek_ids(data.kek)
     except KekFileUnsafe as cause:
         raise LauncherError(cause.message) from cause
-    counted = asyncio.run(_count(_maintenance_urls(data, os.environ)))
+    counted = asyncio.run(count_data_keys(find_databases(data, admin_url(data, os.environ), os.environ)))
     unknown = {kek for counts in counted.values() for kek in counts} - set(ids)
     return tuple(
         KekUse(
@@ -102,21 +102,9 @@ def retire_keks(data_dir: Path | None = None) -> list[str]:
     return drop_old_keks(data.kek)
 
 
-def _maintenance_urls(data: DataDir, environment: Mapping[str, str]) -> dict[str, str]:
-    admin_url = environment.get("COMITIA_POSTGRES_URL")
-    if not admin_url:
-        room = PostgresRoom(
-            directory=data.of("postgres"),
-            port=read_state(data)["ports"]["postgres"],
-            log=data.log("postgres"),
-            password=read_secrets(data, ("postgres",))["postgres"],
-        )
-        admin_url = room.admin_url
-    databases = find_databases(data, admin_url, environment)
-    return {service: databases.url(service, "maintenance") for service in SEALING}
-
-
-async def _count(urls: Mapping[str, str]) -> dict[str, dict[str, int]]:
+async def count_data_keys(databases: MeshDatabases) -> dict[str, dict[str, int]]:
+    """Counts, by service, what each key wraps. Raises: LauncherError: a database does not answer."""
+    urls = {service: databases.url(service, "maintenance") for service in SEALING}
     return {service: await _count_of(url, service) for service, url in urls.items()}
 
 

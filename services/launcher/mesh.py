@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.metadata import version
 from random import Random
 from typing import Final
 
@@ -168,6 +169,7 @@ class Mesh:
             MeshRecord(
                 started=self._started,
                 single_process=self._together is not None,
+                version=version("comitia"),
                 mtls=self._parts.options.mtls,
                 ready=self._ready,
                 addresses=self._addresses,

@@ -34,6 +34,10 @@ class MeshDatabases:
         """Names a service's database."""
         return f"{self.prefix}_{service}"
 
+    def admin_url_of(self, service: str) -> str:
+        """Gives the address of a service's database as the administrator."""
+        return urlsplit(self.admin_url)._replace(path=f"/{self.name(service)}").geturl()
+
     def url(self, service: str, role: str) -> str:
         """Gives the address of a service's database as one of its roles."""
         admin = urlsplit(self.admin_url)

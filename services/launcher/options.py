@@ -1,12 +1,17 @@
 """What a caller of the launcher chooses, and what it is told while it waits."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from services.launcher.services import REPLICATED
+
+_PATHS: Final = ("data_dir", "archive_wal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,8 @@ class UpOptions:
     #: Services and edge prove themselves to each other by certificates that the launcher makes and renews. Without it
     #: they speak plain text, on the loopback alone.
     mtls: bool = False
+    #: Folder that receives the write-ahead log of the embedded Postgres while the mesh runs, see `backups/wal.py`.
+    archive_wal: Path | None = None
     #: Processes of the orchestrator, 1 to 8. They share the runs between them; the edge sends calls to all.
     orchestrators: int = 1
     #: Processes of each other service but memory, 1 to 8. One of them may die, or be replaced, and no call fails.
@@ -74,13 +81,28 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@contextmanager
+def reported(step: str, report: Report) -> Iterator[None]:
+    """Tells the beginning and the end of what the block does."""
+    began = time.monotonic()
+    report(Progress(step=step, state=StepState.STARTED))
+    try:
+        yield
+    except BaseException:
+        report(Progress(step=step, state=StepState.FAILED, seconds=time.monotonic() - began))
+        raise
+    report(Progress(step=step, state=StepState.DONE, seconds=time.monotonic() - began))
+
+
 def options_to_json(options: UpOptions) -> str:
     """Writes options for a launcher in the background."""
-    return json.dumps({**asdict(options), "data_dir": str(options.data_dir) if options.data_dir else None})
+    paths = {name: str(path) if (path := getattr(options, name)) else None for name in _PATHS}
+    return json.dumps({**asdict(options), **paths})
 
 
 def options_from_json(text: str) -> UpOptions:
     """Reads what `options_to_json` wrote."""
     found = json.loads(text)
-    found["data_dir"] = Path(found["data_dir"]) if found["data_dir"] else None
+    for name in _PATHS:
+        found[name] = Path(found[name]) if found[name] else None
     return UpOptions(**found)

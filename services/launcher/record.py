@@ -41,6 +41,8 @@ class MeshRecord:
     #: Seconds since 1970.
     started: float
     single_process: bool
+    #: Release of its code; empty where an older launcher did not say it.
+    version: str
     #: Its services speak TLS with each other.
     mtls: bool
     ready: bool
@@ -62,6 +64,7 @@ def read_record(data: DataDir) -> MeshRecord | None:
     return MeshRecord(
         started=found["started"],
         single_process=found["single_process"],
+        version=found.get("version", ""),
         mtls=found.get("mtls", False),  # older launchers did not say it, and spoke plain text
         ready=found["ready"],
         addresses=Addresses(**found["addresses"]),

@@ -139,6 +139,7 @@ def running_mesh(
     orchestrators: int = 1,
     replicas: int = 1,
     most_restart_wait_seconds: float = 30.0,
+    archive_wal: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningMesh]:
     """Runs a mesh on free ports while the block runs. Its provider serves no call for which no money is held.
@@ -169,6 +170,7 @@ def running_mesh(
             random_ports=True,
             edge_port=0,
             local_model=local_model,
+            archive_wal=archive_wal,
             mtls=mtls,
             orchestrators=orchestrators,
             replicas=replicas,

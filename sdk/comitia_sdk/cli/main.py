@@ -13,6 +13,7 @@ from comitia_sdk.cli import (
     access,
     agents,
     audit,
+    backup,
     budget_alerts,
     certificate,
     costs,
@@ -66,6 +67,9 @@ app.command("status", rich_help_panel=MESH)(mesh.status)
 app.command("logs", rich_help_panel=MESH)(mesh.logs)
 app.command("demo", rich_help_panel=MESH)(demo.demo)
 app.command("doctor", rich_help_panel=MESH)(doctor.doctor)
+app.command("backup", rich_help_panel=MESH)(backup.backup)
+app.command("restore", rich_help_panel=MESH)(backup.restore)
+app.command("check", rich_help_panel=MESH)(backup.check)
 app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
 app.add_typer(workflows.app, name="workflow", rich_help_panel=WORK)

@@ -54,6 +54,15 @@ def up(
         bool | None,
         typer.Option(help="Run the small local model, too. Default: when it is installed.", show_default=False),
     ] = None,
+    archive_wal: Annotated[
+        Path | None,
+        typer.Option(
+            "--archive-wal",
+            metavar="FOLDER",
+            help="Keep the log of the embedded Postgres there, so that a backup can be restored to any later moment.",
+            show_default=False,
+        ),
+    ] = None,
     mtls: Annotated[
         bool,
         typer.Option(
@@ -89,6 +98,7 @@ def up(
         detach=detach,
         edge_port=port,
         local_model=local_model,
+        archive_wal=None if archive_wal is None else archive_wal.absolute(),
         mtls=mtls,
         orchestrators=orchestrators,
         replicas=replicas,
@@ -204,7 +214,7 @@ def start_mesh(options: "UpOptions", ready: Callable[["Addresses"], None]) -> No
     import uvloop
 
     launcher = import_launcher()
-    with _StepDisplay() as display:
+    with StepDisplay("starting") as display:
 
         def when_ready(addresses: "Addresses") -> None:
             display.close()
@@ -213,19 +223,20 @@ def start_mesh(options: "UpOptions", ready: Callable[["Addresses"], None]) -> No
         uvloop.run(launcher.run(options, display.show, when_ready))
 
 
-class _StepDisplay:
+class StepDisplay:
     """One line for each step, with a spinner on a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str) -> None:
         from rich.console import Console
 
+        self._doing = doing
         self._console = Console(stderr=True)
         self._status: Any = None
         self._running: list[str] = []
 
-    def __enter__(self) -> "_StepDisplay":
+    def __enter__(self) -> "StepDisplay":
         if self._console.is_terminal:
-            self._status = self._console.status("starting the mesh")
+            self._status = self._console.status(f"{self._doing} the mesh")
             self._status.start()
         return self
 
@@ -252,7 +263,7 @@ class _StepDisplay:
         elif state == "failed":
             self._console.print(f"[red]✗[/red] {progress.step}", highlight=False)
         if self._status is not None and self._running:
-            self._status.update(f"starting {', '.join(self._running)}")
+            self._status.update(f"{self._doing} {', '.join(self._running)}")
 
 
 def _next_commands(addresses: "Addresses", *, detach: bool) -> None:

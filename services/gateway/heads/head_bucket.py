@@ -25,10 +25,11 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 
 _DIGITS: Final = 16
+_ERASED: Final = "erased/"
 
 
 class HeadBucket:
-    """Implements `usecases.audit_ports.HeadStore`."""
+    """Implements `usecases.audit_ports.HeadStore` and `usecases.tenant_ports.ErasureNotes`."""
 
     def __init__(self, store: ObjectStore) -> None:
         # The lists of obstore come in two types, one of which its stubs leave open.
@@ -91,6 +92,22 @@ class HeadBucket:
             raise HeadStoreDamaged(f"the archive lacks {name}", name=name) from error
         except (BaseError, OSError) as error:
             raise Unavailable(STORE, cause=error) from error
+
+    async def keep_erased(self, tenant: TenantId) -> None:
+        """See `ErasureNotes.keep_erased`."""
+        name = from_uuid(TENANT_PREFIX, tenant)
+        try:
+            await put_async(self._store, f"{_ERASED}{name}", name.encode())
+        except (BaseError, OSError) as error:
+            raise Unavailable(STORE, cause=error) from error
+
+    async def erased(self) -> list[TenantId]:
+        """See `ErasureNotes.erased`."""
+        try:
+            found = [str(item["path"]) async for chunk in self._store.list(_ERASED) for item in chunk]
+        except (BaseError, OSError) as error:
+            raise Unavailable(STORE, cause=error) from error
+        return sorted(tenant_named(path.rpartition("/")[2]) for path in found)
 
 
 def _head_name(tenant: TenantId, size: int) -> str:

@@ -2,6 +2,7 @@
 
     <root>/heads/<tenant>/2026-03-01.jsonl        one line `{"head":{…}}` for each head, as in an export
     <root>/archive/<tenant>/<first>-<end>.jsonl   archived entries, as in an export
+    <root>/erased/<tenant>                        this tenant is to be erased, whatever a restored database says
 
 A line that a crash cut short is left where it is and passed over; the next one begins on a line of its own. Give the
 directory to the gateway alone, and, for proof against the machine's own administrator, put it on storage that only
@@ -31,7 +32,7 @@ STORE: Final = "the store of audit heads"
 
 
 class HeadDirectory:
-    """Implements `usecases.audit_ports.HeadStore`."""
+    """Implements `usecases.audit_ports.HeadStore` and `usecases.tenant_ports.ErasureNotes`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -42,7 +43,7 @@ class HeadDirectory:
 
     async def tenants(self) -> list[TenantId]:
         """See `HeadStore.tenants`."""
-        return await asyncio.to_thread(self._tenants)
+        return await asyncio.to_thread(self._tenants_of, "heads")
 
     async def newest(self, tenant: TenantId, *, above: int = 0) -> Head | None:
         """See `HeadStore.newest`."""
@@ -57,6 +58,14 @@ class HeadDirectory:
         """See `HeadStore.archive`."""
         return await asyncio.to_thread(self._archive, part)
 
+    async def keep_erased(self, tenant: TenantId) -> None:
+        """See `ErasureNotes.keep_erased`."""
+        await asyncio.to_thread(self._keep_erased, tenant)
+
+    async def erased(self) -> list[TenantId]:
+        """See `ErasureNotes.erased`."""
+        return await asyncio.to_thread(self._tenants_of, "erased")
+
     def _add(self, heads: Mapping[TenantId, Head]) -> None:
         by_file: dict[Path, list[Head]] = defaultdict(list)
         for tenant, head in heads.items():
@@ -67,9 +76,18 @@ class HeadDirectory:
         except OSError as error:
             raise Unavailable(STORE, cause=error.strerror) from error
 
-    def _tenants(self) -> list[TenantId]:
+    def _keep_erased(self, tenant: TenantId) -> None:
+        path = self._root / "erased" / from_uuid(TENANT_PREFIX, tenant)
         try:
-            names = sorted(path.name for path in (self._root / "heads").iterdir())
+            _make_directory(path.parent)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE))
+            _sync_directory(path.parent)
+        except OSError as error:
+            raise Unavailable(STORE, cause=error.strerror) from error
+
+    def _tenants_of(self, kind: str) -> list[TenantId]:
+        try:
+            names = sorted(path.name for path in (self._root / kind).iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -1,14 +1,15 @@
 """Drives erasures to their end, across restarts and outages of anything."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from services.gateway.domain.erasure import Erasure
 from services.gateway.domain.tenant import TENANT_PREFIX
-from services.gateway.usecases.tenant_ports import BeginTenantWork, ErasureBook, TenantStores
+from services.gateway.usecases.tenant_ports import BeginTenantWork, ErasureBook, ErasureNotes, TenantStores
 from services.meshkit.core.audit import mesh_acts
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import MeshError, NotFound
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.tenant import TenantState
@@ -23,6 +24,9 @@ class EraseTenants:
     A service counts as done only when it found nothing more after `settle_seconds`: what was under way when the tenant
     was marked may have written until then.
 
+    That a tenant is to be erased is noted outside the database before anything of it goes. So a database that was
+    restored from before forgets none: what the notes name is marked again at the start.
+
     Args:
         settle_seconds: longer than the longest call may take.
         every_seconds: pause between two rounds.
@@ -34,6 +38,7 @@ class EraseTenants:
         begin: BeginTenantWork,
         book: ErasureBook,
         stores: TenantStores,
+        notes: ErasureNotes,
         clock: Clock,
         settle_seconds: float,
         every_seconds: float,
@@ -41,6 +46,7 @@ class EraseTenants:
         self._begin = begin
         self._book = book
         self._stores = stores
+        self._notes = notes
         self._clock = clock
         self._settle = timedelta(seconds=settle_seconds)
         self._every_seconds = every_seconds
@@ -52,9 +58,13 @@ class EraseTenants:
 
     async def __call__(self) -> None:
         """Works until cancelled."""
+        compared = False
         while True:
             self._awake.clear()
             try:
+                if not compared:
+                    await self.mark_again()
+                    compared = True
                 await self.round()
             except MeshError as error:
                 log.warning("erasing tenants is put off", error=error.message)
@@ -82,7 +92,27 @@ class EraseTenants:
             seen.add(erasure.tenant)
             await self._go_on(erasure)
 
+    async def mark_again(self) -> None:
+        """Marks the tenants that the notes name and the database does not, because it is older. Raises: MeshError."""
+        for tenant_id in await self._notes.erased():
+            name = from_uuid(TENANT_PREFIX, tenant_id)
+            with mesh_acts("gateway", tenant_id, action="tenants.erased_again", target=name), suppress(NotFound):
+                async with self._begin(tenant_id) as work:
+                    tenant = await work.tenants.lock(tenant_id)
+                    if tenant.ended:
+                        continue
+                    await work.tenants.replace(tenant.changed(state=TenantState.DELETING))
+                    await work.erasures.begin(tenant_id, self._clock.now(), self._stores.services)
+                    await work.commit()
+                log.warning("the database is older than the erasure of a tenant, which begins again", erased=name)
+
     async def _go_on(self, erasure: Erasure) -> None:
+        try:
+            await self._notes.keep_erased(erasure.tenant)
+        except MeshError as error:
+            log.warning("an erasure waits for the place where it is noted", error=error.message)
+            await self._book.note(erasure, hold=False)
+            return
         settled = self._clock.now() - erasure.start_time >= self._settle
         for service in sorted(erasure.pending):
             erasure = await self._ask(erasure, service, settled=settled)

@@ -80,6 +80,18 @@ class ErasureBook(Protocol):
         ...
 
 
+class ErasureNotes(Protocol):
+    """Which tenants are to be erased, kept outside the database, so that one that is restored forgets none."""
+
+    async def keep_erased(self, tenant: TenantId) -> None:
+        """Keeps it for good; durable when it returns. Harmless to repeat. Raises: Unavailable."""
+        ...
+
+    async def erased(self) -> Sequence[TenantId]:
+        """Gives all. Raises: Unavailable."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erased:
     """What one service did."""

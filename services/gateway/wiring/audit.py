@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.gateway.clients.audit_feed import IDEMPOTENT, GrpcAuditFeed
 from services.gateway.domain.audit_health import AuditHealth
@@ -18,7 +19,6 @@ from services.gateway.storage.audit_trails import SqlAuditTrails
 from services.gateway.transport.audit_servicer import AuditServicer
 from services.gateway.usecases.acknowledge_gap import AcknowledgeGap
 from services.gateway.usecases.archive_audit import ArchiveAudit
-from services.gateway.usecases.audit_ports import HeadStore
 from services.gateway.usecases.audit_rounds import Rounds
 from services.gateway.usecases.audit_status import AuditStatus
 from services.gateway.usecases.check_audit import CheckHeads, ReadThrough
@@ -31,6 +31,9 @@ from services.gateway.wiring.ground import Ground, mesh
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.server import Background, Registration
 from services.meshkit.sql.engine import sql_engine
+
+if TYPE_CHECKING:
+    from services.gateway.heads.head_bucket import HeadBucket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +88,7 @@ async def audit_trail(on: Ground) -> AsyncGenerator[AuditTrail]:
         )
 
 
-def head_store(place: str) -> HeadStore:
+def head_store(place: str) -> "HeadDirectory | HeadBucket":
     """Opens the head store at a directory or at an address that obstore knows."""
     if "://" not in place:
         return HeadDirectory(Path(place).absolute())

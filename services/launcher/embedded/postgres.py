@@ -40,8 +40,8 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "synchronous_commit": "on",
     "full_page_writes": "on",
     "shared_buffers": "32MB",  # all of it is touched in time; what else is read lies in the kernel's cache
-    "wal_level": "minimal",  # nobody replicates from here
-    "max_wal_senders": "0",
+    "wal_level": "replica",  # so that a backup can be taken while it runs
+    "max_wal_senders": "4",  # a backup takes two
     "max_logical_replication_workers": "0",
     "max_wal_size": "1GB",
     "checkpoint_timeout": "10min",
@@ -67,6 +67,8 @@ class PostgresRoom:
     log: Path
     #: Password of the role `postgres`.
     password: str = field(repr=False)
+    #: Settings on top of the usual ones, as `postgresql.conf` has them.
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def admin_url(self) -> str:
@@ -100,7 +102,7 @@ async def prepare_postgres(room: PostgresRoom, environment: Mapping[str, str]) -
     Raises: LauncherError: the wheel is missing, or the cluster cannot be made.
     """
     programs = find_programs(room.directory)
-    identity = await asyncio.to_thread(_identity, programs)
+    identity = await asyncio.to_thread(identity_of, programs)
     if not is_made(room):
         await _make_cluster(room, programs, identity, environment)
     _write_settings(room)
@@ -177,7 +179,7 @@ async def _make_cluster(room: PostgresRoom, programs: Path, identity: str, envir
 def _write_settings(room: PostgresRoom) -> None:
     socket = room.directory / f".s.PGSQL.{room.port}"
     sockets = str(room.directory) if len(os.fsencode(socket)) <= _SOCKET_PATH_BYTES else ""
-    ours = {**_SETTINGS, "port": str(room.port), "unix_socket_directories": sockets}
+    ours = {**_SETTINGS, "port": str(room.port), "unix_socket_directories": sockets, **room.settings}
     text = "".join("{} = '{}'\n".format(name, value.replace("'", "''")) for name, value in ours.items())
     write_private(room.directory / "comitia.conf", text.encode())
     include = "include 'comitia.conf'\n"
@@ -187,7 +189,7 @@ def _write_settings(room: PostgresRoom) -> None:
             file.write(include)
 
 
-def _identity(programs: Path) -> str:
+def identity_of(programs: Path) -> str:
     """Says as whom Postgres can run here, in the words of `leash.py`.
 
     Raises: LauncherError: only root is there.
@@ -207,11 +209,16 @@ def _identity(programs: Path) -> str:
     return f"{account.pw_uid}:{account.pw_gid}"
 
 
+def is_account(identity: str) -> bool:
+    """Tells whether that is another account of this machine, with rights of its own."""
+    return ":" in identity
+
+
 def _hand_over(path: Path, identity: str) -> None:
     """Gives files to the account that Postgres runs as; a namespace and an ordinary user keep their own."""
     if os.geteuid() != 0:
         return
-    uid, gid = (int(part) for part in identity.split(":")) if ":" in identity else (0, 0)
+    uid, gid = (int(part) for part in identity.split(":")) if is_account(identity) else (0, 0)
     for entry in (path, *path.rglob("*")) if path.is_dir() else (path,):
         if entry.lstat().st_uid != uid:
             os.chown(entry, uid, gid, follow_symlinks=False)

@@ -14,6 +14,7 @@ from services.orchestrator.domain.sub_run_id import ids_of_tree
 from services.orchestrator.engine.run import (
     OwnedRun,
 )
+from services.orchestrator.usecases.check_runs import FoundRun
 
 #: Runs of a shard that are looked up at once.
 _RUNS_AT_ONCE: Final = 64
@@ -32,10 +33,14 @@ _OPEN_IN_TREE: Final = """
     SELECT tenant_id, run_id, grant_id, shard FROM run
     WHERE tenant_id = $1 AND run_id BETWEEN $2 AND $3 AND state NOT IN (5, 6, 7)
     AND ($4::uuid IS NULL OR run_id > $4) ORDER BY run_id LIMIT $5"""
+_NEWEST: Final = """
+    SELECT tenant_id, run_id, state NOT IN (5, 6, 7) AS open FROM run
+    WHERE (archive_parts IS NOT NULL) = $1 ORDER BY run_id DESC LIMIT $2"""
+_COUNT_OPEN: Final = "SELECT count(*) FROM run WHERE state NOT IN (5, 6, 7)"
 
 
 class SqlRunFinder:
-    """Implements `engine.ports.RunFinder`."""
+    """Implements `engine.ports.RunFinder`, and `usecases.check_runs.NewestRuns`."""
 
     def __init__(self, maintenance: AsyncEngine) -> None:
         self._maintenance = maintenance
@@ -69,6 +74,20 @@ class SqlRunFinder:
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
             rows = await scope.driver.fetch(_OPEN_IN_TREE, run.tenant, first, highest, last, _RUNS_AT_ONCE)
         return [_owned(row) for row in rows]
+
+    async def newest(self, *, most: int, archived: bool) -> Sequence[FoundRun]:
+        """See `NewestRuns.newest`."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            rows = await scope.driver.fetch(_NEWEST, archived, most)
+        return [
+            FoundRun(tenant=TenantId(row["tenant_id"]), run_id=from_uuid("run", row["run_id"]), open=row["open"])
+            for row in rows
+        ]
+
+    async def count_open(self) -> int:
+        """See `NewestRuns.count_open`."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            return await scope.driver.fetchval(_COUNT_OPEN) or 0
 
 
 def _owned(row: Record) -> OwnedRun:

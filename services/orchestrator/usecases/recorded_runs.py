@@ -83,6 +83,17 @@ class RecordedRun:
                 yield journal_pb2.JournalEntry.FromString(entry)
 
 
+async def recorded_run(records: Records, tenant: TenantId, run_id: str) -> RecordedRun:
+    """Opens the record of a run, whoever asks. Raises: RunNotFound, Unavailable."""
+    last = await records.last_sequence(tenant, run_id)
+    first = await records.rows(tenant, run_id, after=0) if last else ()
+    if not first:
+        raise RunNotFound(run_id)
+    content = first[0].content
+    started = None if content is None else journal_pb2.JournalEntry.FromString(content.entries[0]).run_started
+    return RecordedRun(tenant=tenant, run_id=run_id, last_sequence=last, started=started, _records=records)
+
+
 class RecordedRuns:
     """Opens the record of runs."""
 
@@ -103,13 +114,7 @@ class RecordedRuns:
 
     async def of_tenant(self, tenant: TenantId, run_id: str) -> RecordedRun:
         """Opens a run for work that no caller asked for. Raises: RunNotFound, Unavailable."""
-        last = await self._records.last_sequence(tenant, run_id)
-        first = await self._records.rows(tenant, run_id, after=0) if last else ()
-        if not first:
-            raise RunNotFound(run_id)
-        content = first[0].content
-        started = None if content is None else journal_pb2.JournalEntry.FromString(content.entries[0]).run_started
-        return RecordedRun(tenant=tenant, run_id=run_id, last_sequence=last, started=started, _records=self._records)
+        return await recorded_run(self._records, tenant, run_id)
 
     async def archived(self, caller: Caller, run_id: str, *, field: str = "run_id") -> ArchivedRun | None:
         """Gives a run that the caller may read and whose facts are in the archive; None when they are not.

@@ -27,7 +27,7 @@ def a_head(size: int, tenant: TenantId = ONE) -> Head:
     return KEY.head(Tree(size, [bytes(32)]), bytes(32), tenant_id=from_uuid("tenant", tenant))
 
 
-STORES: dict[str, Callable[[Path], HeadStore]] = {
+STORES: dict[str, Callable[[Path], HeadDirectory | HeadBucket]] = {
     "directory": HeadDirectory,
     "memory bucket": lambda _: HeadBucket(MemoryStore()),
     "bucket": lambda folder: HeadBucket(LocalStore(folder, mkdir=True)),
@@ -35,7 +35,7 @@ STORES: dict[str, Callable[[Path], HeadStore]] = {
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> HeadStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> HeadDirectory | HeadBucket:
     return STORES[request.param](tmp_path / "store")
 
 
@@ -68,6 +68,14 @@ async def test_a_part_of_the_archive_comes_back(store: HeadStore) -> None:
     with pytest.raises(HeadStoreDamaged):
         await store.archive(ArchivePart(tenant=OTHER, first=0, end=500))
     assert await store.tenants() == [], "an archive is no head"
+
+
+async def test_who_is_to_be_erased_is_kept_apart_from_heads(store: HeadDirectory | HeadBucket) -> None:
+    assert list(await store.erased()) == []
+    for tenant in (OTHER, ONE, OTHER):
+        await store.keep_erased(tenant)
+    assert await store.erased() == [ONE, OTHER]
+    assert await store.tenants() == []
 
 
 async def test_heads_lie_in_a_file_per_day_that_only_grows(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from services.gateway.storage.tables import TENANT
 from services.gateway.storage.tenant_work import SqlBeginTenantWork, SqlErasureBook, SqlTenantReader
 from services.gateway.usecases.erase_tenants import EraseTenants
 from services.gateway.usecases.tenant_ports import Erased
-from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.errors import NotFound, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import ErasureAction, ErasureStep, TenantState
 from services.meshkit.sql.engine import AsyncEngine, sql_engine
@@ -44,11 +44,27 @@ class Stores:
         return Erased(steps=[step], done=count == 0)
 
 
+class Notes:
+    """Keeps the names of tenants."""
+
+    def __init__(self) -> None:
+        self.kept: list[TenantId] = []
+        self.away = False
+
+    async def keep_erased(self, tenant: TenantId) -> None:
+        if self.away:
+            raise Unavailable("the notes")
+        self.kept.append(tenant)
+
+    async def erased(self) -> Sequence[TenantId]:
+        return self.kept
+
+
 class Room:
     """A marked tenant, and gateways that may drive its erasure."""
 
     def __init__(self, app: AsyncEngine, maintenance: AsyncEngine) -> None:
-        self.tenant, self.clock, self.stores = TenantId(uuid4()), FakeClock(), Stores()
+        self.tenant, self.clock, self.stores, self.notes = TenantId(uuid4()), FakeClock(), Stores(), Notes()
         self.reader = SqlTenantReader(app)
         self._app, self._begin, self._book = app, SqlBeginTenantWork(app), SqlErasureBook(maintenance)
 
@@ -58,16 +74,20 @@ class Room:
             begin=self._begin,
             book=self._book,
             stores=self.stores,
+            notes=self.notes,
             clock=self.clock,
             settle_seconds=settle_seconds,
             every_seconds=1,
         )
 
-    async def mark(self, tenant_id: TenantId) -> None:
+    async def add(self, tenant_id: TenantId) -> None:
         async with tenant_scope(self._app, tenant_id) as scope:
             values = {"name": str(tenant_id), "residency_region": "", "create_time": self.clock.now()}
             await scope.execute(insert(TENANT).values(tenant_id=tenant_id, **values))
             await scope.commit()
+
+    async def mark(self, tenant_id: TenantId) -> None:
+        await self.add(tenant_id)
         async with self._begin(tenant_id) as work:
             tenant = await work.tenants.lock(tenant_id)
             await work.tenants.replace(tenant.changed(state=TenantState.DELETING))
@@ -122,3 +142,29 @@ async def test_every_erasure_gets_its_turn_in_each_round(room: Room) -> None:
     room.clock.advance(seconds=61)
     await room.gateway().round()
     assert all([(await room.reader.erasure(tenant)).end_time for tenant in tenants])
+
+
+async def test_nothing_is_erased_before_it_is_noted_outside_the_database(room: Room) -> None:
+    room.notes.away = True
+    await room.gateway().round()
+    assert room.stores.rows == {"memory": 25, "tools": 3}
+    room.notes.away = False
+    await room.gateway().round()
+    assert room.notes.kept == [room.tenant]
+    assert room.stores.rows == {"memory": 15, "tools": 0}
+
+
+async def test_a_database_from_before_an_erasure_erases_again_who_is_noted(room: Room) -> None:
+    restored, unknown = TenantId(uuid4()), TenantId(uuid4())
+    await room.add(restored)
+    room.notes.kept = [unknown, restored, room.tenant]
+    for _ in range(2):
+        await room.gateway().mark_again()
+    assert (await room.reader.get(restored)).state is TenantState.DELETING
+    assert (await room.reader.erasure(restored)).pending == {"memory", "tools"}
+    with pytest.raises(NotFound):
+        await room.reader.get(unknown)
+    room.clock.advance(seconds=61)
+    for _ in range(4):
+        await room.gateway().round()
+    assert (await room.reader.get(restored)).state is TenantState.DELETED

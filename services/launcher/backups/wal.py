@@ -1,0 +1,96 @@
+"""The archive of the write-ahead log: what `comitia up --archive-wal` keeps, and a recovery to a moment reads.
+
+<archive>/owner                    which mesh writes here
+<archive>/wal/<segment>.gz         segments
+<archive>/stores/…                 objects and archived audit entries, copied before the segment that names them
+"""
+
+import os
+import secrets
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from services.launcher.embedded.postgres import PostgresRoom, find_programs, identity_of, is_account
+from services.launcher.errors import LauncherError
+from services.launcher.layout import DataDir, read_state, write_private, write_state
+
+_PROGRAM: Final = Path(__file__).with_name("archive_segment.py")
+#: A segment that is not full is archived after so long: what a lost machine costs at most.
+_TIMEOUT: Final = "60s"
+_OWNER: Final = "owner"
+_OWNER_STATE: Final = "archive_owner"
+
+
+def archiving(data: DataDir, archive: Path) -> dict[str, str]:
+    """Makes the archive, and gives the settings by which Postgres writes to it.
+
+    Raises: LauncherError: it cannot be written, lies in the data directory, or is another mesh's.
+    """
+    archive = archive.expanduser().absolute()
+    if archive.is_relative_to(data.root):
+        raise LauncherError(f"the archive {archive} lies in the data directory, and would be lost with it")
+    try:
+        for folder in (archive, archive / "wal"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _claim(data, archive)
+    except OSError as cause:
+        raise LauncherError(f"the archive {archive} cannot be written ({cause.strerror})") from cause
+    return {
+        "archive_mode": "on",
+        "archive_timeout": _TIMEOUT,
+        "archive_command": f"{_command('put')} %p {_quoted(archive)} {_quoted(data.root)}",
+    }
+
+
+def recovering(archive: Path | None, until: datetime | None) -> dict[str, str]:
+    """Gives the settings of a recovery: to the end of what there is, or to a moment."""
+    restore = f"{_command('get')} %f %p {_quoted(archive.absolute())}" if archive else "exit 1"
+    settings = {
+        "restore_command": restore,
+        # What follows is a history of its own, even if the mesh of the backup goes on elsewhere.
+        "recovery_target_timeline": "current",
+        "recovery_target_action": "promote",
+        # Nobody is to read before all is there.
+        "hot_standby": "off",
+        "archive_mode": "off",
+    }
+    return settings if until is None else {**settings, "recovery_target_time": until.isoformat()}
+
+
+def refuse_other_account(room: PostgresRoom) -> None:
+    """Raises: LauncherError: Postgres is run as somebody who may read neither the archive nor what services keep."""
+    if is_account(identity_of(find_programs(room.directory))):
+        raise LauncherError(
+            "root runs Postgres as another account here, which reads neither the archive nor what services keep; "
+            "an archive needs a mesh of an ordinary user"
+        )
+
+
+def refuse_no_archive(archive: Path) -> None:
+    """Raises: LauncherError: the folder is no archive."""
+    if not (archive / "wal").is_dir():
+        raise LauncherError(f"{archive} is no archive of `comitia up --archive-wal`; it has no folder wal")
+
+
+def _claim(data: DataDir, archive: Path) -> None:
+    state, path = read_state(data), archive / _OWNER
+    if _OWNER_STATE not in state:
+        state[_OWNER_STATE] = secrets.token_hex(8)
+        write_state(data, state)
+    ours = state[_OWNER_STATE].encode()
+    if not path.exists():
+        write_private(path, ours)
+    elif path.read_bytes() != ours:
+        raise LauncherError(f"the archive {archive} is that of another mesh; give this one a folder of its own")
+
+
+def _command(verb: str) -> str:
+    return f"{_quoted(Path(sys.executable))} -I -S {_quoted(_PROGRAM)} {verb}"
+
+
+def _quoted(path: Path) -> str:
+    """Writes a path for the shell, and for Postgres, to which a percent sign means something."""
+    return shlex.quote(os.fspath(path)).replace("%", "%%")
