@@ -62,6 +62,14 @@ def up(
             "Without it: plain text, on this machine alone.",
         ),
     ] = False,
+    east_west: Annotated[
+        bool,
+        typer.Option(
+            "--east-west",
+            help="Services call each other through an Envoy of their own, which balances, repeats and leaves out what "
+            "fails, instead of directly. With --mtls only.",
+        ),
+    ] = False,
     orchestrators: Annotated[
         int,
         typer.Option(
@@ -90,6 +98,7 @@ def up(
         edge_port=port,
         local_model=local_model,
         mtls=mtls,
+        east_west=east_west,
         orchestrators=orchestrators,
         replicas=replicas,
     )
