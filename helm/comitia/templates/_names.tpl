@@ -69,6 +69,8 @@ orchestrator:
   # Each replica has a name that it keeps, by which it takes up its own runs.
   stateful: true
   calls: [gateway, orchestrator, inference, policy, memory, tools, cost]
+  # Its replicas lend each other workers, each at its own address, whatever stands between services.
+  direct: [orchestrator]
 inference:
   port: 7403
   metrics: 7413
