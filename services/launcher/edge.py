@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from comitia.guard_table import GUARDS, Guard
 from services.launcher.edge_bodies import body_rules
 from services.launcher.edge_doors import DOORS, MAX_DOOR_BYTES, door_refusals, longest_seconds
 from services.launcher.edge_refusals import MALFORMED, MAX_REQUEST_BYTES, REFUSALS, UNKNOWN_PLACE
+from services.launcher.envoy_templates import environment, part
 from services.meshkit.core.rate import DEFAULT_PER_SECOND
 
 _ROOT: Final = Path(__file__).parents[2]
-_TEMPLATES: Final = _ROOT / "deploy" / "envoy"
 #: The contracts, as Envoy reads them to transcode.
 DESCRIPTORS: Final = _ROOT / "gen" / "descriptors" / "comitia.binpb"
 #: Open to anyone, answered by the gateway.
@@ -49,8 +48,6 @@ _DEFAULT_SECONDS: Final = 30
 _GENERATE: Final = "/comitia.inference.v1.InferenceService/Generate"
 #: What stands before a message of gRPC on the wire.
 _GRPC_PREFIX_BYTES: Final = 5
-#: libyaml where it is installed: the routes alone are half a megabyte, which take plain Python two seconds.
-_Loader: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 #: Long enough for what the services answer at most (4 MiB of protobuf), as JSON.
 _MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 
@@ -185,32 +182,32 @@ def render_edge(settings: EdgeSettings) -> str:
         "internal_headers": _INTERNAL_HEADERS,
         "internal_header_prefixes": _INTERNAL_HEADER_PREFIXES,
     }
-    environment = _environment()
+    templates = environment()
     rules = body_rules(settings.descriptors.read_bytes())
-    values["bodies_lua"] = environment.get_template("bodies.lua.j2").render(
+    values["bodies_lua"] = templates.get_template("bodies.lua.j2").render(
         bodies=rules.bodies, messages=rules.messages, malformed=MALFORMED, unknown_place=UNKNOWN_PLACE
     )
     values["caller_streams"] = rules.streams
     parts = {
-        "filters": _part(environment, "filters", values),
-        "routes": _part(environment, "routes", values),
-        "access_log": _part(environment, "access_log", values),
-        "refusals": _part(environment, "refusals", {"refusals": REFUSALS, "door_refusals": door_refusals(REFUSALS)}),
+        "filters": part(templates, "filters", values),
+        "routes": part(templates, "routes", values),
+        "access_log": part(templates, "access_log", values),
+        "refusals": part(templates, "refusals", {"refusals": REFUSALS, "door_refusals": door_refusals(REFUSALS)}),
     }
-    whole = _part(environment, "edge", values | parts)
+    whole = part(templates, "edge", values | parts)
     return json.dumps(whole, indent=1)
 
 
 def render_mesh_secrets(files: MeshTlsFiles) -> dict[str, str]:
     """Gives the files by which Envoy finds the certificates of the mesh, and finds them again when they change."""
-    secrets: list[dict[str, Any]] = _part(_environment(), "secrets", {"name": "certificate", "files": files})
+    secrets: list[dict[str, Any]] = part(environment(), "secrets", {"name": "certificate", "files": files})
     # Envoy wants one secret to a file.
     return {f"{secret['name']}.yaml": yaml.dump({"resources": [secret]}, sort_keys=False) for secret in secrets}
 
 
 def render_serving_secret(files: ServingCertificate) -> str:
     """Gives the file by which Envoy finds what it shows to callers, and finds it again when it changes."""
-    secrets: list[dict[str, Any]] = _part(_environment(), "secrets", {"name": "serving", "files": files})
+    secrets: list[dict[str, Any]] = part(environment(), "secrets", {"name": "serving", "files": files})
     return yaml.dump({"resources": secrets}, sort_keys=False)
 
 
@@ -244,12 +241,3 @@ def _service_of(path: str) -> str:
 def _open_paths(paths: list[str]) -> str:
     exact = [re.escape(path) for path in paths]
     return "|".join([*exact, *(f"/{re.escape(service)}/.*" for service in _EXEMPT_SERVICES)])
-
-
-def _environment() -> Environment:
-    return Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)  # noqa: S701  # YAML, not HTML
-
-
-def _part(environment: Environment, name: str, values: Mapping[str, Any]) -> Any:
-    """Fills in one template and reads the YAML, so that a template can stand inside another as plain JSON."""
-    return yaml.load(environment.get_template(f"{name}.yaml.j2").render(values), Loader=_Loader)  # noqa: S506  # a safe one

@@ -47,6 +47,8 @@ class MeshFacts:
     local_model_url: str | None = None
     #: Services show each other certificates, which lie in the data directory.
     mtls: bool = False
+    #: They call each other through the east-west listener.
+    east_west: bool = False
     #: Address of a Milvus server; without it memory uses Milvus Lite in its data directory.
     milvus_url: str | None = None
     #: How many processes each service has.
@@ -150,6 +152,8 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     if facts.mtls:
         settings["TLS_CERT_PATH"] = settings["TLS_KEY_PATH"] = str(data.certificate(service))
         settings["TLS_CA_PATH"] = str(data.authorities)
+    if facts.east_west:
+        settings["EAST_WEST_TARGET"] = f"127.0.0.1:{facts.ports['east_west']}"
     if service == "gateway":
         settings["SIGNING_KEY_PATH"] = str(data.signing_key)
         settings["BOOTSTRAP_KEY_PATH"] = str(data.bootstrap_key)

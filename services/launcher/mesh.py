@@ -129,12 +129,13 @@ class Mesh:
     async def _bring_up(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._parts.start_edge())
+            group.create_task(self._parts.start_east_west())
             group.create_task(self._parts.start_local_model())
             if self._together is not None:
                 group.create_task(self._together.preload())
             await self._parts.start_servers()
             await self._parts.start_services()
-        await self._parts.open_edge()
+        await self._parts.open_envoys()
 
     def _service_serves(self, service: str, seconds: float) -> None:
         self._report(Progress(step=service, state=StepState.DONE, seconds=seconds))

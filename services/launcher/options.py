@@ -37,6 +37,8 @@ class UpOptions:
     mtls: bool = False
     #: Folder that receives the write-ahead log of the embedded Postgres while the mesh runs, see `backups/wal.py`.
     archive_wal: Path | None = None
+    #: Services call each other through an Envoy of their own instead of directly; needs `mtls`.
+    east_west: bool = False
     #: Processes of the orchestrator, 1 to 8. They share the runs between them; the edge sends calls to all.
     orchestrators: int = 1
     #: Processes of each other service but memory, 1 to 8. One of them may die, or be replaced, and no call fails.
@@ -68,7 +70,7 @@ class StepState(StrEnum):
 class Progress:
     """One change of one step, for a display."""
 
-    #: `postgres`, `nats`, `databases`, `migrations`, a service, `local-model`, `edge`, `mesh`.
+    #: `postgres`, `nats`, `databases`, `migrations`, a service, `local-model`, `edge`, `east-west`, `mesh`.
     step: str
     state: StepState
     #: Since the step started; 0 at its start.

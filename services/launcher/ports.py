@@ -36,9 +36,11 @@ PREFERRED: Final[Mapping[str, int]] = {
     "memory_metrics": 7415,
     "tools_metrics": 7416,
     "cost_metrics": 7417,
+    "east_west": 7409,
     "nats": 7422,
     "postgres": 7432,
     "local_model": 7450,
+    "east_west_admin": 7489,
     "edge_admin": 7499,
 }
 #: Substitutes come from below Linux' range for outgoing connections (32768 and up), or one of those could sit on a
@@ -61,7 +63,7 @@ def port_names(replicas: Replicas = NO_MORE) -> tuple[str, ...]:
     """Lists every port of a mesh."""
     serving = [process for service in SERVICES for process in processes(service, replicas.get(service, 1))]
     doors = map(doors_port_name, processes("inference", replicas.get("inference", 1)))
-    beside = ("edge", "edge_admin", "postgres", "nats", "local_model")
+    beside = ("edge", "edge_admin", "east_west", "east_west_admin", "postgres", "nats", "local_model")
     return (*beside, *doors, *serving, *map(metrics_port_name, serving))
 
 

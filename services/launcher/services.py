@@ -14,8 +14,9 @@ REPLICATED: Final = tuple(service for service in SERVICES if service != "memory"
 #: How many processes each service has; those that are not named have one.
 Replicas = Mapping[str, int]
 
-#: Who shows a certificate where services speak TLS: those that serve, and those that call them from the side.
-CERTIFIED: Final = (*SERVICES, "edge", "launcher")
+#: Who shows a certificate where services speak TLS: those that serve, who calls them from the side, and who stands
+#: between.
+CERTIFIED: Final = (*SERVICES, "edge", "east-west", "launcher")
 
 
 def processes(service: str, count: int = 1) -> tuple[str, ...]:

@@ -96,6 +96,11 @@ class ServiceSettings(BaseSettings):
     tls_ca_path: Path | None = Field(
         default=None, description="Authorities (PEM) that certificates of the neighbours and the edge are held against."
     )
+    east_west_target: Target | None = Field(
+        default=None,
+        description="Address of the east-west listener, which neighbours are called through. It needs certificates; "
+        "without it they are called directly.",
+    )
     kek_provider: str = Field(
         default="file",
         description="What wraps the tenants' data keys: `file`, `vault` (Vault or OpenBao), or an installed plug-in.",
@@ -190,6 +195,10 @@ class ServiceSettings(BaseSettings):
         given = [path is not None for path in (self.tls_cert_path, self.tls_key_path, self.tls_ca_path)]
         if any(given) and not all(given):
             raise ValueError("tls_cert_path, tls_key_path and tls_ca_path belong together; give all three or none")
+        if self.east_west_target is not None and not all(given):
+            raise ValueError(
+                "east_west_target needs tls_cert_path, tls_key_path and tls_ca_path, by which callers are known"
+            )
         return self
 
     def given_files(self) -> dict[str, Path]:

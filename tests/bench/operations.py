@@ -1,4 +1,4 @@
-"""Measures what those pay who run a mesh: for traces and metrics pages, until a service is back, and for a rollout.
+"""Measures what those pay who run a mesh: for traces and metrics pages, until a service is back, a rollout, a hop.
 
 Run by `make bench-operations`; `BENCH_SHORT=1` takes less time for each figure. What traces cost is told twice: by the
 turns that are made, and by the processor time of one, which stands still when others use the machine, too.
@@ -24,6 +24,7 @@ from services.launcher.health import grpc_serving
 from services.launcher.layout import DataDir, read_state
 from services.launcher.ports import metrics_port_name
 from services.launcher.services import SERVICES
+from tests.bench.operations_east_west import east_west
 from tests.bench.operations_restart import restarts
 from tests.bench.turn import Bench, Window, benches
 from tests.bench.whole_mesh import SHORT, Report, until
@@ -171,3 +172,4 @@ async def main() -> None:
 if __name__ == "__main__":
     asyncio.run(main())
     restarts()
+    east_west()

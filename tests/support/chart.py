@@ -24,8 +24,8 @@ _README: Final = CHART / "README.md"
 #: What the chart itself sets, so that nobody says it twice.
 SET_BY_CHART: Final = frozenset(
     "listen metrics_listen doors_listen database_url maintenance_database_url nats_url jwks_path jwks_from_gateway"
-    " workload_key_path workload_jwks_path tls_cert_path tls_key_path tls_ca_path kek_path guard_path log_level"
-    " notice_seconds drain_seconds edge_networks otlp_endpoint signing_key_path bootstrap_key_path"
+    " workload_key_path workload_jwks_path tls_cert_path tls_key_path tls_ca_path east_west_target kek_path guard_path"
+    " log_level notice_seconds drain_seconds edge_networks otlp_endpoint signing_key_path bootstrap_key_path"
     " audit_key_path audit_jwks_path audit_store replica peer_address object_store registry_path data_dir milvus_url"
     " failpoints descriptors_path openapi_path".split()
 ) | {f"{service}_target" for service in SERVICES}

@@ -43,13 +43,20 @@ def envoy() -> str:
 @asynccontextmanager
 async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[RunningEdge]:
     """Runs Envoy with these settings until the block ends. Ports 0 are chosen by the kernel."""
-    config, ports = folder / "edge.json", folder / "admin.address"
-    config.write_text(render_edge(settings))
     if settings.mesh_tls is not None:
         write_mesh_secrets(settings.mesh_tls)
     if settings.tls is not None:
         settings.tls.secret.write_text(render_serving_secret(settings.tls))
-    with (folder / "envoy.log").open("wb") as output:
+    async with running_envoy("edge", render_edge(settings), folder) as (address, admin):
+        yield RunningEdge(address=address, admin=admin, log=settings.access_log or folder / "edge.log")
+
+
+@asynccontextmanager
+async def running_envoy(listener: str, configuration: str, folder: Path) -> AsyncGenerator[tuple[str, str]]:
+    """Runs Envoy until the block ends; gives the addresses of its listener and of its admin page."""
+    config, ports, log = (folder / f"{listener}.{kind}" for kind in ("json", "admin", "log"))
+    config.write_text(configuration)
+    with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *(envoy(), "-c", str(config), "--admin-address-path", str(ports), "--concurrency", "1"),
             *(
@@ -63,9 +70,8 @@ async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[R
             stderr=output,
         )
         try:
-            admin = await _admin_address(process, ports, folder / "envoy.log")
-            address = await _listener(admin)
-            yield RunningEdge(address=address, admin=admin, log=settings.access_log or folder / "envoy.log")
+            admin = await _admin_address(process, ports, log)
+            yield await _listener(admin, listener), admin
         finally:
             if process.returncode is None:
                 process.terminate()
@@ -111,18 +117,20 @@ def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-async def _listener(admin: str) -> str:
-    """Waits until the edge takes calls; gives its address."""
+async def _listener(admin: str, name: str) -> str:
+    """Waits until a listener takes calls; gives its address."""
     async with asyncio.timeout(_LIMIT_SECONDS):
-        while "LIVE" not in await _get(admin, "/ready"):  # noqa: ASYNC110  # another process cannot set an event
+        while "LIVE" not in await asked(admin, "/ready"):  # noqa: ASYNC110  # another process cannot set an event
             await asyncio.sleep(0.02)
         line = ""
         while not line:
-            line = next((row for row in (await _get(admin, "/listeners")).splitlines() if row.startswith("edge::")), "")
-    return line.removeprefix("edge::")
+            rows = (await asked(admin, "/listeners")).splitlines()
+            line = next((row for row in rows if row.startswith(f"{name}::")), "")
+    return line.removeprefix(f"{name}::")
 
 
-async def _get(address: str, path: str) -> str:
+async def asked(address: str, path: str) -> str:
+    """Asks an admin page."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())

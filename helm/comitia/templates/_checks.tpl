@@ -79,6 +79,7 @@
 {{- end -}}
 {{- include "comitia.edgeChecks" . -}}
 {{- include "comitia.certificateChecks" . -}}
+{{- include "comitia.eastWestChecks" . -}}
 {{- include "comitia.testChecks" . -}}
 {{- end -}}
 
@@ -108,6 +109,17 @@
 {{- end -}}
 {{- if gt $duration (trimSuffix "h" .authorityDuration | int) -}}
   {{- fail (printf "mtls.duration (%s) is longer than the life of what signs it, mtls.authorityDuration (%s)." .duration .authorityDuration) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "comitia.eastWestChecks" -}}
+{{- if .Values.eastWest.enabled -}}
+{{- if not .Values.mtls.enabled -}}
+  {{- fail "eastWest.enabled is true and mtls.enabled is false; services know by certificates who calls them through it, so mtls.enabled must be true." -}}
+{{- end -}}
+{{- if lt (int .Values.eastWest.replicas) 1 -}}
+  {{- fail "eastWest.enabled is true and eastWest.replicas is 0; without it no service reaches another." -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -78,6 +78,8 @@ orchestrator:
   # Each replica has a name that it keeps, by which it takes up its own runs.
   stateful: true
   calls: [gateway, orchestrator, inference, policy, memory, tools, cost]
+  # Its replicas lend each other workers, each at its own address, whatever stands between services.
+  direct: [orchestrator]
 inference:
   port: 7403
   metrics: 7413
@@ -108,6 +110,7 @@ cost:
 {{/* Ports of what stands beside them. A test holds those of our own programs against the code. */}}
 {{- define "comitia.ports" -}}
 edge: 7400
+east-west: 7409
 edge-metrics: 7410
 keeper: 7498
 local-model: 7450

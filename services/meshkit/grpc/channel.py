@@ -22,6 +22,9 @@ from services.meshkit.telemetry.scope import current_scope
 
 Metadata = tuple[tuple[str, str], ...]
 
+#: Says to the east-west listener that a call may be sent again after UNAVAILABLE.
+REPEATABLE: Final = "x-comitia-repeatable"
+
 #: Time kept back from the caller's deadline, so that our own answer still gets through, seconds.
 _MARGIN_SECONDS: Final = 0.01
 
@@ -50,11 +53,15 @@ async def channel(
             UNAVAILABLE, within a budget.
         timeout_seconds: of a unary call that names none and is made in background work; a call made while answering an
             RPC never waits longer than its own caller does.
-        service: who has to answer there, if the settings do not say so of `target`.
+        service: who has to answer at this very address, if the settings do not say so of `target`.
     """
-    options = [*_OPTIONS, ("grpc.service_config", json.dumps(_service_config(idempotent)))]
+    handed_on = bool(identity.tls and identity.tls.way_to(target, service=service).handed_to)
+    # The east-west listener asks replicas for their health, and sends calls again to others of them.
+    config = _ONE_CONNECTION if handed_on else _service_config(idempotent)
+    options = [*_OPTIONS, ("grpc.service_config", json.dumps(config))]
+    repeatable = frozenset(idempotent) if handed_on else frozenset[str]()
     async with bare_channel(target, tls=identity.tls, options=options, service=service) as raw:
-        yield _MeshChannel(raw, identity=identity, timeout_seconds=timeout_seconds)
+        yield _MeshChannel(raw, identity=identity, timeout_seconds=timeout_seconds, repeatable=repeatable)
 
 
 @asynccontextmanager
@@ -67,14 +74,14 @@ async def bare_channel(
         tls: shown to the neighbour, who has to show its own; None speaks plain text.
         service: as `channel`.
     """
-    address = _address(target)
     # gRPC would take one from the environment, and tokens and prompts would leave the mesh through it.
     options = [*options, ("grpc.enable_http_proxy", 0)]
     if tls is not None:
-        async with rotating_channel(target, tls, address=address, options=options, service=service) as opened:
+        way = tls.way_to(target, service=service)
+        async with rotating_channel(way, tls, address=_address(way.target), options=options) as opened:
             yield opened
     else:
-        async with grpc.aio.insecure_channel(address, options=list(options)) as opened:
+        async with grpc.aio.insecure_channel(_address(target), options=list(options)) as opened:
             yield opened
 
 
@@ -100,6 +107,10 @@ _OPTIONS: Final[list[tuple[str, Any]]] = [
     # A replica that is back gets calls soon, so that the next one may be replaced.
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
+
+
+#: Through the east-west listener: its replicas in turn, and nothing tried a second time in two places.
+_ONE_CONNECTION: Final[dict[str, Any]] = {"loadBalancingConfig": [{"round_robin": {}}]}
 
 
 def _service_config(idempotent: Iterable[str]) -> dict[str, Any]:
@@ -132,13 +143,22 @@ class _MeshChannel(grpc.aio.Channel):
     It wraps the calls itself: an interceptor of grpc.aio costs a task per call.
     """
 
-    def __init__(self, raw: grpc.aio.Channel, *, identity: WorkloadSigner, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        raw: grpc.aio.Channel,
+        *,
+        identity: WorkloadSigner,
+        timeout_seconds: float,
+        repeatable: frozenset[str],
+    ) -> None:
         self._raw: Any = raw
         self._identity = identity
         self._timeout_seconds = timeout_seconds
+        self._repeatable = repeatable
 
     def unary_unary(self, method: str, *arguments: Any, **options: Any) -> Any:
-        return self._wrap(self._raw.unary_unary(method, *arguments, **options), unary=True)
+        said = ((REPEATABLE, "1"),) if method in self._repeatable else ()
+        return self._wrap(self._raw.unary_unary(method, *arguments, **options), unary=True, said=said)
 
     def unary_stream(self, method: str, *arguments: Any, **options: Any) -> Any:
         return self._wrap(self._raw.unary_stream(method, *arguments, **options), unary=False)
@@ -167,7 +187,7 @@ class _MeshChannel(grpc.aio.Channel):
     async def __aexit__(self, *_unused: object) -> None:
         await self.close()
 
-    def _wrap(self, call: Any, *, unary: bool) -> Any:
+    def _wrap(self, call: Any, *, unary: bool, said: Metadata = ()) -> Any:
         default = self._timeout_seconds if unary else None
 
         def start(
@@ -181,7 +201,7 @@ class _MeshChannel(grpc.aio.Channel):
             return call(
                 *(() if request is None else (request,)),
                 timeout=_shrunk(timeout if timeout is not None else default),
-                metadata=(*metadata, *self._own_metadata()),
+                metadata=(*metadata, *said, *self._own_metadata()),
                 **options,
             )
 

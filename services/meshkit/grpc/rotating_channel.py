@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from services.meshkit.grpc.tls import LOOK_SECONDS, MeshTls, certified_name
+from services.meshkit.grpc.tls import LOOK_SECONDS, MeshTls, Way
 from services.meshkit.telemetry.logs import logger
 
 #: A new connection has this long to come about before it is given up until the next look, seconds.
@@ -27,22 +27,14 @@ log = logger(__name__)
 
 
 @asynccontextmanager
-async def rotating_channel(
-    target: str, tls: MeshTls, *, address: str, options: Options, service: str = ""
-) -> AsyncGenerator[Any]:
+async def rotating_channel(way: Way, tls: MeshTls, *, address: str, options: Options) -> AsyncGenerator[Any]:
     """Opens a channel with certificates on both ends, and closes it after the block.
 
     Args:
-        target: `host:port`, which names the service that has to answer there, unless `service` does.
-        address: the same in gRPC's words.
-    Raises: CertificateUnusable: nobody is expected at `target`.
+        address: the target of the way in gRPC's words.
     """
-    channel = _RotatingChannel(
-        tls,
-        address=address,
-        options=(*options, *_proven_by(certified_name(service) if service else tls.server_name(target))),
-    )
-    renewing = asyncio.create_task(channel.renew(), name=f"certificate of channel to {target}")
+    channel = _RotatingChannel(tls, address=address, options=(*options, *_proven_by(way)))
+    renewing = asyncio.create_task(channel.renew(), name=f"certificate of channel to {way.handed_to or way.target}")
     try:
         yield channel
     finally:
@@ -51,9 +43,10 @@ async def rotating_channel(
         await channel.close()
 
 
-def _proven_by(name: str) -> Options:
+def _proven_by(way: Way) -> Options:
     # Without a pool of its own a channel might take over a connection that shows the old certificate.
-    return (("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1))
+    proven: Options = (("grpc.ssl_target_name_override", way.shows), ("grpc.use_local_subchannel_pool", 1))
+    return (*proven, ("grpc.default_authority", way.handed_to)) if way.handed_to else proven
 
 
 class _RotatingChannel(grpc.aio.Channel):

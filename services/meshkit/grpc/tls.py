@@ -1,7 +1,9 @@
 """Certificates between services: files that are read again when they change, and what they prove.
 
 A certificate names its service as the DNS name `<service>.comitia`, whatever address the service has. Both ends show
-one, and both are held against the same authority. Source: docs/decisions/0008-mtls.md
+one, and both are held against the same authority. Where calls go through the east-west listener, that shows
+`east-west.comitia` to both sides and tells the second what the first has shown.
+Sources: docs/decisions/0008-mtls.md, 0020-east-west.md
 """
 
 import ssl
@@ -16,9 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Internal
+from services.meshkit.grpc.forwarded_certificate import forwarded_names
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
+#: Who the east-west listener is. It signs no assertion, so it calls in nobody's name, its own neither.
+EAST_WEST: Final = "east-west"
 #: What follows the name of a service in its certificate; the domain of its errors too.
 _SUFFIX: Final = ".comitia"
 #: How often the files are looked at, seconds.
@@ -57,6 +62,18 @@ class Certificates:
     expires: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How calls get to a neighbour."""
+
+    #: Where they are sent, as `HostPort`s with commas between.
+    target: str
+    #: DNS name that the certificate shown there has to hold.
+    shows: str
+    #: DNS name by which the east-west listener hands them on; empty where the neighbour is there itself.
+    handed_to: str = ""
+
+
 class MeshTls:
     """The certificate of one service. Once good, what becomes of its files never takes it away.
 
@@ -64,16 +81,21 @@ class MeshTls:
     Raises: CertificateUnusable: the files are not usable at the start. Later the last good ones stay in use.
     """
 
-    def __init__(self, files: TlsFiles, *, service: str, neighbours: Mapping[str, str], clock: Clock) -> None:
+    def __init__(
+        self, files: TlsFiles, *, service: str, neighbours: Mapping[str, str], clock: Clock, east_west: str = ""
+    ) -> None:
         """Reads the files.
 
         Args:
             neighbours: names of services by the addresses at which they are called.
+            east_west: address of the listener that neighbours are called through; empty where there is none.
         """
         self._files = files
         self._service = service
         self._neighbours = neighbours
         self._clock = clock
+        #: See above.
+        self.east_west = east_west
         self._lock = threading.Lock()
         self._stamp = _stamp(files)
         self._looked = clock.monotonic()
@@ -114,6 +136,20 @@ class MeshTls:
         metrics.TLS_CERTIFICATE_EXPIRES.labels(self._service).set(expires)
         left = expires - self._clock.now().timestamp()
         log.info("certificate read", service=self._service, seconds_left=round(left))
+
+    def way_to(self, target: str, *, service: str = "") -> Way:
+        """Says how calls to the service at `target` get there.
+
+        Args:
+            service: who has to answer at this very address, as one of several that are not alike; none for the
+                neighbour that is expected there, whichever replica answers.
+        Raises: CertificateUnusable: nobody is expected there.
+        """
+        if service:
+            return Way(target=target, shows=certified_name(service))
+        if not self.east_west:
+            return Way(target=target, shows=self.server_name(target))
+        return Way(target=self.east_west, shows=certified_name(EAST_WEST), handed_to=self.server_name(target))
 
     def server_name(self, target: str) -> str:
         """Gives the name that the certificate of the service at `target` has to show.
@@ -185,11 +221,16 @@ def certified_name(service: str) -> str:
 def certified_names(context: Any) -> frozenset[str]:
     """Gives the DNS names in the certificate that the caller of an RPC showed, verified by the handshake.
 
+    Where the handshake proves that the east-west listener is at the other end, gives what the caller showed to that.
+
     Args:
         context: of gRPC, whose types name no kind of RPC here.
     """
     shown = cast(Mapping[str, list[bytes]], context.auth_context())
-    return frozenset(name.decode("ascii", "replace") for name in shown.get(_PEER_DNS, ()))
+    names = frozenset(name.decode("ascii", "replace") for name in shown.get(_PEER_DNS, ()))
+    if names == frozenset({certified_name(EAST_WEST)}):
+        return forwarded_names(context.invocation_metadata() or ())
+    return names
 
 
 def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:

@@ -21,4 +21,10 @@ def _mesh_tls(settings: ServiceSettings, service: str, *, clock: Clock) -> MeshT
     if certificate is None or key is None or authorities is None:
         return None
     files = TlsFiles(certificate=certificate, key=key, authorities=authorities)
-    return MeshTls(files, service=service, neighbours=settings.neighbours, clock=clock)
+    return MeshTls(
+        files,
+        service=service,
+        neighbours=settings.neighbours,
+        clock=clock,
+        east_west=settings.east_west_target or "",
+    )

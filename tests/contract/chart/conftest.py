@@ -13,6 +13,7 @@ VALUES: Final[Mapping[str, dict[str, Any]]] = {
     "production": values_of("production"),
     "region": values_of("production", "region"),
     "air-gapped": values_of("air-gapped"),
+    "east-west": values_of("production") | {"eastWest": {"enabled": True}},
 }
 
 #: Values that cannot be meant, and what is said of them.
@@ -80,6 +81,18 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
     ),
     "renewed before it is made": ({"mtls": {"renewBefore": "168h"}}, "must be less than mtls.duration"),
     "outliving what signs it": ({"mtls": {"duration": "90000h"}}, "longer than the life of what signs it"),
+    "an east-west listener without certificates": (
+        {"eastWest": {"enabled": True}, "mtls": {"enabled": False}},
+        "eastWest.enabled is true and mtls.enabled is false",
+    ),
+    "no east-west listener between services that need one": (
+        {"eastWest": {"enabled": True, "replicas": 0}},
+        "without it no service reaches another",
+    ),
+    "a listener of the chart as a setting": (
+        {"services": {"cost": {"settings": {"east_west_target": "x:1"}}}},
+        "east_west_target",
+    ),
     "some queue": (
         {"services": {"cost": {"autoscaling": {"enabled": True, "queue": {"items": 1}}}}},
         "autoscaling.queue.name must say which queue",
@@ -175,6 +188,8 @@ def renders() -> dict[str, Rendered]:
     cases["more edges"] = {"values": {"edge": {"replicas": 5, "service": {"annotations": {"a": "b"}}}}}
     for threads, edge in EDGES:
         cases[f"{threads} threads of {edge}"] = {"values": {"edge": edge}}
+    for calls in ("beside", "through"):
+        cases[f"east-west {calls}"] = {"values": {"eastWest": {"enabled": True, "calls": calls}}}
     cases["new release"] = {"values": VALUES["production"] | {"image": {"tag": "9.9.9"}}, "upgrade": True}
     cases["same release"] = {"values": VALUES["production"], "upgrade": True}
     cases |= {name: {"values": values} for name, (values, _) in CONTRADICTIONS.items()}

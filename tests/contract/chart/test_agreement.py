@@ -1,5 +1,6 @@
 """The chart and the code say the same: environment, ports, probes, who calls whom, and what the jobs make."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -12,14 +13,16 @@ import pytest
 import yaml
 
 from comitia.guard_table import GUARDS
+from services.launcher import east_west_pod, edge_pod
 from services.launcher.cluster_keys import PrintedSecrets, make_missing
-from services.launcher.edge_pod import KEEPER_PORT, METRICS_PORT, EdgeWishes, edge_settings, render
 from services.launcher.environment import MeshFacts, service_environment
+from services.launcher.envoy_pod import KEEPER_PORT, METRICS_PORT
 from services.launcher.layout import DataDir, prepare
 from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
 from services.meshkit.grpc.interceptors import DEFAULT_MAX_SECONDS
+from services.meshkit.grpc.tls import EAST_WEST, certified_name
 from tests.support.authority import Authority
 from tests.support.chart import CHART, settings_of
 from tests.support.dockerfile import read_dockerfile
@@ -94,9 +97,10 @@ def test_a_service_is_like_inference_but_for_names_ports_and_what_it_alone_needs
     assert own[1].keys() - both == alone.get(service, set())
 
 
+@pytest.mark.parametrize("case", ["production", "east-west"])
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_told_what_it_is_told_by_comitia_up(
-    renders: dict[str, Rendered], service: str, tmp_path: Path
+    renders: dict[str, Rendered], service: str, case: str, tmp_path: Path
 ) -> None:
     passwords = {f"{service}/{role}": "x" for role in ("app", "maintenance", "migrator")}
     facts = MeshFacts(
@@ -106,10 +110,11 @@ def test_a_service_is_told_what_it_is_told_by_comitia_up(
         databases=MeshDatabases(admin_url="postgresql://a@b/c", passwords=passwords, installation="i"),
         nats_url="nats://x",
         mtls=True,
+        east_west=case == "east-west",
         milvus_url="http://milvus",
     )
     told = service_environment(service, facts).keys() - ONLY_LAUNCHER - {"MALLOC_ARENA_MAX"}
-    given = environment(renders["production"], service).keys() - HELPING
+    given = environment(renders[case], service).keys() - HELPING
     own = f"COMITIA_{service.upper()}_"
     # NATS is named to those alone who speak to it, and only Milvus Lite, which no image holds, needs a folder.
     not_needed = {own + "NATS_URL", own + "DATA_DIR"}
@@ -221,6 +226,56 @@ def test_who_may_call_whom_is_who_does(renders: dict[str, Rendered]) -> None:
             ]
 
 
+def test_between_services_stands_the_listener_alone_where_there_is_one(renders: dict[str, Rendered]) -> None:
+    """But for the edge, and for orchestrators, who lend each other workers at their own addresses."""
+    rendered = renders["east-west"]
+    for service in SERVICES:
+        policy = rendered.named("NetworkPolicy", service)["spec"]
+        beside = {"orchestrator"} if service == "orchestrator" else set[str]()
+        assert components(policy["ingress"][0]["from"]) == {"edge", "east-west"} | beside
+        called = {name for rule in policy["egress"] for name in components(rule["to"])}
+        assert called - {"postgres", "nats", "milvus"} == {"east-west"} | beside
+        assert environment(rendered, service)[f"COMITIA_{service.upper()}_EAST_WEST_TARGET"] == "comitia-east-west:7409"
+    own = rendered.named("NetworkPolicy", "east-west")["spec"]
+    assert own["ingress"][0]["ports"] == [{"protocol": "TCP", "port": PREFERRED["east_west"]}]
+    assert components(own["ingress"][0]["from"]) == set(SERVICES)
+    reached = {name: rule["ports"][0]["port"] for rule in own["egress"] for name in components(rule["to"])}
+    assert reached == {service: PREFERRED[service] for service in SERVICES}
+    shown = rendered.named("Certificate", "east-west")["spec"]
+    assert shown["dnsNames"] == [certified_name(EAST_WEST)]
+    for case in ("default", "production"):
+        assert not [one for one in renders[case].objects if one["metadata"]["name"].endswith("east-west")]
+
+
+def test_a_listener_is_turned_on_and_off_without_a_pod_that_calls_where_it_may_not(
+    renders: dict[str, Rendered],
+) -> None:
+    """Whom a pod calls by one step must be open to it by the next one, too, and the step before."""
+    steps = [renders[name] for name in ("default", "east-west beside", "east-west through", "east-west")]
+
+    def ways(rendered: Rendered) -> set[str]:
+        through = "COMITIA_COST_EAST_WEST_TARGET" in environment(rendered, "cost")
+        return {"east-west"} if through else {"cost"}
+
+    def let_in(rendered: Rendered) -> set[str]:
+        called = components(rendered.named("NetworkPolicy", "gateway")["spec"]["ingress"][0]["from"])
+        return called & {"east-west", "cost"}
+
+    assert [ways(step) for step in steps] == [{"cost"}, {"cost"}, {"east-west"}, {"east-west"}]
+    for before, after in itertools.pairwise(steps):
+        assert ways(before) <= let_in(after)
+        assert ways(after) <= let_in(before)
+    deployed = [[one["metadata"]["name"] for one in step.of_kind("Deployment")] for step in steps]
+    assert ["comitia-east-west" in names for names in deployed] == [False, True, True, True]
+
+
+def components(peers: list[dict[str, Any]]) -> set[str]:
+    """Names the parts of the release in a list of peers."""
+    return {
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in peers if "podSelector" in peer
+    }
+
+
 def test_nobody_but_monitoring_reaches_metrics_and_nobody_an_admin_page(rendered: Rendered) -> None:
     policies = rendered.of_kind("NetworkPolicy")
     nothing = rendered.named("NetworkPolicy", "nothing")["spec"]
@@ -230,7 +285,7 @@ def test_nobody_but_monitoring_reaches_metrics_and_nobody_an_admin_page(rendered
     for policy in policies:
         for rule in policy["spec"].get("ingress", []):
             ports = {port["port"] for port in rule["ports"]}
-            assert not ports & {PREFERRED["edge_admin"], KEEPER_PORT, 8222, 9091, 2379}
+            assert not ports & {PREFERRED["edge_admin"], PREFERRED["east_west_admin"], KEEPER_PORT, 8222, 9091, 2379}
             if ports & private:
                 assert rule["from"] == [
                     {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
@@ -262,7 +317,42 @@ def test_envoy_takes_the_edge_that_is_rendered_for_the_cluster(
         (mounts / folder / "tls.crt").write_bytes(certificate)
         (mounts / folder / "tls.key").write_bytes(key)
         (mounts / folder / "ca.crt").write_bytes(authority.pem)
-    configuration = render(mounts=mounts, state=state)
+    refuses_nothing(edge_pod.render(mounts=mounts, state=state))
+    settings = edge_pod.edge_settings(edge_pod.EdgeWishes.model_validate_json(wishes))
+    assert (settings.mesh_tls is not None, settings.tls is not None) == (case == "production", case == "production")
+    edge = renders[case].named("Deployment", "edge")["spec"]["template"]["spec"]
+    ports = {port["name"]: port["containerPort"] for one in edge["containers"] for port in one["ports"]}
+    assert ports == {"edge": settings.listen.port, "keeper": KEEPER_PORT, "metrics": METRICS_PORT}
+    assert json.loads(wishes)["drain_seconds"] < edge["terminationGracePeriodSeconds"]
+
+
+def test_envoy_takes_the_listener_that_is_rendered_for_the_cluster(
+    renders: dict[str, Rendered], tmp_path: Path
+) -> None:
+    rendered = renders["east-west"]
+    mounts, state = tmp_path / "mounts", tmp_path / "state"
+    for folder in (mounts / "east-west", mounts / "mesh-tls", state):
+        folder.mkdir(parents=True)
+    wishes = rendered.named("ConfigMap", "east-west")["data"]["east-west.json"]
+    (mounts / "east-west" / "east-west.json").write_text(wishes)
+    authority = Authority()
+    certificate, key = authority.signs(EAST_WEST)
+    for name, content in (("tls.crt", certificate), ("tls.key", key), ("ca.crt", authority.pem)):
+        (mounts / "mesh-tls" / name).write_bytes(content)
+    refuses_nothing(east_west_pod.render(mounts=mounts, state=state))
+    settings = east_west_pod.east_west_settings(east_west_pod.EastWestWishes.model_validate_json(wishes))
+    assert {name: f"{one.host}:{one.port}" for name, [one] in settings.services.items()} == {
+        service: f"comitia-{service}:{PREFERRED[service]}" for service in SERVICES
+    }
+    pod = rendered.named("Deployment", "east-west")["spec"]["template"]["spec"]
+    ports = {port["name"]: port["containerPort"] for one in pod["containers"] for port in one["ports"]}
+    assert ports == {"east-west": settings.listen.port, "keeper": KEEPER_PORT, "metrics": METRICS_PORT}
+    assert json.loads(wishes)["drain_seconds"] < pod["terminationGracePeriodSeconds"]
+    assert rendered.named("PodDisruptionBudget", "east-west")
+
+
+def refuses_nothing(configuration: Path) -> None:
+    """Has Envoy look at a configuration."""
     done = subprocess.run(
         [envoy(), "--mode", "validate", "-c", str(configuration), "--log-level", "error"],
         capture_output=True,
@@ -271,12 +361,6 @@ def test_envoy_takes_the_edge_that_is_rendered_for_the_cluster(
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    settings = edge_settings(EdgeWishes.model_validate_json(wishes))
-    assert (settings.mesh_tls is not None, settings.tls is not None) == (case == "production", case == "production")
-    edge = renders[case].named("Deployment", "edge")["spec"]["template"]["spec"]
-    ports = {port["name"]: port["containerPort"] for one in edge["containers"] for port in one["ports"]}
-    assert ports == {"edge": settings.listen.port, "keeper": KEEPER_PORT, "metrics": METRICS_PORT}
-    assert json.loads(wishes)["drain_seconds"] < edge["terminationGracePeriodSeconds"]
 
 
 def test_every_key_that_is_mounted_is_made(rendered: Rendered, tmp_path: Path) -> None:

@@ -60,7 +60,16 @@ def entries_of(dockerfile: Dockerfile, image: str) -> list[str]:
             for service in SERVICES
             for file in migrations_of(service)
         ]
-        programs = ("migrate", "hand_out", "edge_keys", "edge_image", "edge_pod", "cluster_keys", "mesh_check")
+        programs = (
+            "migrate",
+            "hand_out",
+            "edge_keys",
+            "edge_image",
+            "edge_pod",
+            "east_west_pod",
+            "cluster_keys",
+            "mesh_check",
+        )
         return [*(f"services.launcher.{name}" for name in programs), *migrations]
     command = json.loads(dockerfile.last(image, "CMD"))
     assert command[:2] == ["python", "-m"]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ import pytest
 from comitia.guard_table import GUARDS
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import ErrorKind, MeshError
-from services.meshkit.grpc.call import peer_of
 from services.meshkit.grpc.channel import bare_channel, call_metadata, channel
-from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server, serve
 from services.meshkit.grpc.signed_token import SigningKey
@@ -25,62 +23,22 @@ from services.meshkit.grpc.tls import CertificateUnusable, MeshTls
 from services.meshkit.settings import ServiceSettings
 from services.meshkit.testing.mesh_keys import SERVICES, MeshKeys
 from tests.support.authority import Authority
+from tests.support.everything import Everything, refusal
 from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
 
 CLOCK = SystemClock()
 #: Cost serves it to inference, among others.
 RESERVE = next(rpc for rpc in INTERNAL if rpc.name.endswith("/Reserve"))
+#: What no service can do without.
+GIVEN: dict[str, Any] = {
+    "listen": "127.0.0.1:0",
+    "database_url": "postgresql://nowhere",
+    "maintenance_database_url": "postgresql://nowhere",
+    "jwks_path": "a",
+    "workload_key_path": "b",
+    "workload_jwks_path": "c",
+}
 LIST_AGENTS = next(rpc for rpc in PUBLIC if rpc.name == "AgentService/ListAgents")
-
-
-@dataclass
-class Everything:
-    """Answers every RPC of the contracts with an empty message, and remembers who asked."""
-
-    peer: str | None = None
-    #: Certificates that callers showed.
-    shown: set[bytes] = field(default_factory=set[bytes])
-    #: Streams wait for it between two messages.
-    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self.goes_on.set()
-
-    def _remember(self, context: Any) -> None:
-        self.peer = peer_of(context)
-        self.shown.update(context.auth_context().get("x509_pem_cert", ()))
-
-    def register(self, server: Any) -> None:
-        services: dict[str, dict[str, Any]] = {}
-        for rpc in (*INTERNAL, *PUBLIC):
-            _, service, name = rpc.path.split("/")
-            services.setdefault(service, {})[name] = self._handler(rpc)
-        for service, handlers in services.items():
-            server.add_registered_method_handlers(service, handlers)
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-
-    def _handler(self, rpc: Rpc) -> Any:
-        async def one(request: Any, context: Any) -> Any:
-            self._remember(context)
-            return rpc.response_class()
-
-        async def several(request: Any, context: Any) -> AsyncGenerator[Any]:
-            self._remember(context)
-            yield rpc.response_class()
-            await self.goes_on.wait()
-            yield rpc.response_class()
-
-        make: Any = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[rpc.method.client_streaming, rpc.streams]
-        return make(
-            several if rpc.streams else one,
-            request_deserializer=rpc.request_class.FromString,
-            response_serializer=rpc.response_class.SerializeToString,
-        )
 
 
 @dataclass
@@ -107,37 +65,6 @@ class Mesh:
         """Calls as the admin of a tenant through a service; gives the refusal."""
         async with channel(self.target, identity=identity) as opened:
             return await refusal(rpc, opened, call_metadata(self.keys.principal()), **options)
-
-
-async def refusal(rpc: Rpc, opened: grpc.aio.Channel, metadata: Any, *, timeout: float = 5) -> MeshError | None:
-    """Calls with an empty request and gives what it was refused with, None for an answer."""
-    kind: Any = {
-        (False, False): opened.unary_unary,
-        (False, True): opened.unary_stream,
-        (True, False): opened.stream_unary,
-        (True, True): opened.stream_stream,
-    }[rpc.method.client_streaming, rpc.streams]
-    start = kind(
-        rpc.path,
-        request_serializer=rpc.request_class.SerializeToString,
-        response_deserializer=rpc.response_class.FromString,
-    )
-    empty = rpc.request_class()
-    try:
-        if rpc.method.client_streaming:
-            # Nothing is written: who may not open a stream is told so without.
-            call = start(metadata=metadata, timeout=timeout)
-            await call.done_writing()
-        else:
-            call = start(empty, metadata=metadata, timeout=timeout)
-        if not rpc.streams:
-            await call
-        else:
-            await call.read()
-            call.cancel()
-    except grpc.aio.AioRpcError as error:
-        return remote_error(error)
-    return None
 
 
 @asynccontextmanager
@@ -335,15 +262,15 @@ def test_certificate_and_key_have_to_fit(mesh: Mesh) -> None:
 
 @pytest.mark.parametrize("left_out", ["tls_cert_path", "tls_key_path", "tls_ca_path"])
 def test_the_three_paths_belong_together(left_out: str) -> None:
-    given: dict[str, Any] = {
-        "listen": "127.0.0.1:0",
-        "database_url": "postgresql://nowhere",
-        "maintenance_database_url": "postgresql://nowhere",
-        "jwks_path": "a",
-        "workload_key_path": "b",
-        "workload_jwks_path": "c",
-    }
     paths = {name: name for name in ("tls_cert_path", "tls_key_path", "tls_ca_path") if name != left_out}
     with pytest.raises(ValueError, match="belong together"):
-        ServiceSettings.model_validate({**given, **paths})
-    assert ServiceSettings.model_validate(given).tls_cert_path is None
+        ServiceSettings.model_validate({**GIVEN, **paths})
+    assert ServiceSettings.model_validate(GIVEN).tls_cert_path is None
+
+
+def test_a_listener_between_services_needs_certificates() -> None:
+    given: dict[str, Any] = {**GIVEN, "east_west_target": "127.0.0.1:7409"}
+    with pytest.raises(ValueError, match="east_west_target needs tls_cert_path, tls_key_path and tls_ca_path"):
+        ServiceSettings.model_validate(given)
+    paths = {name: name for name in ("tls_cert_path", "tls_key_path", "tls_ca_path")}
+    assert ServiceSettings.model_validate({**given, **paths}).east_west_target == "127.0.0.1:7409"

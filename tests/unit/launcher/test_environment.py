@@ -120,6 +120,15 @@ def test_a_service_finds_its_own_certificate_where_the_mesh_has_some(service: st
     assert told == ({f"{own}CERT_PATH": pair, f"{own}KEY_PATH": pair, f"{own}CA_PATH": believed} if mtls else {})
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_told_of_the_listener_where_there_is_one(service: str) -> None:
+    variable = f"COMITIA_{service.upper()}_EAST_WEST_TARGET"
+    told = service_environment(service, replace(facts(mtls=True, east_west=True), ports=ports.PREFERRED))
+
+    assert told[variable] == "127.0.0.1:7409"
+    assert variable not in service_environment(service, facts(mtls=True))
+
+
 @pytest.mark.parametrize("setting", ["TLS_CERT_PATH", "TLS_KEY_PATH", "TLS_CA_PATH"])
 def test_certificates_of_the_user_are_refused_with_the_way_to_have_some(setting: str) -> None:
     refuse_own_certificates({"COMITIA_COST_LISTEN": "127.0.0.1:5001", f"COMITIA_COST_{setting}": ""})

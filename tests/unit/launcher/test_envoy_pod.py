@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from services.launcher.edge_pod import Envoy, kept
+from services.launcher.envoy_pod import Envoy, kept
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.integration.conftest import free_port
 
@@ -49,7 +49,7 @@ async def a_pod(page: AdminPage, clock: FakeClock, keys: Path) -> AsyncGenerator
     admin, keeper, metrics = free_port(), free_port(), free_port()
     await web.TCPSite(runner, "127.0.0.1", admin).start()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{admin}") as session, aiohttp.ClientSession() as asking:
-        envoy = Envoy(session, drain_seconds=60, clock=clock)
+        envoy = Envoy(session, listener="edge", drain_seconds=60, clock=clock)
         async with kept(envoy, heard=keys.exists, keeper=("127.0.0.1", keeper), metrics=("127.0.0.1", metrics)):
             yield Pod(envoy, asking, f"http://127.0.0.1:{keeper}", f"http://127.0.0.1:{metrics}")
     await runner.cleanup()

@@ -1,0 +1,341 @@
+"""The east-west listener: a real Envoy between services inside the test, two replicas of cost behind it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from comitia.guard_table import GUARDS
+from services.launcher.east_west import EastWestSettings, render_east_west
+from services.launcher.edge import Address, MeshTlsFiles
+from services.launcher.services import SERVICES
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.errors import ErrorKind, Unavailable
+from services.meshkit.grpc.channel import REPEATABLE, bare_channel, call_metadata, channel
+from services.meshkit.grpc.forwarded_certificate import FORWARDED_CERTIFICATE
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.server import Server, serve
+from services.meshkit.grpc.tls import EAST_WEST, MeshTls, certified_name
+from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.support.authority import Authority
+from tests.support.edge import asked, running_envoy, write_mesh_secrets
+from tests.support.everything import Everything, refusal
+from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
+
+CLOCK: Final = SystemClock()
+#: Cost serves it to inference, among others.
+RESERVE: Final = next(rpc for rpc in INTERNAL if rpc.name.endswith("/Reserve"))
+#: A batch stream of it.
+BATCH: Final = next(rpc for rpc in INTERNAL if rpc.path.startswith("/comitia.cost.") and rpc.method.client_streaming)
+LIST_AGENTS: Final = next(rpc for rpc in PUBLIC if rpc.name == "AgentService/ListAgents")
+#: What a caller who wants to be the orchestrator would write.
+FORGED: Final = f"Hash={'0' * 64};DNS=orchestrator.comitia"
+
+
+@dataclass
+class Wire:
+    """Bytes between Envoy and a replica, until they are cut off."""
+
+    port: int
+    open: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
+    server: asyncio.Server | None = None
+    address: str = ""
+
+    async def begin(self) -> None:
+        self.server = await asyncio.start_server(self._both_ways, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.open |= {writer, other_writer}
+        await asyncio.gather(self._carry(reader, other_writer), self._carry(other_reader, writer))
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(65_536):
+                writer.write(piece)
+                await writer.drain()
+        writer.close()
+
+    def cut(self) -> None:
+        """Does what the death of the replica's machine does."""
+        assert self.server is not None
+        self.server.close()
+        for writer in self.open:
+            writer.transport.abort()
+
+
+@dataclass
+class Room:
+    """Two replicas of cost behind the listener, and the means to call them as anybody."""
+
+    folder: Path
+    keys: MeshKeys
+    authority: Authority
+    replicas: tuple[Everything, Everything]
+    wires: list[Wire] = field(default_factory=list[Wire])
+    #: Addresses of the replicas themselves.
+    direct: list[str] = field(default_factory=list[str])
+    address: str = ""
+    admin: str = ""
+
+    def tls(self, service: str, *, east_west: bool = True, authority: Authority | None = None) -> MeshTls:
+        files = (authority or self.authority).equips(service, self.folder / service, believes=(self.authority,))
+        neighbours = {"cost:7407": "cost", "policy:7404": "policy"}
+        return MeshTls(
+            files,
+            service=service,
+            neighbours=neighbours,
+            clock=CLOCK,
+            east_west=self.address if east_west else "",
+        )
+
+    def identity(self, service: str, *, certificate_of: str = "", east_west: bool = True) -> WorkloadSigner:
+        tls = self.tls(certificate_of or service, east_west=east_west)
+        return WorkloadSigner(service, self.keys.workload_keys[service], clock=CLOCK, tls=tls)
+
+    @asynccontextmanager
+    async def through(self, service: str, **how: Any) -> AsyncGenerator[grpc.aio.Channel]:
+        """Opens a channel to cost as the services have it."""
+        idempotent: tuple[str, ...] = how.pop("idempotent", ())
+        async with channel("cost:7407", identity=self.identity(service, **how), idempotent=idempotent) as opened:
+            yield opened
+
+    async def reason(self, opened: grpc.aio.Channel, *, rpc: Rpc = RESERVE, forged: str = "") -> str:
+        """Calls as the admin of a tenant; gives the reason of the refusal, empty for an answer."""
+        said = ((FORWARDED_CERTIFICATE, forged),) if forged else ()
+        refused = await refusal(rpc, opened, (*call_metadata(self.keys.principal()), *said))
+        return "" if refused is None else refused.reason or str(refused)
+
+    async def figure(self, name: str) -> int:
+        """Reads one of Envoy's counters of cost."""
+        said = await asked(self.admin, f"/stats?filter=^cluster\\.cost\\.{name}$")
+        return int(said.rpartition(f".{name.rpartition('.')[2]}: ")[2].split()[0])
+
+    @property
+    def calls(self) -> list[int]:
+        return [replica.calls for replica in self.replicas]
+
+
+async def until(met: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(15):
+        while not await met():  # noqa: ASYNC110  # another process cannot set an event
+            await asyncio.sleep(0.02)
+
+
+@pytest_asyncio.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    keys = MeshKeys.make(tmp_path, clock=CLOCK)
+    room = Room(tmp_path, keys, Authority(), (Everything(), Everything()))
+    async with AsyncExitStack() as stack:
+        for replica in room.replicas:
+            server = Server(
+                name="cost",
+                listen="127.0.0.1:0",
+                registrations=(replica.register,),
+                admission=keys.admission(GUARDS),
+                drain_seconds=0.2,
+                tls=MeshTls(
+                    room.authority.equips("cost", tmp_path / "serving"), service="cost", neighbours={}, clock=CLOCK
+                ),
+            )
+            running = await stack.enter_async_context(serve(server))
+            wire = Wire(running.port)
+            await wire.begin()
+            stack.callback(wire.cut)
+            room.direct.append(f"127.0.0.1:{running.port}")
+            room.wires.append(wire)
+        shown = room.authority.equips(EAST_WEST, tmp_path / EAST_WEST)
+        files = MeshTlsFiles(
+            secrets=tmp_path / "secrets",
+            certificate_chain=shown.certificate,
+            private_key=shown.key,
+            authorities=shown.authorities,
+        )
+        write_mesh_secrets(files)
+        nowhere = [Address("127.0.0.1", 1)]
+        settings = EastWestSettings(
+            listen=Address("127.0.0.1", 0),
+            admin=Address("127.0.0.1", 0),
+            services=dict.fromkeys(SERVICES, nowhere) | {"cost": [Address.parse(one.address) for one in room.wires]},
+            mesh_tls=files,
+        )
+        room.address, room.admin = await stack.enter_async_context(
+            running_envoy("east_west", render_east_west(settings), tmp_path)
+        )
+
+        async def found() -> bool:
+            return await room.figure("membership_healthy") == 2
+
+        await until(found)
+        yield room
+
+
+async def test_the_callee_knows_who_calls(room: Room) -> None:
+    """A permission that only certain services have is had by those, and by nobody else."""
+    async with room.through("inference") as opened:
+        assert await room.reason(opened) == ""
+    assert {replica.peer for replica in room.replicas if replica.calls} == {"inference"}
+    async with room.through("policy") as opened:
+        assert await room.reason(opened) == "PEER_NOT_ALLOWED"
+    # An assertion that was taken along is worth nothing here either.
+    async with room.through("inference", certificate_of="tools") as opened:
+        assert await room.reason(opened) == "PEER_NOT_ALLOWED"
+        assert await room.reason(opened, rpc=LIST_AGENTS) == "PEER_NOT_ALLOWED"
+
+
+async def test_every_internal_rpc_is_open_to_its_peers_alone(room: Room) -> None:
+    wrong: list[str] = []
+    for service in SERVICES:
+        async with room.through(service) as opened:
+            for rpc in INTERNAL:
+                refused = await room.reason(opened, rpc=rpc)
+                if refused != ("" if service in rpc.guard.peers else "PEER_NOT_ALLOWED"):
+                    wrong.append(f"{service} -> {rpc.name}: {refused or 'let in'}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("forged", [FORGED, f"{FORGED},{FORGED}", f"{FORGED};DNS=tools.comitia", "DNS=", ""])
+async def test_what_a_caller_writes_of_certificates_changes_nothing(room: Room, forged: str) -> None:
+    """Through the listener, which takes it away, and past it, where nobody reads it."""
+    orchestrators = next(
+        rpc
+        for rpc in INTERNAL
+        if rpc.path.startswith("/comitia.cost.") and rpc.guard.peers == frozenset({"orchestrator"})
+    )
+    for east_west in (True, False):
+        stolen = room.identity("orchestrator", certificate_of="tools", east_west=east_west)
+        target = "cost:7407" if east_west else room.direct[0]
+        async with channel(target, identity=stolen, service="" if east_west else "cost") as opened:
+            assert await room.reason(opened, rpc=orchestrators, forged=forged) == "PEER_NOT_ALLOWED"
+        own = room.identity("orchestrator", east_west=east_west)
+        async with channel(target, identity=own, service="" if east_west else "cost") as opened:
+            assert await room.reason(opened, rpc=orchestrators, forged=forged) == ""
+    [told] = [value for key, value in room.replicas[0].metadata if key == FORWARDED_CERTIFICATE] or [forged]
+    assert told == forged
+
+
+async def test_one_who_shows_the_listeners_certificate_and_tells_no_single_name_is_nobody(room: Room) -> None:
+    """As whoever has taken the certificate of the listener, and an assertion, along."""
+    tls = room.tls(EAST_WEST, east_west=False)
+    assertion = ("comitia-workload", room.identity("inference").assertion())
+    token = call_metadata(room.keys.principal())
+    name = f"Hash={'0' * 64};DNS=inference.comitia"
+    async with bare_channel(room.direct[0], tls=tls, options=(), service="cost") as opened:
+        for told in ((), (name, name), (f"{name},{name}",), (f"{name};DNS=tools.comitia",), (name.upper(),)):
+            headers = (*token, assertion, *((FORWARDED_CERTIFICATE, one) for one in told))
+            refused = await refusal(RESERVE, opened, headers)
+            assert refused is not None, told
+            assert refused.reason == "PEER_NOT_ALLOWED"
+
+
+@pytest.mark.parametrize("who", ["a stranger", "the edge", "the launcher", "nobody", "plain text"])
+async def test_who_is_none_of_the_seven_gets_no_connection(room: Room, who: str) -> None:
+    names = [("grpc.ssl_target_name_override", certified_name(EAST_WEST)), ("grpc.default_authority", "cost.comitia")]
+    match who:
+        case "a stranger":
+            opened = bare_channel("cost:7407", tls=room.tls("tools", authority=Authority("stranger")), options=())
+        case "the edge" | "the launcher":
+            opened = bare_channel("cost:7407", tls=room.tls(who.removeprefix("the ")), options=())
+        case "nobody":
+            credentials = grpc.ssl_channel_credentials(room.authority.pem)
+            opened = grpc.aio.secure_channel(room.address, credentials, options=names)
+        case _:
+            opened = grpc.aio.insecure_channel(room.address, options=names[1:])
+    async with opened as bare:
+        refused = await refusal(LIST_AGENTS, bare, call_metadata(room.keys.principal()))
+    assert refused is not None
+    assert refused.kind is ErrorKind.UNAVAILABLE
+    assert room.calls == [0, 0]
+
+
+async def test_batch_streams_spread_over_replicas_and_stay_open(room: Room) -> None:
+    for replica in room.replicas:
+        replica.goes_on.clear()
+    async with room.through("inference") as opened:
+        token = call_metadata(room.keys.principal())
+        start: Any = opened.stream_stream(BATCH.path, response_deserializer=BATCH.response_class.FromString)
+        calls: list[Any] = []
+        for count in range(1, 7):
+            call = start(metadata=token)
+            calls.append(call)
+            assert isinstance(await call.read(), BATCH.response_class)
+            assert sum(replica.streams for replica in room.replicas) == count
+        assert [replica.streams for replica in room.replicas] == [3, 3]
+        for replica in room.replicas:
+            replica.goes_on.set()
+        assert all([isinstance(await call.read(), BATCH.response_class) for call in calls])
+        assert [await call.code() for call in calls] == [grpc.StatusCode.OK] * len(calls)
+
+
+async def test_what_may_be_repeated_is_repeated_by_the_listener_alone(room: Room) -> None:
+    """Four attempts in all: were the channel to try four times too, there would be sixteen."""
+    for replica in room.replicas:
+        replica.refuses = Unavailable("the ledger")
+    async with room.through("inference", idempotent=(RESERVE.path,)) as opened:
+        assert await room.reason(opened) == "UNAVAILABLE"
+        assert sum(room.calls) == 4
+        assert REPEATABLE not in dict(room.replicas[0].metadata)
+        room.replicas[1].refuses = None
+        assert await room.reason(opened) == ""
+    async with room.through("inference") as opened:
+        before = sum(room.calls)
+        room.replicas[1].refuses = Unavailable("the ledger")
+        assert await room.reason(opened) == "UNAVAILABLE"
+        assert sum(room.calls) == before + 1
+
+
+async def test_a_replica_that_dies_costs_a_call_that_may_not_be_repeated_and_no_other(room: Room) -> None:
+    for replica in room.replicas:
+        replica.answers.clear()
+    async with room.through("inference") as once, room.through("tools", idempotent=(RESERVE.path,)) as twice:
+        waiting: list[asyncio.Task[str]] = []
+        for opened in (once, once, twice, twice):
+            waiting.append(asyncio.create_task(room.reason(opened)))
+
+            async def there() -> bool:
+                return sum(room.calls) == len(waiting)
+
+            await until(there)
+        # One after the other: each replica has one of either kind.
+        assert room.calls == [2, 2]
+        room.wires[0].cut()
+        for replica in room.replicas:
+            replica.answers.set()
+        reasons = [await call for call in waiting]
+        assert sorted(reasons[:2]) == ["", "UNAVAILABLE"]
+        assert reasons[2:] == ["", ""]
+        assert room.calls == [2, 3]
+        for _ in range(30):
+            assert await room.reason(once) == ""
+    assert await room.figure("outlier_detection.ejections_enforced_consecutive_local_origin_failure") == 1
+
+    async def given_up() -> bool:
+        return await room.figure("membership_healthy") == 1
+
+    await until(given_up)
+
+
+async def test_without_any_replica_the_caller_is_told_at_once(room: Room) -> None:
+    async with room.through("inference") as opened:
+        assert await room.reason(opened) == ""
+        for wire in room.wires:
+            wire.cut()
+        assert await room.reason(opened) == "UNAVAILABLE"
+        assert await room.reason(opened) == "UNAVAILABLE"
+
+
+async def test_health_is_asked_of_the_neighbour_that_is_meant(room: Room) -> None:
+    make: Any = health_pb2_grpc.HealthStub
+    for target, expected in (("cost:7407", grpc.StatusCode.OK), ("policy:7404", grpc.StatusCode.UNAVAILABLE)):
+        async with bare_channel(target, tls=room.tls("gateway"), options=()) as opened:
+            call: Any = make(opened).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            assert await call.code() is expected
