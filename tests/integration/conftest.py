@@ -1,9 +1,10 @@
 """Real servers for integration tests: one Postgres and one NATS per session, databases per test."""
 
 import asyncio
+import atexit
+import random
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,9 +18,12 @@ from typing import Self
 import asyncpg
 import pytest
 
+from services.launcher.ports import PortClaims, is_free
 from services.meshkit.sql.roles import DatabaseUrls, provision
 
 MakeDatabase = Callable[[str], Awaitable[DatabaseUrls]]
+_CLAIMS = PortClaims()
+atexit.register(_CLAIMS.__exit__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +109,11 @@ async def make_database(postgres: str) -> AsyncIterator[MakeDatabase]:
 
 
 def free_port() -> int:
-    """Finds a port of the loopback that is free right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Finds a port of the loopback that is free, and stays so: no other test and no outgoing connection gets it."""
+    while True:
+        port = random.randrange(12_000, 20_000)
+        if _CLAIMS.claim(port) and is_free(port):
+            return port
 
 
 async def _tune(url: str) -> None:

@@ -47,12 +47,14 @@ async def a_pod(page: AdminPage, clock: FakeClock, keys: Path) -> AsyncGenerator
     runner = web.AppRunner(application)
     await runner.setup()
     admin, keeper, metrics = free_port(), free_port(), free_port()
-    await web.TCPSite(runner, "127.0.0.1", admin).start()
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{admin}") as session, aiohttp.ClientSession() as asking:
-        envoy = Envoy(session, listener="edge", drain_seconds=60, clock=clock)
-        async with kept(envoy, heard=keys.exists, keeper=("127.0.0.1", keeper), metrics=("127.0.0.1", metrics)):
-            yield Pod(envoy, asking, f"http://127.0.0.1:{keeper}", f"http://127.0.0.1:{metrics}")
-    await runner.cleanup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", admin).start()
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{admin}") as session, aiohttp.ClientSession() as asking:
+            envoy = Envoy(session, listener="edge", drain_seconds=60, clock=clock)
+            async with kept(envoy, heard=keys.exists, keeper=("127.0.0.1", keeper), metrics=("127.0.0.1", metrics)):
+                yield Pod(envoy, asking, f"http://127.0.0.1:{keeper}", f"http://127.0.0.1:{metrics}")
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture
