@@ -20,6 +20,7 @@ from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, unpack
 from services.launcher.backups.restore import Wish, restore
 from services.launcher.backups.take import back_up, segment_of
+from services.launcher.embedded.postgres import PostgresRoom
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
 from services.launcher.options import UpOptions, options_from_json, options_to_json
@@ -360,6 +361,14 @@ def test_an_archive_belongs_to_one_mesh_and_lies_outside_of_it(tmp_path: Path) -
         wal.archiving(first, first.root / "archive")
     with pytest.raises(LauncherError, match="cannot be written"):
         wal.archiving(first, Path("/proc/archive"))
+
+
+def test_a_postgres_of_another_account_is_not_archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "identity_of", lambda _programs: "65534:65534")
+    room = PostgresRoom(directory=tmp_path / "postgres", port=1, log=tmp_path / "log", password="")
+
+    with pytest.raises(LauncherError, match="root runs Postgres as another account here"):
+        wal.refuse_other_account(room)
 
 
 def test_a_launcher_in_the_background_is_told_where_the_archive_is() -> None:
