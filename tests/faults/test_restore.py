@@ -8,10 +8,11 @@ import asyncio
 import gzip
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -185,6 +186,25 @@ async def look_through(mesh: RunningMesh, client: AsyncClient, facts: Facts, fol
     assert later.spent > facts.spent
 
 
+def restored(mesh: RunningMesh, folder: Path, place: str, *options: str, check: int = 0) -> str:
+    """Restores the backup of a mesh to a place; gives what was said."""
+    given = ("restore", str(folder / "monday"), "--keys", str(folder / "keys"), "--data-dir", str(folder / place))
+    done = mesh.comitia(*given, *options, check=check)
+    return done.stdout + done.stderr
+
+
+async def what_the_archive_lacks_is_told(restore: Callable[..., str], folder: Path) -> None:
+    standing, archive = names(folder), folder / "archive"
+    too_late = ("--archive", str(archive), "--until", "2099-01-01T00:00:00")
+    said = await asyncio.to_thread(restore, "never", *too_late, check=1)
+    assert "the log does not reach 2099-01-01 00:00:00 UTC: it ends at" in said
+    newest = max((archive / "wal").glob("0*.gz"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    said = await asyncio.to_thread(restore, "never", "--archive", str(archive), check=1)
+    assert "the archive is damaged: the archived segment" in said
+    assert names(folder) == standing
+
+
 async def test_a_lost_mesh_comes_back_as_it_was_then_and_as_it_was_later(lost: RunningMesh, folder: Path) -> None:
     archive, backup, keys = folder / "archive", folder / "monday", folder / "keys"
     async with AsyncClient(lost.url, api_key=lost.admin_key) as client:
@@ -202,12 +222,9 @@ async def test_a_lost_mesh_comes_back_as_it_was_then_and_as_it_was_later(lost: R
     await until_archived(lost.data_dir)
     await asyncio.to_thread(status.down, lost.data_dir)
 
-    def restore(place: str, *options: str, check: int = 0) -> str:
-        given = ("restore", str(backup), "--keys", str(keys), "--data-dir", str(folder / place))
-        done = lost.comitia(*given, *options, check=check)
-        return done.stdout + done.stderr
-
+    restore = partial(restored, lost, folder)
     said = await asyncio.to_thread(restore, "then")
+    kept = objects(folder / "then")
     assert f"comitia up --detach --data-dir {folder / 'then'}" in said
     async with started(lost, folder / "then") as (mesh, client):
         assert [await has(client, facts) for facts in (before, after, late)] == [True, False, False]
@@ -215,6 +232,7 @@ async def test_a_lost_mesh_comes_back_as_it_was_then_and_as_it_was_later(lost: R
         await look_through(mesh, client, before, folder)
 
     await asyncio.to_thread(restore, "later", "--archive", str(archive), "--until", moment)
+    assert objects(folder / "later") > kept > set(), "those that came after the backup are in the archive"
     async with started(lost, folder / "later") as (mesh, client):
         assert [await has(client, facts) for facts in (before, after, late)] == [True, True, False]
 
@@ -222,18 +240,6 @@ async def test_a_lost_mesh_comes_back_as_it_was_then_and_as_it_was_later(lost: R
             return (await client.tenants.get(erased)).state != tenant_pb2.TENANT_STATE_ACTIVE
 
         assert await until(gone, seconds=30), "the archive says that it was erased since"
-        assert objects(folder / "later") > objects(folder / "then"), (
-            "those that came after the backup are archived, too"
-        )
         await look_through(mesh, client, after, folder)
 
-    standing = names(folder)
-    said = await asyncio.to_thread(
-        restore, "never", "--archive", str(archive), "--until", "2099-01-01T00:00:00", check=1
-    )
-    assert "the log does not reach 2099-01-01 00:00:00 UTC: it ends at" in said
-    newest = max((archive / "wal").glob("0*.gz"))
-    newest.write_bytes(newest.read_bytes()[:-100])
-    said = await asyncio.to_thread(restore, "never", "--archive", str(archive), check=1)
-    assert "the archive is damaged: the archived segment" in said
-    assert names(folder) == standing
+    await what_the_archive_lacks_is_told(restore, folder)

@@ -20,8 +20,10 @@ from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, unpack
 from services.launcher.backups.restore import Wish, restore
 from services.launcher.backups.take import back_up, segment_of
+from services.launcher.embedded.postgres import PostgresRoom
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
+from services.launcher.options import UpOptions, options_from_json, options_to_json
 from services.launcher.record import Addresses, MeshRecord, write_record
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -359,3 +361,27 @@ def test_an_archive_belongs_to_one_mesh_and_lies_outside_of_it(tmp_path: Path) -
         wal.archiving(first, first.root / "archive")
     with pytest.raises(LauncherError, match="cannot be written"):
         wal.archiving(first, Path("/proc/archive"))
+
+
+def test_a_postgres_of_another_account_is_not_archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wal, "identity_of", lambda _programs: "65534:65534")
+    room = PostgresRoom(directory=tmp_path / "postgres", port=1, log=tmp_path / "log", password="")
+
+    with pytest.raises(LauncherError, match="root runs Postgres as another account here"):
+        wal.refuse_other_account(room)
+
+
+def test_a_launcher_in_the_background_is_told_where_the_archive_is() -> None:
+    asked = UpOptions(data_dir=Path("/data"), archive_wal=Path("/archive"))
+
+    assert options_from_json(options_to_json(asked)) == asked
+    assert options_from_json(options_to_json(UpOptions())) == UpOptions()
+
+
+def test_a_release_before_did_not_say_what_it_is(running: DataDir) -> None:
+    said = json.loads(running.mesh.read_bytes())
+    del said["version"]
+    running.mesh.write_text(json.dumps(said))
+
+    with pytest.raises(LauncherError, match="the mesh runs an older release"):
+        back_up(running.root.parent / "monday", data_dir=running.root, keys=None, report=ignore)
