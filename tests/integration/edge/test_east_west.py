@@ -7,15 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from comitia.guard_table import GUARDS
 from services.launcher.east_west import EastWestSettings, render_east_west
 from services.launcher.edge import Address, MeshTlsFiles
+from services.launcher.envoy_pod import Envoy
 from services.launcher.services import SERVICES
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import ErrorKind, Unavailable
@@ -24,6 +27,7 @@ from services.meshkit.grpc.forwarded_certificate import FORWARDED_CERTIFICATE
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server, serve
 from services.meshkit.grpc.tls import EAST_WEST, MeshTls, certified_name
+from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.support.authority import Authority
 from tests.support.edge import asked, running_envoy, write_mesh_secrets
@@ -81,6 +85,8 @@ class Room:
     keys: MeshKeys
     authority: Authority
     replicas: tuple[Everything, Everything]
+    #: By which the replicas prove themselves.
+    serving: list[MeshTls] = field(default_factory=list[MeshTls])
     wires: list[Wire] = field(default_factory=list[Wire])
     #: Addresses of the replicas themselves.
     direct: list[str] = field(default_factory=list[str])
@@ -137,15 +143,15 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     room = Room(tmp_path, keys, Authority(), (Everything(), Everything()))
     async with AsyncExitStack() as stack:
         for replica in room.replicas:
+            files = room.authority.equips("cost", tmp_path / f"serving-{len(room.serving)}")
+            room.serving.append(MeshTls(files, service="cost", neighbours={}, clock=CLOCK))
             server = Server(
                 name="cost",
                 listen="127.0.0.1:0",
                 registrations=(replica.register,),
                 admission=keys.admission(GUARDS),
                 drain_seconds=0.2,
-                tls=MeshTls(
-                    room.authority.equips("cost", tmp_path / "serving"), service="cost", neighbours={}, clock=CLOCK
-                ),
+                tls=room.serving[-1],
             )
             running = await stack.enter_async_context(serve(server))
             wire = Wire(running.port)
@@ -339,3 +345,73 @@ async def test_health_is_asked_of_the_neighbour_that_is_meant(room: Room) -> Non
         async with bare_channel(target, tls=room.tls("gateway"), options=()) as opened:
             call: Any = make(opened).Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert await call.code() is expected
+
+
+async def test_certificates_and_authority_are_exchanged_while_calls_run(room: Room) -> None:
+    """In the order that operators follow; at every moment calls go through."""
+    old, new = room.authority, Authority("next")
+    identity = room.identity("inference")
+    assert identity.tls is not None
+    followed = (identity.tls, *room.serving)
+    stop = asyncio.Event()
+    reasons: list[str] = []
+    async with channel("cost:7407", identity=identity) as opened, asyncio.TaskGroup() as tasks:
+
+        async def load() -> None:
+            while not stop.is_set():
+                reasons.append(await room.reason(opened))
+
+        tasks.create_task(load())
+        for signs, believes in ((old, (old, new)), (new, (old, new)), (new, (new,))):
+            before = [tls.generation for tls in followed]
+            for number in range(len(room.serving)):
+                signs.equips("cost", room.folder / f"serving-{number}", believes=believes)
+            shown = signs.equips(EAST_WEST, room.folder / EAST_WEST, believes=believes)
+            signs.equips("inference", room.folder / "inference", believes=believes)
+            serial = x509.load_pem_x509_certificate(shown.certificate.read_bytes()).serial_number
+
+            async def taken_up(before: list[int] = before, serial: int = serial) -> bool:
+                certificates = await asked(room.admin, "/certs")
+                return all(tls.refresh() > generation for tls, generation in zip(followed, before, strict=True)) and (
+                    f"{serial:x}" in certificates
+                )
+
+            await until(taken_up)
+            # The channel opens another connection, and Envoy its own, a moment later.
+            so_far = len(reasons)
+            await until(lambda so_far=so_far: _reached(reasons, so_far + 200))
+        stop.set()
+    assert set(reasons) == {""}
+
+
+async def _reached(done: list[str], count: int) -> bool:
+    return len(done) >= count
+
+
+async def test_a_listener_that_stops_ends_no_call(room: Room) -> None:
+    for replica in room.replicas:
+        replica.goes_on.clear()
+    clock = FakeClock()
+    async with room.through("inference") as opened, aiohttp.ClientSession(f"http://{room.admin}") as session:
+        start: Any = opened.stream_stream(BATCH.path, response_deserializer=BATCH.response_class.FromString)
+        call = start(metadata=call_metadata(room.keys.principal()))
+        assert isinstance(await call.read(), BATCH.response_class)
+        draining = asyncio.create_task(
+            Envoy(session, listener="east_west", drain_seconds=270, clock=clock).drain(),
+        )
+        await clock.until_someone_sleeps()
+        # Who was not told yet is served on.
+        assert [await room.reason(opened) for _ in range(5)] == [""] * 5
+        clock.advance(seconds=5)
+        await clock.until_someone_sleeps()
+        assert not draining.done()
+        for replica in room.replicas:
+            replica.goes_on.set()
+        assert isinstance(await call.read(), BATCH.response_class)
+        assert await call.code() is grpc.StatusCode.OK
+
+        async def done() -> bool:
+            clock.advance(seconds=1)
+            return draining.done()
+
+        await until(done)
