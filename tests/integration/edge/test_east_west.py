@@ -1,38 +1,31 @@
 """The east-west listener: a real Envoy between services inside the test, two replicas of cost behind it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from comitia.guard_table import GUARDS
-from services.launcher.east_west import EastWestSettings, render_east_west
-from services.launcher.edge import Address, MeshTlsFiles
+from services.launcher.envoy_pod import Envoy
 from services.launcher.services import SERVICES
-from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import ErrorKind, Unavailable
 from services.meshkit.grpc.channel import REPEATABLE, bare_channel, call_metadata, channel
 from services.meshkit.grpc.forwarded_certificate import FORWARDED_CERTIFICATE
-from services.meshkit.grpc.identity import WorkloadSigner
-from services.meshkit.grpc.server import Server, serve
-from services.meshkit.grpc.tls import EAST_WEST, MeshTls, certified_name
-from services.meshkit.testing.mesh_keys import MeshKeys
+from services.meshkit.grpc.tls import EAST_WEST, certified_name
+from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.authority import Authority
-from tests.support.edge import asked, running_envoy, write_mesh_secrets
-from tests.support.everything import Everything, refusal
-from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
+from tests.support.east_west import RESERVE, Room, running_room, until
+from tests.support.edge import asked
+from tests.support.everything import refusal
+from tests.support.public_rpcs import INTERNAL, PUBLIC
 
-CLOCK: Final = SystemClock()
-#: Cost serves it to inference, among others.
-RESERVE: Final = next(rpc for rpc in INTERNAL if rpc.name.endswith("/Reserve"))
 #: A batch stream of it.
 BATCH: Final = next(rpc for rpc in INTERNAL if rpc.path.startswith("/comitia.cost.") and rpc.method.client_streaming)
 LIST_AGENTS: Final = next(rpc for rpc in PUBLIC if rpc.name == "AgentService/ListAgents")
@@ -40,143 +33,10 @@ LIST_AGENTS: Final = next(rpc for rpc in PUBLIC if rpc.name == "AgentService/Lis
 FORGED: Final = f"Hash={'0' * 64};DNS=orchestrator.comitia"
 
 
-@dataclass
-class Wire:
-    """Bytes between Envoy and a replica, until they are cut off."""
-
-    port: int
-    open: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
-    server: asyncio.Server | None = None
-    address: str = ""
-
-    async def begin(self) -> None:
-        self.server = await asyncio.start_server(self._both_ways, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
-
-    async def _both_ways(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self.port)
-        self.open |= {writer, other_writer}
-        await asyncio.gather(self._carry(reader, other_writer), self._carry(other_reader, writer))
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            while piece := await reader.read(65_536):
-                writer.write(piece)
-                await writer.drain()
-        writer.close()
-
-    def cut(self) -> None:
-        """Does what the death of the replica's machine does."""
-        assert self.server is not None
-        self.server.close()
-        for writer in self.open:
-            writer.transport.abort()
-
-
-@dataclass
-class Room:
-    """Two replicas of cost behind the listener, and the means to call them as anybody."""
-
-    folder: Path
-    keys: MeshKeys
-    authority: Authority
-    replicas: tuple[Everything, Everything]
-    wires: list[Wire] = field(default_factory=list[Wire])
-    #: Addresses of the replicas themselves.
-    direct: list[str] = field(default_factory=list[str])
-    address: str = ""
-    admin: str = ""
-
-    def tls(self, service: str, *, east_west: bool = True, authority: Authority | None = None) -> MeshTls:
-        files = (authority or self.authority).equips(service, self.folder / service, believes=(self.authority,))
-        neighbours = {"cost:7407": "cost", "policy:7404": "policy"}
-        return MeshTls(
-            files,
-            service=service,
-            neighbours=neighbours,
-            clock=CLOCK,
-            east_west=self.address if east_west else "",
-        )
-
-    def identity(self, service: str, *, certificate_of: str = "", east_west: bool = True) -> WorkloadSigner:
-        tls = self.tls(certificate_of or service, east_west=east_west)
-        return WorkloadSigner(service, self.keys.workload_keys[service], clock=CLOCK, tls=tls)
-
-    @asynccontextmanager
-    async def through(self, service: str, **how: Any) -> AsyncGenerator[grpc.aio.Channel]:
-        """Opens a channel to cost as the services have it."""
-        idempotent: tuple[str, ...] = how.pop("idempotent", ())
-        async with channel("cost:7407", identity=self.identity(service, **how), idempotent=idempotent) as opened:
-            yield opened
-
-    async def reason(self, opened: grpc.aio.Channel, *, rpc: Rpc = RESERVE, forged: str = "") -> str:
-        """Calls as the admin of a tenant; gives the reason of the refusal, empty for an answer."""
-        said = ((FORWARDED_CERTIFICATE, forged),) if forged else ()
-        refused = await refusal(rpc, opened, (*call_metadata(self.keys.principal()), *said))
-        return "" if refused is None else refused.reason or str(refused)
-
-    async def figure(self, name: str) -> int:
-        """Reads one of Envoy's counters of cost."""
-        said = await asked(self.admin, f"/stats?filter=^cluster\\.cost\\.{name}$")
-        return int(said.rpartition(f".{name.rpartition('.')[2]}: ")[2].split()[0])
-
-    @property
-    def calls(self) -> list[int]:
-        return [replica.calls for replica in self.replicas]
-
-
-async def until(met: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(15):
-        while not await met():  # noqa: ASYNC110  # another process cannot set an event
-            await asyncio.sleep(0.02)
-
-
 @pytest_asyncio.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    keys = MeshKeys.make(tmp_path, clock=CLOCK)
-    room = Room(tmp_path, keys, Authority(), (Everything(), Everything()))
-    async with AsyncExitStack() as stack:
-        for replica in room.replicas:
-            server = Server(
-                name="cost",
-                listen="127.0.0.1:0",
-                registrations=(replica.register,),
-                admission=keys.admission(GUARDS),
-                drain_seconds=0.2,
-                tls=MeshTls(
-                    room.authority.equips("cost", tmp_path / "serving"), service="cost", neighbours={}, clock=CLOCK
-                ),
-            )
-            running = await stack.enter_async_context(serve(server))
-            wire = Wire(running.port)
-            await wire.begin()
-            stack.callback(wire.cut)
-            room.direct.append(f"127.0.0.1:{running.port}")
-            room.wires.append(wire)
-        shown = room.authority.equips(EAST_WEST, tmp_path / EAST_WEST)
-        files = MeshTlsFiles(
-            secrets=tmp_path / "secrets",
-            certificate_chain=shown.certificate,
-            private_key=shown.key,
-            authorities=shown.authorities,
-        )
-        write_mesh_secrets(files)
-        nowhere = [Address("127.0.0.1", 1)]
-        settings = EastWestSettings(
-            listen=Address("127.0.0.1", 0),
-            admin=Address("127.0.0.1", 0),
-            services=dict.fromkeys(SERVICES, nowhere) | {"cost": [Address.parse(one.address) for one in room.wires]},
-            mesh_tls=files,
-        )
-        room.address, room.admin = await stack.enter_async_context(
-            running_envoy("east_west", render_east_west(settings), tmp_path)
-        )
-
-        async def found() -> bool:
-            return await room.figure("membership_healthy") == 2
-
-        await until(found)
-        yield room
+    async with running_room(tmp_path) as running:
+        yield running
 
 
 async def test_the_callee_knows_who_calls(room: Room) -> None:
@@ -339,3 +199,73 @@ async def test_health_is_asked_of_the_neighbour_that_is_meant(room: Room) -> Non
         async with bare_channel(target, tls=room.tls("gateway"), options=()) as opened:
             call: Any = make(opened).Check(health_pb2.HealthCheckRequest(), timeout=5)
             assert await call.code() is expected
+
+
+async def test_certificates_and_authority_are_exchanged_while_calls_run(room: Room) -> None:
+    """In the order that operators follow; at every moment calls go through."""
+    old, new = room.authority, Authority("next")
+    identity = room.identity("inference")
+    assert identity.tls is not None
+    followed = (identity.tls, *room.serving)
+    stop = asyncio.Event()
+    reasons: list[str] = []
+    async with channel("cost:7407", identity=identity) as opened, asyncio.TaskGroup() as tasks:
+
+        async def load() -> None:
+            while not stop.is_set():
+                reasons.append(await room.reason(opened))
+
+        tasks.create_task(load())
+        for signs, believes in ((old, (old, new)), (new, (old, new)), (new, (new,))):
+            before = [tls.generation for tls in followed]
+            for number in range(len(room.serving)):
+                signs.equips("cost", room.folder / f"serving-{number}", believes=believes)
+            shown = signs.equips(EAST_WEST, room.folder / EAST_WEST, believes=believes)
+            signs.equips("inference", room.folder / "inference", believes=believes)
+            serial = x509.load_pem_x509_certificate(shown.certificate.read_bytes()).serial_number
+
+            async def taken_up(before: list[int] = before, serial: int = serial) -> bool:
+                certificates = await asked(room.admin, "/certs")
+                return all(tls.refresh() > generation for tls, generation in zip(followed, before, strict=True)) and (
+                    f"{serial:x}" in certificates
+                )
+
+            await until(taken_up)
+            # The channel opens another connection, and Envoy its own, a moment later.
+            so_far = len(reasons)
+            await until(lambda so_far=so_far: _reached(reasons, so_far + 200))
+        stop.set()
+    assert set(reasons) == {""}
+
+
+async def _reached(done: list[str], count: int) -> bool:
+    return len(done) >= count
+
+
+async def test_a_listener_that_stops_ends_no_call(room: Room) -> None:
+    for replica in room.replicas:
+        replica.goes_on.clear()
+    clock = FakeClock()
+    async with room.through("inference") as opened, aiohttp.ClientSession(f"http://{room.admin}") as session:
+        start: Any = opened.stream_stream(BATCH.path, response_deserializer=BATCH.response_class.FromString)
+        call = start(metadata=call_metadata(room.keys.principal()))
+        assert isinstance(await call.read(), BATCH.response_class)
+        draining = asyncio.create_task(
+            Envoy(session, listener="east_west", drain_seconds=270, clock=clock).drain(),
+        )
+        await clock.until_someone_sleeps()
+        # Who was not told yet is served on.
+        assert [await room.reason(opened) for _ in range(5)] == [""] * 5
+        clock.advance(seconds=5)
+        await clock.until_someone_sleeps()
+        assert not draining.done()
+        for replica in room.replicas:
+            replica.goes_on.set()
+        assert isinstance(await call.read(), BATCH.response_class)
+        assert await call.code() is grpc.StatusCode.OK
+
+        async def done() -> bool:
+            clock.advance(seconds=1)
+            return draining.done()
+
+        await until(done)
