@@ -693,9 +693,10 @@ def test_a_route_is_set_with_all_that_it_goes_by(comitia: Comitia) -> None:
     bandit = ("--mode", "bandit-linucb", "--reward", "600,300,100", "--dear", "0.05")
     table = comitia("model", "route", "w", "acme/a", "acme/b", *bandit).out
     assert "quality 600, cost 300, latency 100; dear at $0.05" in table
-    policy = ("--policy", "work_class=batch", "--policy", "cache=no")
+    policy = ("--policy", "work_class=batch", "--policy", "cache=no", "--policy", "hedge_after=1.5")
     shown = json.loads(comitia("model", "route", "w", "acme/a", *policy, "-o", "json").out)
     assert (shown["policy"]["work_class"], shown["policy"]["cache"]) == ("WORK_CLASS_BATCH", "CACHE_USE_NO")
+    assert shown["policy"]["hedge_after"] == "1.500s"
 
 
 @pytest.mark.parametrize(
@@ -706,6 +707,8 @@ def test_a_route_is_set_with_all_that_it_goes_by(comitia: Comitia) -> None:
         (("--dear", "-1"), "no amount"),
         (("--policy", "speed=high"), "none of"),
         (("--policy", "cache=always"), "one of"),
+        (("--policy", "hedge_after=soon"), "seconds"),
+        (("acme/a",), "'acme/a' stands there twice"),
         (("--mode", "fastest"), "mode"),
     ],
 )
@@ -714,6 +717,29 @@ def test_a_route_that_cannot_be_is_refused_with_what_would_fit(
 ) -> None:
     found = comitia("model", "route", "w", "acme/a", *options, code=2)
     assert why in " ".join(found.err.replace("│", " ").split())
+
+
+def test_a_model_with_two_weights_is_refused(comitia: Comitia) -> None:
+    assert "'acme/a' stands there twice" in comitia("model", "route", "w", "acme/a=500", "acme/a=400", code=2).err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "model route w acme/a=99999999999999",
+        "model route w acme/a --shadow acme/b=99999999999999",
+        "model route w acme/a --sla inf",
+        "model route w acme/a --cache-seconds nan",
+        "model route w acme/a --policy hedge_after=1e300",
+        "model canary w acme/a@99999999999999",
+        "model canary w acme/a --steps 1,99999999999999",
+        "model add acme/a --model m --context-tokens 99999999999999999999",
+    ],
+)
+def test_a_number_that_fits_nowhere_is_wrong_usage(comitia: Comitia, command: str) -> None:
+    refused = comitia(*command.split(), code=2).err
+    assert "too large" in refused
+    assert len(refused) < 200
 
 
 def test_a_comparison_and_a_quality_are_told(comitia: Comitia) -> None:
