@@ -776,6 +776,11 @@ def test_a_batch_is_handed_over_waited_for_and_read(comitia: Comitia, mesh: Fake
         ('{"item_id": "a"}', "1: needs a `prompt`, or `generate`"),
         ('{"item_id": "a", "prompt": "why", "model": "x"}', "1: does not take 'model'"),
         ('{"item_id": "a", "generate": {"nothing": 1}}', "1: generate: "),
+        ('{"item_id": "a", "generate": 5}', "1: `generate` must be an object"),
+        ('{"item_id": "a", "generate": ' + "[" * 100_000, "1: is nested too deeply"),
+        ('{"item_id": "a", "prompt": "why", "max_output_tokens": true}', "1: `max_output_tokens` must be a number"),
+        ('{"item_id": "a", "prompt": "why"}\nand', "2: is no JSON, from character 1 on"),
+        ('{"item_id": "a", "prompt": "' + "x" * 5_000_000 + '"}', "hand them over in several batches"),
         ('{"item_id": "a", "prompt": "why"}\n{"item_id": "a", "prompt": "who"}', "2: the id 'a' stands twice"),
         ("", "holds no prompt"),
     ],
@@ -784,3 +789,17 @@ def test_a_file_of_prompts_is_refused_by_its_line(comitia: Comitia, tmp_path: Pa
     path = tmp_path / "prompts.jsonl"
     path.write_text(line, encoding="utf-8")
     assert fault in comitia("model", "batch", "submit", str(path), code=1).err
+
+
+def test_a_line_of_prompts_ends_where_a_line_of_json_does(comitia: Comitia, mesh: FakeMesh, tmp_path: Path) -> None:
+    path, said = tmp_path / "prompts.jsonl", "one\u2028two\x85three"
+    line = json.dumps({"item_id": "a", "prompt": said}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    comitia("model", "batch", "submit", str(path))
+    assert mesh.batches.items["batch_1"][0].generate.messages[0].parts[0].text.text == said
+
+
+def test_a_file_of_prompts_in_another_encoding_is_refused_by_its_line(comitia: Comitia, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes('{"item_id": "a", "prompt": "Zürich?"}'.encode("latin-1"))
+    assert "prompts.jsonl:1: is no UTF-8" in comitia("model", "batch", "submit", str(path), code=1).err
