@@ -14,6 +14,10 @@ EXIT_STUB: Final = 4
 #: What typer raises for a command line that it cannot read; it has a name for its subclass only.
 _WRONG_USAGE: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 
+#: How Python and protobuf begin to say that a number fits into no field.
+_NO_SUCH_NUMBER: Final = ("Value out of range", "cannot convert float")
+_SHOWN: Final = 60
+
 #: What to look at here, by the reason of a refusal.
 _LOOK_AT: Final = {
     "BUDGET_EXHAUSTED": "`comitia budget show` says where it stands",
@@ -61,6 +65,9 @@ def _sentence(failure: Exception) -> tuple[str, int]:
         advice = _LOOK_AT.get(failure.reason)
         sentence = f"{failure.message}; {advice}" if advice else failure.message
         return f"{sentence} [{failure.reason}]" if failure.reason else sentence, code
+    said = str(failure)
+    if isinstance(failure, ValueError | OverflowError) and said.startswith(_NO_SUCH_NUMBER):
+        return f"a number is too large, or is none, for what it stands for ({said[:_SHOWN]})", EXIT_USAGE
     what = f"unexpected {type(failure).__name__}: {failure}"
     return f"{what}; run it again as `comitia --debug …` for the details", EXIT_REFUSED
 

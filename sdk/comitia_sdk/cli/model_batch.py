@@ -1,6 +1,7 @@
 """`comitia model batch`: prompts that may wait, answered within a day."""
 
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
@@ -32,6 +33,9 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="Id, `batch_…`."
 WaitOption = Annotated[bool, typer.Option("--wait", help="Shows how far it is until it has ended.")]
 #: What a line that is no whole request may hold.
 _SHORT: Final = frozenset({"item_id", "prompt", "max_output_tokens"})
+#: Prompts that one message takes, and how many bytes JSON may take for one of theirs.
+_MOST_BYTES: Final = 4 * 1024 * 1024
+_LONGEST_ESCAPE: Final = 6
 
 
 @app.command()
@@ -106,25 +110,42 @@ def cancel(batch_id: BatchId, output: FormOption = Form.TABLE) -> None:
     show_one(output, batch, _lines(batch))
 
 
-def _prompts(file: Path) -> "dict[str, str | GenerateRequest]":
+def _prompts(file: Path) -> "dict[str, GenerateRequest]":
     """Reads prompts by their ids. Raises: CommandFailed, naming the line."""
-    found: dict[str, str | GenerateRequest] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    found: dict[str, GenerateRequest] = {}
+    # What is longer is too much however it is written, and is not read.
+    left = _MOST_BYTES if file.stat().st_size <= _LONGEST_ESCAPE * _MOST_BYTES else 0
+    for number, line in enumerate(file.read_bytes().removeprefix(BOM_UTF8).split(b"\n") if left else (), start=1):
         if not line.strip():
             continue
         try:
-            item_id, prompt = _prompt(json.loads(line))
+            item_id, prompt = _prompt(_read(line))
         except ValueError as cause:
             raise CommandFailed(f"{file}:{number}: {cause}") from cause
         if item_id in found:
             raise CommandFailed(f"{file}:{number}: the id {item_id!r} stands twice in the file")
         found[item_id] = prompt
+        left -= len(item_id) + prompt.ByteSize()
+    if left <= 0:
+        raise CommandFailed(f"{file} holds more than 4 MB of prompts; hand them over in several batches")
     if not found:
         raise CommandFailed(f"{file} holds no prompt")
     return found
 
 
-def _prompt(line: object) -> "tuple[str, str | GenerateRequest]":
+def _read(line: bytes) -> object:
+    """Reads a line. Raises: ValueError: it is no JSON."""
+    try:
+        return json.loads(line.decode())
+    except UnicodeDecodeError as cause:
+        raise ValueError(f"is no UTF-8, from byte {cause.start + 1} on") from cause
+    except json.JSONDecodeError as cause:
+        raise ValueError(f"is no JSON, from character {cause.pos + 1} on: {cause.msg}") from cause
+    except RecursionError as cause:
+        raise ValueError("is nested too deeply") from cause
+
+
+def _prompt(line: object) -> "tuple[str, GenerateRequest]":
     from google.protobuf.json_format import ParseDict, ParseError
 
     from comitia.inference.v1.inference_service_pb2 import GenerateRequest
@@ -136,8 +157,10 @@ def _prompt(line: object) -> "tuple[str, str | GenerateRequest]":
     if not isinstance(item_id, str):
         raise ValueError("needs an `item_id`")
     if whole is not None:
+        if not isinstance(whole, dict):
+            raise ValueError("`generate` must be an object")
         try:
-            return item_id, ParseDict(whole, GenerateRequest())
+            return item_id, ParseDict(cast(dict[str, Any], whole), GenerateRequest())
         except ParseError as cause:
             raise ValueError(f"generate: {str(cause).splitlines()[0]}") from cause
     unknown = sorted(values.keys() - _SHORT)
@@ -146,7 +169,7 @@ def _prompt(line: object) -> "tuple[str, str | GenerateRequest]":
     from comitia_sdk.nouns.models import message
 
     most = values.get("max_output_tokens", 0)
-    if not isinstance(most, int):
+    if not isinstance(most, int) or isinstance(most, bool):
         raise ValueError("`max_output_tokens` must be a number")
     return item_id, GenerateRequest(messages=[message(values["prompt"])], max_output_tokens=most)
 

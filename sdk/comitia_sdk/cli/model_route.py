@@ -1,7 +1,8 @@
 """`comitia model route`: names to ask for, and how they choose among models."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -32,7 +33,8 @@ Policy = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=VALUE",
-        help="What calls do that do not say it: `mid_stream`, `on_disconnect`, `work_class`, `cache`. Repeatable.",
+        help="What calls do that do not say it: `mid_stream`, `on_disconnect`, `work_class`, `cache`, or "
+        "`hedge_after` so many seconds. Repeatable.",
     ),
 ]
 Shadow = Annotated[
@@ -48,6 +50,8 @@ SemanticThreshold = Annotated[
         help="How near questions must be to share an answer, 0.5 to 1; needs the local model. 0: never.",
     ),
 ]
+#: The one thing of a policy that is a time.
+_HEDGE: Final = "hedge_after"
 
 
 def route(
@@ -73,6 +77,8 @@ def route(
     Example:  comitia model route writer acme/small acme/large --mode tiered --min-tier silver --sla 2
 
     Example:  comitia model route nightly acme/small --policy work_class=batch --policy cache=no
+
+    Example:  comitia model route writer acme/a acme/b --policy hedge_after=2
 
     Example:  comitia model route writer acme/writer --shadow acme/next=100
 
@@ -101,6 +107,9 @@ def route(
 def _members(said: Sequence[str]) -> dict[str, int] | list[str]:
     """Reads models in order, or their weights by name."""
     pairs = [member.rpartition("=") if "=" in member else (member, "", "") for member in said]
+    twice = next((one for one, times in Counter(pair[0] for pair in pairs).items() if times > 1), None)
+    if twice is not None:
+        raise typer.BadParameter(f"{twice!r} stands there twice", param_hint="MODEL")
     weighted = [one for one in pairs if one[1]]
     if weighted and len(weighted) < len(pairs):
         raise typer.BadParameter("give all of them a weight, or none", param_hint="MODEL")
@@ -154,10 +163,21 @@ def _policy(said: list[str]) -> "CallPolicy":
     policy = generation_pb2.CallPolicy()
     for one in said:
         name, _, value = one.partition("=")
-        kind = kinds.get(name.replace("-", "_"))
+        name = name.replace("-", "_")
+        if name == _HEDGE:
+            policy.hedge_after.FromMicroseconds(round(_seconds(value) * 1_000_000))
+            continue
+        kind = kinds.get(name)
         if kind is None:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(kinds)}", param_hint="--policy")
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(kinds)}, {_HEDGE}", param_hint="--policy")
         if value.lower() not in short_names(kind):
             raise typer.BadParameter(f"{name} is one of {', '.join(short_names(kind))}", param_hint="--policy")
-        setattr(policy, name.replace("-", "_"), number_of(kind, value, field=name))
+        setattr(policy, name, number_of(kind, value, field=name))
     return policy
+
+
+def _seconds(said: str) -> float:
+    try:
+        return float(said)
+    except ValueError as cause:
+        raise typer.BadParameter(f"{_HEDGE} is a number of seconds, such as 2", param_hint="--policy") from cause

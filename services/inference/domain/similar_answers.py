@@ -1,6 +1,5 @@
 """Answers to questions that are nearly the same, kept in memory for calls that are equal in all else."""
 
-import re
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,7 +18,9 @@ from services.meshkit.core.identity import TenantId
 
 #: Longest question, characters with their accents apart: the local embedder reads it to its end.
 _MOST_CHARACTERS: Final = 240
-_NUMBER: Final = re.compile(r"\d+")
+#: What may stand before a word, and what behind it, that belongs to no number.
+_BEFORE_WORDS: Final = "\"'([{„“«"
+_BEHIND_WORDS: Final = ".,;:!?…\"')]}“”»"
 #: What an answer takes beside its text and its vector, about.
 _ENTRY_BYTES: Final = 2_048
 _COMPONENT_BYTES: Final = 4
@@ -31,7 +32,7 @@ class Question:
 
     text: str
     label: Label
-    #: Equal for questions that may share an answer. Their numbers are in it: vectors say little of those.
+    #: Equal for questions that may share an answer. Their numbers and signs are in it: vectors say little of those.
     rest: Prompt
 
 
@@ -53,9 +54,15 @@ def question_of(prompt: Prompt) -> Question | None:
         or len(normalize("NFD", words[0])) > _MOST_CHARACTERS
     ):
         return None
-    numbers = text_part(" ".join(_NUMBER.findall(words[0])), asked.parts[0].label)
+    numbers = text_part(" ".join(_numbers(words[0])), asked.parts[0].label)
     rest = replace(prompt, messages=(*instructions, replace(asked, parts=(numbers,))))
     return Question(text=words[0], label=asked.parts[0].label, rest=rest)
+
+
+def _numbers(text: str) -> list[str]:
+    """Gives the words of a text that hold a number, such as `5+3`, `-5`, `x²` or `5€`, and those without a letter."""
+    words = (word.lstrip(_BEFORE_WORDS).rstrip(_BEHIND_WORDS) for word in text.split())
+    return [word for word in words if word and (any(map(str.isnumeric, word)) or not any(map(str.isalpha, word)))]
 
 
 @dataclass(slots=True, kw_only=True)

@@ -66,15 +66,29 @@ class BatchHttp:
                 failure.charge = Charge.UNKNOWN
             raise
 
-    async def lines(self, deployment: str, url: str) -> AsyncGenerator[bytes]:
-        """Gives the lines of a file of results. Raises: ProviderFailure."""
-        read = self._http.lines(
-            deployment, "GET", url, self._headers, seconds=_RESULTS_SECONDS, most_bytes=_MOST_RESULTS
-        )
-        async with aclosing(read) as lines:
-            async for line in lines:
-                if line.strip():
-                    yield line
+    async def results(self, deployment: str, urls: Sequence[str], reads: type[Read]) -> AsyncGenerator[Read]:
+        """Gives the lines of files of results.
+
+        Raises: ProviderFailure: also for a line that cannot be read, but only once all others were given: one bad
+            answer keeps nobody from theirs.
+        """
+        unreadable: ProviderFailure | None = None
+        for url in urls:
+            read = self._http.lines(
+                deployment, "GET", url, self._headers, seconds=_RESULTS_SECONDS, most_bytes=_MOST_RESULTS
+            )
+            async with aclosing(read) as lines:
+                async for line in lines:
+                    if not line.strip():
+                        continue
+                    try:
+                        found = decoded(deployment, line, reads)
+                    except ProviderFailure as failure:
+                        unreadable = failure
+                    else:
+                        yield found
+        if unreadable is not None:
+            raise unreadable
 
     async def _read(
         self,

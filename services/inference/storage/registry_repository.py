@@ -19,7 +19,7 @@ from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Route
 from services.inference.storage import registry_codec as codec
 from services.inference.storage.registry_tables import model_deployment, model_route, model_version
-from services.inference.storage.rollout_records import read_seen
+from services.inference.storage.rollout_sums import read_seen
 from services.inference.storage.rollout_tables import model_rollout
 from services.inference.usecases.registry_ports import RunningRollout
 from services.meshkit.core.identity import TenantId
@@ -95,7 +95,7 @@ class RegistryRepository:
         """See `RegistryReader.rollout`."""
         async with tenant_scope(self._app, tenant, read_only=True) as scope:
             rollout = await _rollout(scope, tenant, rollout_id)
-            return rollout, await read_seen(scope, tenant, rollout_id, step=rollout.step)
+            return rollout, await read_seen(scope, tenant, rollout)
 
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
         """See `RegistryReader.rollouts`."""

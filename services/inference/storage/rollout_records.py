@@ -11,14 +11,22 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.inference.domain.rollout.judgement import Seen
+from services.inference.domain.rollout.rollout import Rollout
 from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
 from services.inference.domain.route import Arm
-from services.inference.storage.rollout_tables import model_rollout, rollout_event, rollout_score, rollout_tally
-from services.inference.storage.tried_answers import read_scores
+from services.inference.storage.rollout_sums import add_up, read_seen
+from services.inference.storage.rollout_tables import (
+    model_rollout,
+    rollout_event,
+    rollout_event_sum,
+    rollout_score,
+    rollout_score_sum,
+    rollout_tally,
+)
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
-from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
+from services.meshkit.sql.scope import maintenance_scope, tenant_scope
 
 #: Held by the replica that judges.
 _JUDGE_LOCK: Final = int.from_bytes(sha256(b"comitia.rollout_judge").digest()[:8], "big", signed=True)
@@ -27,7 +35,7 @@ _AT_ONCE: Final = 1_000
 EVIDENCE_KEPT: Final = timedelta(days=30)
 #: Rollouts that are forgotten at once, each in a transaction of its own.
 _ROLLOUTS_AT_ONCE: Final = 100
-_EVIDENCE: Final = (rollout_event, rollout_tally, rollout_score)
+_EVIDENCE: Final = (rollout_event, rollout_event_sum, rollout_tally, rollout_score, rollout_score_sum)
 
 
 def _has(table: Table) -> ColumnElement[bool]:
@@ -100,10 +108,13 @@ class SqlRolloutRecords:
             )
             await scope.commit()
 
-    async def seen(self, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
-        """See `RolloutRecords.seen`."""
-        async with tenant_scope(self._app, tenant, read_only=True) as scope:
-            return await read_seen(scope, tenant, rollout_id, step=step)
+    async def judged(self, tenant: TenantId, rollout: Rollout) -> Seen:
+        """See `RolloutRecords.judged`."""
+        async with tenant_scope(self._app, tenant, audited=False) as scope:
+            await add_up(scope, tenant, rollout)
+            seen = await read_seen(scope, tenant, rollout)
+            await scope.commit()
+        return seen
 
     async def forget(self) -> None:
         """See `RolloutRecords.forget`."""
@@ -120,32 +131,3 @@ class SqlRolloutRecords:
         """See `RolloutRecords.judging`."""
         async with maintenance_scope(self._maintenance, read_only=True) as scope:
             yield bool((await scope.execute(select(func.pg_try_advisory_xact_lock(_JUDGE_LOCK)))).scalar_one())
-
-
-async def read_seen(scope: Scope, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
-    """Puts together what all replicas have seen of a rollout, and of one step how often."""
-    about, seen = to_uuid(rollout_id, "rollout"), Seen()
-    columns = rollout_event.c
-    kinds = columns.metric, columns.canary, columns.share_permille
-    # What another release counts beside is no business of this one.
-    known = [metric.value for metric in Metric]
-    counted = (
-        select(*kinds, func.count().label("times"))
-        .where(columns.tenant_id == tenant, columns.rollout_id == about, columns.metric.in_(known))
-        .group_by(*kinds)
-    )
-    for row in await scope.execute(counted):
-        arm = Arm.CANARY if row.canary else Arm.STABLE
-        seen.evidence[Metric(row.metric)].note(arm, share_permille=row.share_permille, times=row.times)
-    totals = rollout_tally.c
-    summed = (
-        select(totals.metric, totals.canary, func.sum(totals.units).label("units"), func.sum(totals.bad).label("bad"))
-        .where(totals.tenant_id == tenant, totals.rollout_id == about, totals.step == step, totals.metric.in_(known))
-        .group_by(totals.metric, totals.canary)
-    )
-    for row in await scope.execute(summed):
-        tally = seen.tallies[Arm.CANARY if row.canary else Arm.STABLE]
-        tally.units = int(row.units)
-        tally.bad[Metric(row.metric)] = int(row.bad)
-    seen.scores = await read_scores(scope, tenant, about, step=step)
-    return seen

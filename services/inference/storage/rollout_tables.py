@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    Double,
     Index,
     Integer,
     LargeBinary,
@@ -17,7 +18,7 @@ from sqlalchemy import (
     false,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from services.inference.storage.metadata import metadata
 
@@ -57,7 +58,23 @@ rollout_event: Final = Table(
     # The canary's share when it happened: how likely it was the canary's if that is no worse.
     Column("share_permille", Integer, nullable=False),
     Column("event_time", DateTime(timezone=True), nullable=False),
+    # True once it is in a sum.
+    Column("judged", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("tenant_id", "rollout_id", "metric", "unit", name="pk_rollout_event"),
+    Index("ix_rollout_event_fresh", "tenant_id", "rollout_id", postgresql_where=text("NOT judged")),
+)
+
+#: How many bad events were alike, of those that the judge has looked at.
+rollout_event_sum: Final = Table(
+    "rollout_event_sum",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("rollout_id", Uuid, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("canary", Boolean, nullable=False),
+    Column("share_permille", Integer, nullable=False),
+    Column("times", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "rollout_id", "metric", "canary", "share_permille", name="pk_rollout_event_sum"),
 )
 
 #: Units that each replica has seen in each step, and how many of them had a bad event.
@@ -112,7 +129,25 @@ rollout_score: Final = Table(
     # The first of its unit in the whole rollout.
     Column("first", Boolean, nullable=False),
     Column("score_time", DateTime(timezone=True), nullable=False),
+    # True once it is in a sum.
+    Column("judged", Boolean, nullable=False, server_default=false()),
     PrimaryKeyConstraint("tenant_id", "rollout_id", "unit", "step", name="pk_rollout_score"),
     Index("uq_rollout_score_first", "tenant_id", "rollout_id", "unit", unique=True, postgresql_where=text("first")),
     Index("ix_rollout_score_score_time", "tenant_id", "rollout_id", "score_time", postgresql_where=text("NOT canary")),
+    Index("ix_rollout_score_fresh", "tenant_id", "rollout_id", postgresql_where=text("NOT judged")),
+)
+
+#: What became of bets on the scores of one side in one step (`domain/rollout/scores.py`), of those that were looked at.
+rollout_score_sum: Final = Table(
+    "rollout_score_sum",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("rollout_id", Uuid, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("canary", Boolean, nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
+    Column("lower_logs", ARRAY(Double), nullable=False),
+    Column("kept_logs", ARRAY(Double), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "rollout_id", "step", "canary", name="pk_rollout_score_sum"),
 )

@@ -9,7 +9,7 @@ from sqlalchemy import and_, case, exists, func, literal, not_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from services.inference.domain.rollout.rollout import RolloutState
-from services.inference.domain.rollout.scores import USUAL_FROM, USUAL_OF, Score, Scores
+from services.inference.domain.rollout.scores import USUAL_FROM, USUAL_OF
 from services.inference.domain.route import Arm
 from services.inference.storage.rollout_tables import model_rollout, rollout_score, tried_answer
 from services.inference.usecases.learning_ports import TriedAnswer
@@ -19,10 +19,10 @@ from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.sql.scope import Scope
 
 _AT_ONCE: Final = 1_000
-#: Scores count in hundredths, so that many of them are alike and a rollout is judged by few rows.
-_HUNDREDTHS: Final = 100
+#: Scores count in hundredths, so that many of them are alike.
+HUNDREDTHS: Final = 100
 #: What is usual counts finer: rounding it would move the margin of all scores to one side.
-_PERMILLE: Final = 1_000
+PERMILLE: Final = 1_000
 
 
 async def keep_tried(scope: Scope, tenant: TenantId, answers: Sequence[TriedAnswer]) -> None:
@@ -73,11 +73,11 @@ async def score_tried(
         .limit(USUAL_OF)
         .subquery()
     )
-    average = func.round(func.avg(latest.c.score_percent) * (_PERMILLE // _HUNDREDTHS))
+    average = func.round(func.avg(latest.c.score_percent) * (PERMILLE // HUNDREDTHS))
     usual = select(case((func.count() >= USUAL_FROM, average))).scalar_subquery()
     values = {
         **{name: literal(row[name], columns[name].type) for name in _OF_THE_ANSWER},
-        "score_percent": literal(round(quality * _HUNDREDTHS)),
+        "score_percent": literal(round(quality * HUNDREDTHS)),
         "usual_permille": usual,
         "first": not_(exists().where(of_rollout, columns.unit == row["unit"])),
         "score_time": func.clock_timestamp(),
@@ -93,36 +93,3 @@ async def score_tried(
 
 
 _OF_THE_ANSWER: Final = ("tenant_id", "rollout_id", "unit", "step", "canary", "share_permille")
-
-
-async def read_scores(scope: Scope, tenant: TenantId, rollout: UUID, *, step: int) -> Scores:
-    """Puts together the scores of a rollout, with those of one step marked."""
-    columns = rollout_score.c
-    in_step = (columns.step == step).label("in_step")
-    alike = (
-        columns.canary,
-        columns.share_permille,
-        columns.score_percent,
-        columns.usual_permille,
-        columns.first,
-        in_step,
-    )
-    counted = (
-        select(*alike, func.count().label("times"))
-        .where(columns.tenant_id == tenant, columns.rollout_id == rollout)
-        .group_by(*alike)
-    )
-    return Scores(
-        [
-            Score(
-                arm=Arm.CANARY if row.canary else Arm.STABLE,
-                share_permille=row.share_permille,
-                score=row.score_percent / _HUNDREDTHS,
-                usual=None if row.usual_permille is None else row.usual_permille / _PERMILLE,
-                times=row.times,
-                first=row.first,
-                in_step=row.in_step,
-            )
-            for row in await scope.execute(counted)
-        ]
-    )

@@ -304,7 +304,7 @@ def rollout_to_proto(rollout: Rollout, seen: Seen | None = None) -> model_pb2.Mo
         quality_margin=rollout.quality_margin,
         state=_ROLLOUT_STATES[rollout.state],
         share_permille=rollout.share_permille,
-        evidence=[] if seen is None else [_evidence(seen, kind, rollout.quality_margin) for kind in Kind],
+        evidence=[] if seen is None else [_evidence(seen, kind) for kind in Kind],
         reason=rollout.reason,
         decided_by=rollout.decided_by,
         start_time=_time(rollout.started),
@@ -312,12 +312,12 @@ def rollout_to_proto(rollout: Rollout, seen: Seen | None = None) -> model_pb2.Mo
     )
 
 
-def _evidence(seen: Seen, kind: Kind, margin: float) -> model_pb2.RolloutEvidence:
+def _evidence(seen: Seen, kind: Kind) -> model_pb2.RolloutEvidence:
     return model_pb2.RolloutEvidence(
         metric=kind.value,
         canary_events=seen.events(kind, Arm.CANARY),
         stable_events=seen.events(kind, Arm.STABLE),
-        e_value=seen.value(kind, margin=margin),
+        e_value=seen.value(kind),
     )
 
 

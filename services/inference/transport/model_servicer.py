@@ -21,7 +21,7 @@ from services.inference.usecases.registry_ports import RegistryReader
 from services.inference.usecases.run_rollouts import RunRollouts
 from services.inference.usecases.set_routes import SetRoutes
 from services.inference.usecases.shadow import Shadows
-from services.meshkit.content.call import CallContext, CallId
+from services.meshkit.content.call import DIRECT, CallContext, CallId
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource, to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
@@ -111,7 +111,7 @@ class ModelServicer(ModelServiceServicer):
     ) -> pb.CheckModelVersionResponse:
         principal = caller_of(context).principal
         whose = CallContext(
-            call_id=CallId(run_id=self._ids.new("direct"), path="CheckModelVersion"), project=principal.project or ""
+            call_id=CallId(run_id=self._ids.new(DIRECT), path="CheckModelVersion"), project=principal.project or ""
         )
         left = seconds_left()
         deadline = self._clock.monotonic() + min(_CHECK_SECONDS, _CHECK_SECONDS if left is None else left - 0.5)

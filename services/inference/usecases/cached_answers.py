@@ -15,7 +15,6 @@ from services.inference.usecases.being_made import BeingMade
 from services.inference.usecases.near_answers import NearAnswers
 from services.meshkit.content.law import Verdict
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 
 #: A call waits this share of its time for the answer that an equal call is about to get.
@@ -39,7 +38,8 @@ class Turn:
 class CachedAnswers:
     """Looks answers up, and has equal calls wait for the first of them.
 
-    Keys are made under a secret of this process and its tenant: nobody finds, or can guess at, what another was told.
+    Keys are made under a secret of this process, the tenant and the project: nobody finds, or can guess at, what
+    another was told.
 
     Args:
         seconds: how long answers are kept of calls whose route does not say; 0: not at all.
@@ -75,7 +75,7 @@ class CachedAnswers:
             if question is None or self._near is None or turn.verdict is None:
                 yield turn
                 return
-            group = self._key(plan, turn.verdict, asked.principal.tenant, question.rest.arguments_hash(asked.model))
+            group = self._key(plan, turn.verdict, asked, question.rest.arguments_hash(asked.model))
             async with self._near.turn(asked, question, group, least=least, seconds=seconds) as found:
                 if found.near is not None:
                     turn.answer, turn.similarity = found.near.answer, found.near.similarity
@@ -91,7 +91,7 @@ class CachedAnswers:
         if verdict is None or not verdict.allowed or verdict.parts:
             yield Turn()
             return
-        key = self._key(plan, verdict, asked.principal.tenant, asked.arguments_hash)
+        key = self._key(plan, verdict, asked, asked.arguments_hash)
         making: BeingMade | None = None
         if asked.policy.cache is not CacheUse.REFRESH:
             kept = await self._found(key, asked)
@@ -128,13 +128,16 @@ class CachedAnswers:
                 return None
         return kept
 
-    def _key(self, plan: Plan, verdict: Verdict, tenant: TenantId, arguments_hash: bytes) -> CacheKey:
-        """The prompt, its version with it, is in the hash of the arguments, labels included."""
+    def _key(self, plan: Plan, verdict: Verdict, asked: Asked, arguments_hash: bytes) -> CacheKey:
+        """The prompt, its version with it, is in the hash of the arguments, labels included.
+
+        What belongs to another project is not there for who is bound to one.
+        """
         versions = sorted(
             "\0".join((one.version.deployment_id, one.version.name, str(one.version.version), one.version.model))
             for one in plan.candidates
         )
         route, arm = "" if plan.route is None else plan.route.name, str(plan.candidates[0].arm)
-        told = (route, arm, verdict.bundle_digest, *versions)
+        told = (asked.context.project, route, arm, verdict.bundle_digest, *versions)
         parts = (arguments_hash, *(one.encode() for one in told))
-        return cache_key(self._secret, str(tenant), parts)
+        return cache_key(self._secret, str(asked.principal.tenant), parts)

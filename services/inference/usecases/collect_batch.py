@@ -14,7 +14,7 @@ from services.inference.domain.answer import WITHHELD, AttemptNote, Finished, Wh
 from services.inference.domain.batch_job import BatchItem, BatchJob, ItemState
 from services.inference.domain.call import Blocked, Unjudged
 from services.inference.domain.deployment import DeploymentVersion
-from services.inference.domain.errors import Charge, LawBlocked, OutputInvalid, ProviderUnavailable
+from services.inference.domain.errors import Charge, LawBlocked, OutputInvalid, ProviderFailure, ProviderUnavailable
 from services.inference.domain.output_format import Violation, conform
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.batch_ports import (
@@ -84,17 +84,22 @@ class CollectBatch:
         job = leased.job
         sent = {one.hold_id: one for one in await self._store.items(job) if one.hold_id}
         told, group = set[str](), list[tuple[BatchItem, BatchResult]]()
-        async with aclosing(batcher.results(version, job.provider_id)) as results:
-            async for result in results:
-                item = sent.get(result.name)
-                if item is None or result.name in told:
-                    continue
-                told.add(result.name)
-                if item.state is ItemState.SENT:
-                    group.append((item, result))
-                if len(group) == _AT_ONCE:
-                    await self._take(leased, version, group)
-                    group.clear()
+        try:
+            async with aclosing(batcher.results(version, job.provider_id)) as results:
+                async for result in results:
+                    item = sent.get(result.name)
+                    if item is None or result.name in told:
+                        continue
+                    told.add(result.name)
+                    if item.state is ItemState.SENT:
+                        group.append((item, result))
+                    if len(group) == _AT_ONCE:
+                        await self._take(leased, version, group)
+                        group.clear()
+        except ProviderFailure:
+            # What was read is paid for and shown, whatever becomes of the rest.
+            await self._take(leased, version, group)
+            raise
         await self._take(leased, version, group)
         rest = [one for name, one in sent.items() if name not in told and one.state is ItemState.SENT]
         ended = await self._untold(job, rest, progress, told=len(told))

@@ -122,9 +122,7 @@ class JudgeRollouts:
             raise
 
     async def _decide(self, tenant: TenantId, rollout: Rollout) -> None:
-        seen = await self._records.seen(tenant, rollout.id, step=rollout.step)
-        # Many scores take a while.
-        found = await asyncio.to_thread(judge, rollout, seen, now=self._clock.now())
+        found = judge(rollout, await self._records.judged(tenant, rollout), now=self._clock.now())
         if found.verdict is Verdict.BACK:
             await self._carry_out(self._rollouts.roll_back, tenant, rollout, found)
         elif found.verdict is Verdict.STEP:

@@ -228,8 +228,11 @@ class RolloutRecords(Protocol):
         """Adds bad events, each unit once for each kind, and replaces the tallies of this replica in a step."""
         ...
 
-    async def seen(self, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
-        """Gives what all replicas have seen: bad events of the whole rollout, tallies of one step."""
+    async def judged(self, tenant: TenantId, rollout: Rollout) -> Seen:
+        """Adds what came since the last time to what a rollout is judged by, and gives all of that.
+
+        That is what all replicas have seen: bad events and scores of the whole rollout, tallies of its step.
+        """
         ...
 
     async def forget(self) -> None:

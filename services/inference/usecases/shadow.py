@@ -22,6 +22,7 @@ from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.ports import MakesCalls
 from services.inference.usecases.registry import MemoryRegistry
 from services.meshkit.content import CallContext, CallId
+from services.meshkit.content.call import SHADOW
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
@@ -29,8 +30,6 @@ from services.meshkit.core.ids import IdSource
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
-#: The agent that the ledger books copies on, and the prefix of their run ids.
-SHADOW: Final = "shadow"
 #: Copies that wait, and that are made at once.
 _MOST_WAITING: Final = 64
 _AT_ONCE: Final = 4

@@ -8,6 +8,12 @@ from services.meshkit.core.identity import TenantId
 #: Runs above a run whose steps are named with its calls. What lies deeper has no budgets of steps above it but these.
 MOST_PARENT_STEPS: Final = 16
 
+#: How run ids begin of calls that no run makes: direct ones, and those at a door that a key names.
+DIRECT: Final = "direct"
+KEYED: Final = "idem"
+#: The same of copies to a shadow, and the agent that the ledger books them on.
+SHADOW: Final = "shadow"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallId:

@@ -6,17 +6,15 @@ from dataclasses import replace
 from typing import Final
 
 from comitia.common.v1 import content_pb2
-from services.meshkit.content.call import MOST_PARENT_STEPS, CallContext
+from services.meshkit.content.call import DIRECT, KEYED, MOST_PARENT_STEPS, SHADOW, CallContext
 from services.meshkit.content.proto import context_from_proto
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
 from services.meshkit.core.once import request_uuid
 
-#: Prefix of the run ids of calls that no run makes.
-DIRECT: Final = "direct"
-#: How the ids begin that the mesh makes: of runs, of batches, and of direct calls without an id.
-_MADE_BY_THE_MESH: Final = ("run_", "batch_", f"{DIRECT}_")
+#: How the ids begin that the mesh makes: of runs, of batches, and of calls that no run makes.
+_MADE_BY_THE_MESH: Final = ("run_", "batch_", f"{DIRECT}_", f"{KEYED}_", f"{SHADOW}_")
 #: The service that makes the calls of runs.
 _RUNS: Final = "orchestrator"
 _MOST_NAME: Final = 128

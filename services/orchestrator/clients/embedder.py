@@ -8,7 +8,7 @@ import grpc.aio
 from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from comitia.orchestrator.v1 import journal_pb2
-from services.meshkit.content.received_context import DIRECT
+from services.meshkit.content.call import DIRECT
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.channel import call_metadata

@@ -693,9 +693,10 @@ def test_a_route_is_set_with_all_that_it_goes_by(comitia: Comitia) -> None:
     bandit = ("--mode", "bandit-linucb", "--reward", "600,300,100", "--dear", "0.05")
     table = comitia("model", "route", "w", "acme/a", "acme/b", *bandit).out
     assert "quality 600, cost 300, latency 100; dear at $0.05" in table
-    policy = ("--policy", "work_class=batch", "--policy", "cache=no")
+    policy = ("--policy", "work_class=batch", "--policy", "cache=no", "--policy", "hedge_after=1.5")
     shown = json.loads(comitia("model", "route", "w", "acme/a", *policy, "-o", "json").out)
     assert (shown["policy"]["work_class"], shown["policy"]["cache"]) == ("WORK_CLASS_BATCH", "CACHE_USE_NO")
+    assert shown["policy"]["hedge_after"] == "1.500s"
 
 
 @pytest.mark.parametrize(
@@ -706,6 +707,8 @@ def test_a_route_is_set_with_all_that_it_goes_by(comitia: Comitia) -> None:
         (("--dear", "-1"), "no amount"),
         (("--policy", "speed=high"), "none of"),
         (("--policy", "cache=always"), "one of"),
+        (("--policy", "hedge_after=soon"), "seconds"),
+        (("acme/a",), "'acme/a' stands there twice"),
         (("--mode", "fastest"), "mode"),
     ],
 )
@@ -714,6 +717,29 @@ def test_a_route_that_cannot_be_is_refused_with_what_would_fit(
 ) -> None:
     found = comitia("model", "route", "w", "acme/a", *options, code=2)
     assert why in " ".join(found.err.replace("│", " ").split())
+
+
+def test_a_model_with_two_weights_is_refused(comitia: Comitia) -> None:
+    assert "'acme/a' stands there twice" in comitia("model", "route", "w", "acme/a=500", "acme/a=400", code=2).err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "model route w acme/a=99999999999999",
+        "model route w acme/a --shadow acme/b=99999999999999",
+        "model route w acme/a --sla inf",
+        "model route w acme/a --cache-seconds nan",
+        "model route w acme/a --policy hedge_after=1e300",
+        "model canary w acme/a@99999999999999",
+        "model canary w acme/a --steps 1,99999999999999",
+        "model add acme/a --model m --context-tokens 99999999999999999999",
+    ],
+)
+def test_a_number_that_fits_nowhere_is_wrong_usage(comitia: Comitia, command: str) -> None:
+    refused = comitia(*command.split(), code=2).err
+    assert "too large" in refused
+    assert len(refused) < 200
 
 
 def test_a_comparison_and_a_quality_are_told(comitia: Comitia) -> None:
@@ -750,6 +776,11 @@ def test_a_batch_is_handed_over_waited_for_and_read(comitia: Comitia, mesh: Fake
         ('{"item_id": "a"}', "1: needs a `prompt`, or `generate`"),
         ('{"item_id": "a", "prompt": "why", "model": "x"}', "1: does not take 'model'"),
         ('{"item_id": "a", "generate": {"nothing": 1}}', "1: generate: "),
+        ('{"item_id": "a", "generate": 5}', "1: `generate` must be an object"),
+        ('{"item_id": "a", "generate": ' + "[" * 100_000, "1: is nested too deeply"),
+        ('{"item_id": "a", "prompt": "why", "max_output_tokens": true}', "1: `max_output_tokens` must be a number"),
+        ('{"item_id": "a", "prompt": "why"}\nand', "2: is no JSON, from character 1 on"),
+        ('{"item_id": "a", "prompt": "' + "x" * 5_000_000 + '"}', "hand them over in several batches"),
         ('{"item_id": "a", "prompt": "why"}\n{"item_id": "a", "prompt": "who"}', "2: the id 'a' stands twice"),
         ("", "holds no prompt"),
     ],
@@ -758,3 +789,17 @@ def test_a_file_of_prompts_is_refused_by_its_line(comitia: Comitia, tmp_path: Pa
     path = tmp_path / "prompts.jsonl"
     path.write_text(line, encoding="utf-8")
     assert fault in comitia("model", "batch", "submit", str(path), code=1).err
+
+
+def test_a_line_of_prompts_ends_where_a_line_of_json_does(comitia: Comitia, mesh: FakeMesh, tmp_path: Path) -> None:
+    path, said = tmp_path / "prompts.jsonl", "one\u2028two\x85three"
+    line = json.dumps({"item_id": "a", "prompt": said}, ensure_ascii=False)
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    comitia("model", "batch", "submit", str(path))
+    assert mesh.batches.items["batch_1"][0].generate.messages[0].parts[0].text.text == said
+
+
+def test_a_file_of_prompts_in_another_encoding_is_refused_by_its_line(comitia: Comitia, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes('{"item_id": "a", "prompt": "Zürich?"}'.encode("latin-1"))
+    assert "prompts.jsonl:1: is no UTF-8" in comitia("model", "batch", "submit", str(path), code=1).err

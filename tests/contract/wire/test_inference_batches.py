@@ -108,6 +108,22 @@ async def test_results_are_read_by_their_holds(dialect: BatchDialect) -> None:
 
 
 @pytest.mark.parametrize("dialect", BOTH)
+async def test_a_result_that_cannot_be_read_keeps_no_other_from_being_read(
+    server: FakeProvider, http: ProviderHttp, dialect: BatchDialect
+) -> None:
+    batcher, deployment = batcher_of(dialect, http, server), DEPLOYMENTS[dialect]
+    name = await batcher.submit(OUR_BATCH, calls_of(dialect))
+    torn, *others = PROMPTS
+    server.batches.all[-1].torn = {torn}
+    assert (await batcher.look(deployment, name)).ended
+    read: list[str] = []
+    with pytest.raises(ProviderFailure):
+        async for result in batcher.results(deployment, name):
+            read.append(result.name)  # noqa: PERF401  # it raises in the end
+    assert read == others
+
+
+@pytest.mark.parametrize("dialect", BOTH)
 @pytest.mark.parametrize(
     ("mishap", "reason", "charge"),
     [

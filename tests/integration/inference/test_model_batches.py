@@ -317,6 +317,26 @@ async def test_an_item_of_which_nobody_says_anything_is_unknown_and_stays_held(p
     assert (await held(patient)).held_nano_usd > 0
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+async def test_a_result_that_cannot_be_read_holds_up_no_other(patient: Patient, dialect: str) -> None:
+    batches = patient.mesh.provider.batches
+    batches.waits = True
+    made = await patient.submit("one", "two", model=DIALECTS[dialect])
+    await patient.until(made, STATE.Value("MODEL_BATCH_STATE_RUNNING"))
+    ours = batches.all[-1]
+    ours.torn = {ours.calls[0].hold_id}
+    batches.end()
+    async with asyncio.timeout(15):
+        while item_state((await patient.results(made))["item-1"]) != "answered":  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.02)
+    assert item_state((await patient.results(made))["item-0"]) == "sent"
+    ours.torn.clear()
+    await patient.ended(made)
+    assert {item_state(one) for one in (await patient.results(made)).values()} == {"answered"}
+    assert (await held(patient)).held_nano_usd == 0
+    await books_equal_the_meter(patient)
+
+
 async def test_a_usage_that_nobody_reports_leaves_the_hold_to_be_assumed(patient: Patient) -> None:
     patient.mesh.provider.next(Behaviour(usage=False))
     batch = await patient.ended(await patient.submit())

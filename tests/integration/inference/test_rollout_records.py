@@ -9,11 +9,14 @@ import pytest_asyncio
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.inference.domain.rollout.judgement import Kind
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.rollout.watch import BadEvent, Metric, Tally
 from services.inference.domain.route import Arm, Trial
 from services.inference.storage.lesson_records import FORGET_LOCK, JUDGED_WITHIN, SqlLessonRecords
 from services.inference.storage.rollout_records import EVIDENCE_KEPT, SqlRolloutRecords
+from services.inference.storage.rollout_sums import add_up, read_seen
+from services.inference.storage.rollout_tables import rollout_score
 from services.inference.storage.tried_answers import keep_tried, score_tried
 from services.inference.usecases.learning_ports import TriedAnswer
 from services.meshkit.core.clock import SystemClock
@@ -55,7 +58,7 @@ async def test_replicas_add_up_what_they_saw_in_a_step(
     await one.add(TENANT, rollout, [], tallied(160, 4), step=0)
     await two.add(TENANT, rollout, [event], tallied(40, 1), step=0)
     await two.add(TENANT, rollout, [], tallied(7, 0), step=1)
-    first, second = await one.seen(TENANT, rollout, step=0), await one.seen(TENANT, rollout, step=1)
+    first, second = [await one.judged(TENANT, a_rollout(id=rollout, step=step)) for step in (0, 1)]
     assert (first.tallies[Arm.CANARY].units, first.tallies[Arm.CANARY].bad[Metric.ERROR]) == (200, 5)
     assert (second.tallies[Arm.CANARY].units, second.tallies[Arm.CANARY].bad[Metric.ERROR]) == (7, 0)
     assert first.evidence[Metric.ERROR].canary == second.evidence[Metric.ERROR].canary == 1
@@ -108,8 +111,42 @@ async def test_what_is_usual_is_known_to_a_thousandth(
                 hold = to_uuid(one.hold_id, "hold")
                 assert await score_tried(scope, TENANT, hold, score, project=None, within=JUDGED_WITHIN)
             await scope.commit()
-        scores = (await replicas[0].seen(TENANT, rollout.id, step=0)).scores
-        assert {one.usual for one in scores.seen} == {None, 0.805}
+        async with tenant_scope(app, TENANT, read_only=True) as scope:
+            usual = await scope.execute(select(rollout_score.c.usual_permille).distinct())
+            assert set(usual.scalars()) == {None, 805}
+
+
+async def test_a_bad_event_and_a_score_are_read_once_and_no_more_of_them_at_a_time_than_one_look_takes(
+    replicas: tuple[SqlRolloutRecords, SqlRolloutRecords], surroundings: Surroundings
+) -> None:
+    one, two = replicas
+    rollout = a_rollout(id=SystemIds().new("rollout"), quality_margin=0.1)
+    answers = [tried(rollout, unit) for unit in range(60)]
+    events = [BadEvent(Metric.ERROR, b"%d" % unit, list(Arm)[unit % 2], 100) for unit in range(60)]
+    async with begun(surroundings, rollout) as owner, sql_engine(surroundings.urls.app, pool_size=1) as app:
+        async with tenant_scope(app, TENANT, audited=False) as scope:
+            await keep_tried(scope, TENANT, answers)
+            for unit, answer in enumerate(answers):
+                hold = to_uuid(answer.hold_id, "hold")
+                assert await score_tried(scope, TENANT, hold, unit / 60, project=None, within=JUDGED_WITHIN)
+            await scope.commit()
+        await one.add(TENANT, rollout.id, events, tallied(60, 60), step=0)
+        async with tenant_scope(app, TENANT, audited=False) as scope:
+            await add_up(scope, TENANT, rollout, most=20)
+            seen = await read_seen(scope, TENANT, rollout)
+            await scope.commit()
+        assert seen.evidence[Metric.ERROR].canary + seen.evidence[Metric.ERROR].stable == 20
+        assert seen.scores.units[Arm.STABLE] == 20
+        seen = await one.judged(TENANT, rollout)
+        assert (seen.evidence[Metric.ERROR].canary, seen.evidence[Metric.ERROR].stable) == (30, 30)
+        assert seen.scores.units[Arm.STABLE] == 60
+        async with owner.begin() as connection:
+            for table in ("rollout_event", "rollout_score"):
+                gone = await connection.execute(text(f"DELETE FROM {table}"))
+                assert gone.rowcount >= 60
+        again = await two.judged(TENANT, rollout)
+        assert again.scores == seen.scores
+        assert [again.value(kind) for kind in Kind] == [seen.value(kind) for kind in Kind]
 
 
 async def test_answers_on_trial_are_kept_while_their_scores_count_and_forgotten_by_one_replica_at_a_time(
@@ -159,9 +196,9 @@ async def test_what_a_rollout_was_judged_by_is_kept_for_a_while_after_its_end(
             )
     try:
         await records.forget()
-        kept = {rollout: (await records.seen(TENANT, rollout, step=0)).tallies[Arm.CANARY].units for rollout in ended}
-        assert kept == {running: 1, fresh: 1, old: 0}
-        assert not (await records.seen(TENANT, old, step=0)).evidence[Metric.ERROR].canary
+        seen = {rollout: await records.judged(TENANT, a_rollout(id=rollout)) for rollout in ended}
+        assert {one: of.tallies[Arm.CANARY].units for one, of in seen.items()} == {running: 1, fresh: 1, old: 0}
+        assert {one: of.evidence[Metric.ERROR].canary for one, of in seen.items()} == {running: 1, fresh: 1, old: 0}
     finally:
         async with sql_engine(surroundings.urls.migrator, pool_size=1) as owner, owner.begin() as connection:
             await connection.execute(text("DELETE FROM model_rollout WHERE tenant_id = :tenant"), {"tenant": TENANT})

@@ -38,6 +38,8 @@ class FakeBatch:
     rest: str = ""
     #: Prompts that the results leave out.
     silent: set[str] = field(default_factory=set[str])
+    #: Prompts whose line of the results is cut off.
+    torn: set[str] = field(default_factory=set[str])
 
 
 class FakeBatches:
@@ -254,7 +256,7 @@ def _shown_openai(batches: FakeBatches, batch: FakeBatch) -> dict[str, Any]:
     if batch.status != "in_progress":
         for kind, lines in (("output", good), ("error", bad)):
             name = f"file-{batch.id}-{kind}"
-            batches.files[name] = b"\n".join(json.dumps(line).encode() for line in lines)
+            batches.files[name] = b"\n".join(_line(batch, line) for line in lines)
             shown[f"{kind}_file_id"] = name if lines else None
     return shown
 
@@ -286,10 +288,15 @@ def _shown_anthropic(batch: FakeBatch) -> dict[str, Any]:
 def _anthropic_lines(batch: FakeBatch) -> list[bytes]:
     kind = {"cancelled": "canceled"}.get(batch.rest, "expired")
     return [
-        json.dumps(batch.results.get(call.hold_id, {"custom_id": call.hold_id, "result": {"type": kind}})).encode()
+        _line(batch, batch.results.get(call.hold_id, {"custom_id": call.hold_id, "result": {"type": kind}}))
         for call in batch.calls
         if call.hold_id not in batch.silent
     ]
+
+
+def _line(batch: FakeBatch, result: dict[str, Any]) -> bytes:
+    line = json.dumps(result).encode()
+    return line[:-9] if result["custom_id"] in batch.torn else line
 
 
 def _file(name: str, data: bytes) -> dict[str, Any]:

@@ -108,6 +108,14 @@ async def test_tenants_share_nothing(room: Room) -> None:
     assert len(room.openai.asked) == 10
 
 
+async def test_projects_share_nothing(room: Room) -> None:
+    for project in ("atlas", "borea", ""):
+        context = replace(a_context(f"same {project}"), project=project)
+        assert not (await room.ask(an_asked(context=context))).cached
+    assert (await room.ask(an_asked(context=replace(a_context("again"), project="atlas")))).cached
+    assert len(room.openai.asked) == 3
+
+
 async def test_another_prompt_limit_or_label_is_another_call(room: Room) -> None:
     await ask(room, "first")
     for number, prompt in enumerate(

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
-from threading import Thread, current_thread
 from typing import Any
 
 import pytest
@@ -197,7 +196,7 @@ class Records:
         if self.away:
             raise Unavailable("postgres")
 
-    async def seen(self, tenant: TenantId, rollout_id: str, *, step: int) -> Seen:
+    async def judged(self, tenant: TenantId, rollout: Rollout) -> Seen:
         return Seen()
 
     async def forget(self) -> None: ...
@@ -283,23 +282,6 @@ async def test_a_judge_takes_the_step_of_the_rollout_that_it_has_judged_only(mon
     assert rollouts.promoted == [3]
     await judge.look()
     assert (rollouts.promoted, rollouts.standing.step) == ([3, 3], 1)
-
-
-async def test_a_judge_of_many_scores_keeps_no_call_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[Thread] = []
-
-    def slow(rollout: Rollout, seen: Seen, **_: Any) -> Judgement:
-        threads.append(current_thread())
-        return Judgement(Verdict.STAY)
-
-    monkeypatch.setattr(judge_rollouts, "judge", slow)
-    clock, records, rollout = FakeClock(), Records(), a_rollout(route="w")
-    registry = a_registry(held(routes=[a_route("w", OPENAI.name)], rollouts=[rollout]))
-    rollouts: Any = Rollouts(records, rollout)
-    judge = JudgeRollouts(registry=registry, observe=ObserveRollouts(), records=records, rollouts=rollouts, clock=clock)
-    await judge.look()
-    assert threads
-    assert current_thread() not in threads
 
 
 @pytest.mark.parametrize("error", [ValueError("math domain error"), ModelNotFound("w")])

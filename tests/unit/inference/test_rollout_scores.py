@@ -24,10 +24,14 @@ def a_score(arm: Arm, score: float, *, share: int = 100, usual: float | None = 0
     return Score(arm=arm, share_permille=share, score=score, usual=usual, times=times)
 
 
-def alike(canary: float, stable: float, *, times: int) -> Seen:
+def noted(*scores: Score, margin: float = 0.0) -> Scores:
+    return Scores().note(scores, margin=margin)
+
+
+def alike(canary: float, stable: float, *, times: int, margin: float = 0.0, in_step: bool = True) -> Seen:
     """What is seen of both sides at a share of one half."""
-    seen = Seen(scores=Scores([a_score(Arm.CANARY, canary, share=500, times=times)]))
-    seen.scores.seen.append(a_score(Arm.STABLE, stable, share=500, times=times))
+    both = [a_score(arm, one, share=500, times=times) for arm, one in ((Arm.CANARY, canary), (Arm.STABLE, stable))]
+    seen = Seen(scores=noted(*(replace(one, in_step=in_step) for one in both), margin=margin))
     for arm in Arm:
         seen.tallies[arm].units = 5_000
     return seen
@@ -37,14 +41,14 @@ def alike(canary: float, stable: float, *, times: int) -> Seen:
 def test_the_next_bet_is_fair_when_both_sides_are_alike_whatever_is_usual(
     share: int, usual: float, score: float
 ) -> None:
-    values = {arm: Scores([a_score(arm, score, share=share, usual=usual)]).lower(0.0) for arm in Arm}
+    values = {arm: noted(a_score(arm, score, share=share, usual=usual)).lower for arm in Arm}
     assert share / 1000 * values[Arm.CANARY] + (1 - share / 1000) * values[Arm.STABLE] == pytest.approx(1.0, rel=1e-9)
 
 
 @given(SHARES, PARTS, PARTS, st.floats(0, 0.99), st.sampled_from(Arm))
 def test_no_score_loses_all_that_is_bet(share: int, usual: float, score: float, margin: float, arm: Arm) -> None:
-    scores = Scores([a_score(arm, score, share=share, usual=usual, times=3)])
-    for value in (scores.lower(margin), scores.kept(margin)):
+    scores = noted(a_score(arm, score, share=share, usual=usual, times=3), margin=margin)
+    for value in (scores.lower, scores.kept):
         assert isfinite(value)
         assert value > 0
 
@@ -56,40 +60,41 @@ def test_a_canary_that_is_lower_by_just_the_margin_is_a_fair_bet_both_ways(
     if score < margin:
         return
     part, sides = share / 1000, {Arm.STABLE: score, Arm.CANARY: score - margin}
-    for verb in (Scores.lower, Scores.kept):
-        values = {
-            arm: verb(Scores([a_score(arm, one, share=share, usual=usual)]), margin) for arm, one in sides.items()
-        }
-        assert part * values[Arm.CANARY] + (1 - part) * values[Arm.STABLE] == pytest.approx(1.0, rel=1e-9)
+    found = {arm: noted(a_score(arm, one, share=share, usual=usual), margin=margin) for arm, one in sides.items()}
+    canary, stable = found[Arm.CANARY], found[Arm.STABLE]
+    assert part * canary.lower + (1 - part) * stable.lower == pytest.approx(1.0, rel=1e-9)
+    assert part * canary.kept + (1 - part) * stable.kept == pytest.approx(1.0, rel=1e-9)
 
 
 def test_scores_before_anything_is_usual_or_where_one_side_has_all_say_nothing() -> None:
-    scores = Scores([a_score(Arm.CANARY, 0.0, usual=None, times=90), a_score(Arm.CANARY, 0.0, share=1000, times=90)])
-    assert scores.lower(0.0) == scores.kept(0.1) == 1.0
-    assert scores.count(Arm.CANARY) == 180
+    scores = noted(a_score(Arm.CANARY, 0.0, usual=None, times=90), a_score(Arm.CANARY, 0.0, share=1000, times=90))
+    assert scores.lower == scores.kept == 1.0
+    assert scores.units[Arm.CANARY] == 180
 
 
 def test_who_is_scored_more_often_than_its_share_explains_is_not_thought_worse_for_that() -> None:
-    often = Scores([a_score(Arm.CANARY, 0.8, share=10, times=5_000), a_score(Arm.STABLE, 0.8, share=10, times=50)])
-    assert often.lower(0.0) == pytest.approx(1.0)
+    often = noted(a_score(Arm.CANARY, 0.8, share=10, times=5_000), a_score(Arm.STABLE, 0.8, share=10, times=50))
+    assert often.lower == pytest.approx(1.0)
 
 
 def test_no_scores_of_the_canary_show_nothing() -> None:
     seen = alike(0.8, 0.8, times=600)
-    seen.scores = Scores([a_score(Arm.STABLE, 0.8, times=600)])
-    assert seen.scores.kept(0.1) == seen.scores.lower(0.1) == pytest.approx(1.0)
+    seen.scores = noted(a_score(Arm.STABLE, 0.8, times=600), margin=0.1)
+    assert seen.scores.kept == seen.scores.lower == pytest.approx(1.0)
     assert judge(a_rollout(quality_margin=0.1), seen, now=NOON + timedelta(hours=1)).verdict is Verdict.STAY
 
 
 def test_a_canary_scored_half_or_twice_as_often_is_judged_by_the_margin_that_was_asked_for() -> None:
-    half = Scores([a_score(Arm.CANARY, 0.65, times=1_000), a_score(Arm.STABLE, 0.8, times=19_000)])
-    assert half.kept(0.1) < 1
-    twice = Scores([a_score(Arm.CANARY, 0.74, times=4_000), a_score(Arm.STABLE, 0.8, times=16_000)])
-    assert twice.lower(0.1) < 1
+    half = noted(a_score(Arm.CANARY, 0.65, times=1_000), a_score(Arm.STABLE, 0.8, times=19_000), margin=0.1)
+    assert half.kept < 1
+    twice = noted(a_score(Arm.CANARY, 0.74, times=4_000), a_score(Arm.STABLE, 0.8, times=16_000), margin=0.1)
+    assert twice.lower < 1
 
 
 def scored(seed: int, *, lower: float, often: float = 1.0) -> Scores:
     """2,000 scores, good or not, against what was usual before; of the stable version's answers 0.8 are good.
+
+    The margin is 0.1.
 
     Args:
         lower: how much fewer of the canary's are.
@@ -99,7 +104,7 @@ def scored(seed: int, *, lower: float, often: float = 1.0) -> Scores:
     for _ in range(2_000):
         arm = Arm.CANARY if dice.random() < 0.1 * often else Arm.STABLE
         score = float(dice.random() < (0.8 - lower if arm is Arm.CANARY else 0.8))
-        scores.seen.append(a_score(arm, score, usual=round(fmean(usual), 3)))
+        scores.note([a_score(arm, score, usual=round(fmean(usual), 3))], margin=0.1)
         if arm is Arm.STABLE:
             usual.append(score)
     return scores
@@ -110,9 +115,9 @@ def scored(seed: int, *, lower: float, often: float = 1.0) -> Scores:
 def test_one_of_twenty_trials_is_wrong_at_most_however_often_the_canary_is_scored(
     often: float, broken_by: float, kept_by: float
 ) -> None:
-    kept = [scored(seed, lower=broken_by, often=often).kept(0.1) for seed in range(200)]
+    kept = [scored(seed, lower=broken_by, often=often).kept for seed in range(200)]
     assert sum(one >= 1 / ALPHA for one in kept) <= 200 * ALPHA
-    lower = [scored(seed, lower=kept_by, often=often).lower(0.1) for seed in range(200)]
+    lower = [scored(seed, lower=kept_by, often=often).lower for seed in range(200)]
     assert sum(one >= ENOUGH for one in lower) <= 200 * ALPHA
 
 
@@ -123,22 +128,36 @@ def test_a_canary_of_lower_quality_is_taken_back_and_the_reason_says_by_what() -
         "quality: 60 scores of the canary, 0.50 on average, and 60 of the stable version, 0.80"
     )
     within = a_rollout(quality_margin=0.4)
-    assert judge(within, alike(0.5, 0.8, times=60), now=NOON).verdict is Verdict.STAY
+    assert judge(within, alike(0.5, 0.8, times=60, margin=0.4), now=NOON).verdict is Verdict.STAY
 
 
 def test_with_a_margin_no_step_is_taken_before_scores_of_that_step_show_that_it_is_kept() -> None:
     later, asked = NOON + timedelta(seconds=61), a_rollout(quality_margin=0.2)
     assert judge(a_rollout(), alike(0.8, 0.8, times=3), now=later).verdict is Verdict.STEP
-    assert judge(asked, alike(0.8, 0.8, times=3), now=later).verdict is Verdict.STAY
-    enough = alike(0.8, 0.8, times=200)
-    assert judge(asked, enough, now=later).reason == GOOD
-    enough.scores = Scores([replace(one, in_step=False) for one in enough.scores.seen])
-    assert judge(asked, enough, now=later).verdict is Verdict.STAY
+    assert judge(asked, alike(0.8, 0.8, times=3, margin=0.2), now=later).verdict is Verdict.STAY
+    assert judge(asked, alike(0.8, 0.8, times=200, margin=0.2), now=later).reason == GOOD
+    elsewhere = alike(0.8, 0.8, times=200, margin=0.2, in_step=False)
+    assert judge(asked, elsewhere, now=later).verdict is Verdict.STAY
+
+
+@given(st.lists(st.tuples(SHARES, PARTS, st.sampled_from(Arm), st.booleans(), st.booleans())), st.floats(0, 0.99))
+def test_sums_of_scores_add_up_however_they_are_divided(
+    given: list[tuple[int, float, Arm, bool, bool]], margin: float
+) -> None:
+    scores = [
+        replace(a_score(arm, score, share=share), in_step=now, first=first) for share, score, arm, now, first in given
+    ]
+    whole, parts = noted(*scores, margin=margin), Scores()
+    for one in scores:
+        parts.add(noted(replace(one, in_step=True), margin=margin), in_step=one.in_step)
+    assert (parts.units, parts.totals) == (whole.units, pytest.approx(whole.totals))
+    assert parts.lower_logs == pytest.approx(whole.lower_logs)
+    assert parts.kept_logs == pytest.approx(whole.kept_logs)
 
 
 def test_a_unit_that_had_a_score_in_an_earlier_step_is_evidence_of_harm_once() -> None:
     again = [Score(arm=Arm.CANARY, share_permille=500, score=0.0, usual=0.8, times=500, first=False)]
-    seen = Seen(scores=Scores(again))
+    seen = Seen(scores=noted(*again, margin=0.1))
     assert seen.value(Kind.QUALITY) == 1.0
     assert seen.events(Kind.QUALITY, Arm.CANARY) == 0
-    assert Scores(again).kept(0.1) < 1 / ENOUGH
+    assert seen.scores.kept < 1 / ENOUGH

@@ -41,14 +41,11 @@ class Scored:
             self._usual.append(score)
 
     def scores(self, rollout: Rollout) -> Scores:
-        return Scores(
-            [
-                Score(
-                    arm=arm, share_permille=share, score=score, usual=usual, times=times, in_step=step == rollout.step
-                )
-                for (arm, share, score, usual, step), times in self._alike.items()
-            ]
+        scores = (
+            Score(arm=arm, share_permille=share, score=score, usual=usual, times=times, in_step=step == rollout.step)
+            for (arm, share, score, usual, step), times in self._alike.items()
         )
+        return Scores().note(scores, margin=rollout.quality_margin)
 
 
 def answered(dice: Random, *, errors: float, slower: float = 1.0) -> AttemptOutcome:

@@ -42,7 +42,7 @@ from services.meshkit.core.errors import Invalid, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.fault_queue import FaultQueue
-from tests.support.inference import ANNA, OPENAI, USER, a_message, a_prompt, an_asked
+from tests.support.inference import ANNA, OPENAI, USER, a_context, a_message, a_prompt, an_asked
 from tests.support.pictures import a_png
 from tests.unit.inference.conftest import until
 
@@ -156,6 +156,7 @@ async def test_an_answer_is_given_within_its_tenant_and_where_all_else_is_equal(
     secret = a_prompt(messages=(a_message(RIVER, label=Label(confidentiality=Confidentiality.RESTRICTED)),))
     others: list[dict[str, Any]] = [
         {"principal": replace(ANNA, tenant=TenantId(UUID(int=7)))},
+        {"context": replace(a_context(), project="atlas")},
         {"version": 2},
         {"digest": "cd"},
         {"route": replace(ROUTE, name="other")},
@@ -186,9 +187,31 @@ async def test_vectors_of_two_models_are_never_compared(faq: Faq) -> None:
     assert found == [False, True, False]
 
 
-async def test_questions_with_other_numbers_are_other_questions(faq: Faq) -> None:
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("In 3 days?", "In 4 days?"),
+        ("What is 5+3?", "What is 5-3?"),
+        ("What is 5 + 3?", "What is 5 - 3?"),
+        ("Is -5 a number?", "Is 5 a number?"),
+        ("What are 1.5 m in feet?", "What are 1 5 m in feet?"),
+        ("Is .5 a number?", "Is 5 a number?"),
+        ("What is x² at its least?", "What is x³ at its least?"),
+        ("A cup, or ½ of one?", "A cup, or ¼ of one?"),
+        ("What costs 5€?", "What costs 5$?"),
+        ("Is 3 < 4?", "Is 3 > 4?"),
+    ],
+)
+async def test_questions_with_other_numbers_or_signs_are_other_questions(faq: Faq, one: str, other: str) -> None:
+    ANGLES[one] = ANGLES[other] = 1.0
+    await faq.ask(one)
+    assert await faq.ask(other) is None
+
+
+async def test_how_a_sentence_with_numbers_ends_makes_no_other_question(faq: Faq) -> None:
+    ANGLES["Say, in 3 days"] = ANGLES["In 3 days?"]
     await faq.ask("In 3 days?")
-    assert await faq.ask("In 4 days?") is None
+    assert await faq.ask("Say, in 3 days") is not None
 
 
 async def test_an_answer_is_given_as_long_as_it_is_kept(faq: Faq) -> None:

@@ -73,21 +73,17 @@ class Seen:
         for event in events:
             self.evidence[event.metric].note(event.arm, share_permille=event.share_permille)
 
-    def value(self, kind: Kind, *, margin: float = 0.0) -> float:
-        """Evidence of one kind: that of scores, or the mean of those of its bad events.
-
-        Args:
-            margin: by how much scores may be lower.
-        """
+    def value(self, kind: Kind) -> float:
+        """Evidence of one kind: that of scores, or the mean of those of its bad events."""
         if kind is Kind.QUALITY:
-            return self.scores.lower(margin)
+            return self.scores.lower
         metrics = _METRICS[kind]
         return sum(self.evidence[metric].value for metric in metrics) / len(metrics)
 
     def events(self, kind: Kind, arm: Arm) -> int:
         """Bad events of one side; of quality its scores."""
         if kind is Kind.QUALITY:
-            return self.scores.count(arm)
+            return self.scores.units[arm]
         found = [self.evidence[metric] for metric in _METRICS[kind]]
         return sum(one.canary if arm is Arm.CANARY else one.stable for one in found)
 
@@ -97,7 +93,7 @@ def judge(rollout: Rollout, seen: Seen, *, now: datetime) -> Judgement:
     if rollout.state is not RolloutState.RUNNING:
         return Judgement(Verdict.STAY)
     for kind in Kind:
-        value = seen.value(kind, margin=rollout.quality_margin)
+        value = seen.value(kind)
         if value >= ENOUGH:
             return Judgement(
                 Verdict.BACK,
@@ -131,4 +127,4 @@ def _as_good(seen: Seen, *, quality_margin: float) -> bool:
         least, _ = rate_bounds(stable.bad[metric], stable.units, alpha=ALPHA)
         if most - least > margin:
             return False
-    return quality_margin == 0 or seen.scores.kept(quality_margin) >= 1 / ALPHA
+    return quality_margin == 0 or seen.scores.kept >= 1 / ALPHA

@@ -52,45 +52,73 @@ class Score:
 
 @dataclass(slots=True)
 class Scores:
-    """All scores of a rollout that count."""
+    """What became of bets on all scores of a rollout that count: sums, as many whether of ten scores or of millions."""
 
-    seen: list[Score] = field(default_factory=list[Score])
+    #: Of units that have a score.
+    units: dict[Arm, int] = field(default_factory=lambda: dict.fromkeys(Arm, 0))
+    #: Sums of their first ones.
+    totals: dict[Arm, float] = field(default_factory=lambda: dict.fromkeys(Arm, 0.0))
+    #: Logarithms of what became of 1 that was bet on lower than by the margin; and on not so low, in this step.
+    lower_logs: list[float] = field(default_factory=lambda: [0.0] * len(PARTS))
+    kept_logs: list[float] = field(default_factory=lambda: [0.0] * len(PARTS))
 
-    def lower(self, margin: float) -> float:
-        """Gives evidence that the canary's are lower by more than a margin; at most 1 on average when they are not."""
-        return _capital((one for one in self.seen if one.first), margin, sign=1)
+    def note(self, scores: Iterable[Score], *, margin: float) -> "Scores":
+        """Takes scores in, each once.
 
-    def kept(self, margin: float) -> float:
-        """Gives evidence that in this step the canary's are not lower by the margin or more."""
-        return _capital((one for one in self.seen if one.in_step), margin, sign=-1)
+        Args:
+            margin: by how much the canary's may be lower; the same for all scores of a rollout.
+        """
+        for one in scores:
+            if one.first:
+                self.units[one.arm] += one.times
+                self.totals[one.arm] += one.times * one.score
+                _bet(self.lower_logs, one, margin, sign=1)
+            if one.in_step:
+                _bet(self.kept_logs, one, margin, sign=-1)
+        return self
 
-    def count(self, arm: Arm) -> int:
-        """Counts the units of one side that have a score."""
-        return sum(one.times for one in self.seen if one.first and one.arm is arm)
+    def add(self, other: "Scores", *, in_step: bool) -> None:
+        """Takes in what was summed elsewhere; of another step, only what counts in all."""
+        for arm in Arm:
+            self.units[arm] += other.units[arm]
+            self.totals[arm] += other.totals[arm]
+        self.lower_logs = [one + more for one, more in zip(self.lower_logs, other.lower_logs, strict=True)]
+        if in_step:
+            self.kept_logs = [one + more for one, more in zip(self.kept_logs, other.kept_logs, strict=True)]
+
+    @property
+    def lower(self) -> float:
+        """Evidence that the canary's are lower by more than the margin; at most 1 on average when they are not."""
+        return _capital(self.lower_logs)
+
+    @property
+    def kept(self) -> float:
+        """Evidence that in this step the canary's are not lower by the margin or more."""
+        return _capital(self.kept_logs)
 
     def mean(self, arm: Arm) -> float:
         """Gives the average of one side; 0 without scores."""
-        total = fsum(one.times * one.score for one in self.seen if one.first and one.arm is arm)
-        return total / max(self.count(arm), 1)
+        return self.totals[arm] / max(self.units[arm], 1)
 
 
-def _capital(scores: Iterable[Score], margin: float, *, sign: int) -> float:
-    """Gives what became of 1 that was bet on all of them.
+def _bet(logs: list[float], one: Score, margin: float, *, sign: int) -> None:
+    """Multiplies what was bet by what it became with these scores.
 
     Args:
         sign: 1: on lower than by the margin; -1: on not so low.
     """
-    logs = [0.0] * len(PARTS)
-    for one in scores:
-        if one.usual is None or not 0 < one.share_permille < ALL:
-            continue
-        share, usual = one.share_permille / ALL, one.usual
-        y = (usual - one.score - margin) / share if one.arm is Arm.CANARY else (one.score - usual) / (1 - share)
-        # The most that one score can lose; above 0, as usual and margin cannot both be at the end that makes it 0.
-        if sign > 0:
-            most = max((1 - usual + margin) / share, usual / (1 - share))
-        else:
-            most = max((usual - margin) / share, (1 - usual) / (1 - share))
-        for index, part in enumerate(PARTS):
-            logs[index] += one.times * log1p(part * sign * y / most)
+    if one.usual is None or not 0 < one.share_permille < ALL:
+        return
+    share, usual = one.share_permille / ALL, one.usual
+    y = (usual - one.score - margin) / share if one.arm is Arm.CANARY else (one.score - usual) / (1 - share)
+    # The most that one score can lose; above 0, as usual and margin cannot both be at the end that makes it 0.
+    if sign > 0:
+        most = max((1 - usual + margin) / share, usual / (1 - share))
+    else:
+        most = max((usual - margin) / share, (1 - usual) / (1 - share))
+    for index, part in enumerate(PARTS):
+        logs[index] += one.times * log1p(part * sign * y / most)
+
+
+def _capital(logs: Iterable[float]) -> float:
     return fsum(exp(min(one, _MOST_LOG)) for one in logs) / len(PARTS)

@@ -20,7 +20,7 @@ from services.inference.domain.prompt import Prompt
 from services.inference.providers import failures
 from services.inference.providers.anthropic.messages import MessageReader
 from services.inference.providers.anthropic.wire import request_body
-from services.inference.providers.batch_http import BatchHttp, answered, checked_name, decoded
+from services.inference.providers.batch_http import BatchHttp, answered, checked_name
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.instruction import CannotBeTold
 from services.inference.providers.openai.chat import Endpoint
@@ -134,9 +134,10 @@ class AnthropicBatches:
     async def results(self, deployment: DeploymentVersion, provider_id: str) -> AsyncGenerator[BatchResult]:
         """See `BatchProvider.results`."""
         # Not by the address that the answer names: keys go to the address of the settings only.
-        async with aclosing(self._http.lines(deployment.name, f"{self._url}/{provider_id}/results")) as lines:
+        url = f"{self._url}/{provider_id}/results"
+        async with aclosing(self._http.results(deployment.name, [url], Line)) as lines:
             async for line in lines:
-                yield _result(deployment, decoded(deployment.name, line, Line))
+                yield _result(deployment, line)
 
     async def cancel(self, deployment: DeploymentVersion, provider_id: str) -> None:
         """See `BatchProvider.cancel`."""

@@ -16,7 +16,7 @@ from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.errors import ProviderFailure
 from services.inference.domain.prompt import Prompt
 from services.inference.providers import failures
-from services.inference.providers.batch_http import BatchHttp, answered, checked_name, decoded
+from services.inference.providers.batch_http import BatchHttp, answered, checked_name
 from services.inference.providers.http import ProviderHttp, Upload
 from services.inference.providers.instruction import CannotBeTold
 from services.inference.providers.openai.chat import OPENAI, ChatReader, Endpoint
@@ -153,13 +153,11 @@ class OpenAiBatches:
     async def results(self, deployment: DeploymentVersion, provider_id: str) -> AsyncGenerator[BatchResult]:
         """See `BatchProvider.results`."""
         job = await self._job(deployment, provider_id)
-        for file in (job.output_file_id, job.error_file_id):
-            if file is None:
-                continue
-            url = f"{self._base_url}/files/{checked_name(deployment.name, file)}/content"
-            async with aclosing(self._http.lines(deployment.name, url)) as lines:
-                async for line in lines:
-                    yield _result(deployment, decoded(deployment.name, line, Line))
+        files = [checked_name(deployment.name, file) for file in (job.output_file_id, job.error_file_id) if file]
+        urls = [f"{self._base_url}/files/{file}/content" for file in files]
+        async with aclosing(self._http.results(deployment.name, urls, Line)) as lines:
+            async for line in lines:
+                yield _result(deployment, line)
 
     async def cancel(self, deployment: DeploymentVersion, provider_id: str) -> None:
         """See `BatchProvider.cancel`."""

@@ -14,6 +14,7 @@ from services.inference.transport.doors.errors import Dialect
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.ports import Registry
 from services.meshkit.content import CallContext, CallId
+from services.meshkit.content.call import DIRECT, KEYED
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, TenantId
@@ -22,9 +23,6 @@ from services.meshkit.core.ids import IdSource
 #: Names a request, so that its repeat gets the first answer.
 IDEMPOTENCY_KEY: Final = "idempotency-key"
 _MOST_KEY: Final = 255
-#: Run ids of calls without such a key, and with one.
-DIRECT: Final = "direct"
-_KEYED: Final = "idem"
 
 
 class Writes(Protocol):
@@ -130,7 +128,7 @@ class Asking:
             if not (0 < len(key) <= _MOST_KEY and key.isascii()):
                 raise Invalid(IDEMPOTENCY_KEY, f"must be 1 to {_MOST_KEY} ASCII characters")
             named = sha256(f"{principal.subject}\x00{key}".encode()).hexdigest()
-            run_id = f"{_KEYED}_{named[:32]}"
+            run_id = f"{KEYED}_{named[:32]}"
         return Asked(
             principal=principal,
             context=CallContext(

@@ -6,11 +6,12 @@ from typing import Final
 from aiohttp import web
 
 from services.inference.transport.convert import model_of
-from services.inference.transport.doors.door import DIRECT, Visit
+from services.inference.transport.doors.door import Visit
 from services.inference.transport.doors.errors import Dialect
 from services.inference.transport.doors.openai_embeddings import embedding_request, embeddings, in_dialect
 from services.inference.usecases.embed import AskedVectors, Vectors
 from services.meshkit.content import CallContext, CallId
+from services.meshkit.content.call import DIRECT
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.ids import IdSource
 

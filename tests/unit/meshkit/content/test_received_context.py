@@ -3,6 +3,7 @@
 import pytest
 
 from comitia.common.v1 import content_pb2
+from services.meshkit.content.call import KEYED, SHADOW
 from services.meshkit.content.proto import context_from_proto, context_to_proto
 from services.meshkit.content.received_context import received_context
 from services.meshkit.core.errors import Invalid
@@ -88,12 +89,15 @@ def test_the_longest_names_pass() -> None:
     [
         (a_caller(), "run_1"),
         (a_caller(), "direct_1"),
+        (a_caller(), "batch_1"),
+        (a_caller(), f"{KEYED}_1"),
+        (a_caller(), f"{SHADOW}_1"),
         (a_caller(run_id="run_2"), "run_1"),
         (a_caller(run_id="run_2"), "essay_1"),
         (a_caller(peer="orchestrator", run_id="run_2"), "run_1"),
     ],
 )
-def test_nobody_takes_the_call_ids_of_a_run_but_that_run(caller: Caller, run_id: str) -> None:
+def test_nobody_takes_call_ids_that_the_mesh_makes_nor_those_of_a_run_but_that_run(caller: Caller, run_id: str) -> None:
     with pytest.raises(Invalid) as refused:
         received_context(a_call(run_id), caller, SeededIds(1))
     assert refused.value.field == "context.call_id.run_id"
