@@ -5,6 +5,7 @@ import atexit
 import random
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
