@@ -21,6 +21,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     "it lives for one call, request, batch, file, run or rollout, and goes with it": frozenset(
         {
             "inference/domain/rollout/judgement.py:Seen",
+            "inference/domain/rollout/scores.py:Scores",
             "inference/domain/rollout/watch.py:Watch",
             "inference/domain/rollout/watch.py:_in_step()",
             "inference/usecases/admit.py:FairScheduler",
