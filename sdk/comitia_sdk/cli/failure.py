@@ -23,6 +23,7 @@ _LOOK_AT: Final = {
     "BUDGET_EXHAUSTED": "`comitia budget show` says where it stands",
     "MODEL_NOT_FOUND": "`comitia model list` and `comitia model routes` name those that exist",
     "MODEL_NOT_READY": "`comitia model show` says more",
+    "PATIENT_WORK_UNSUPPORTED": "models of OpenAI and of Anthropic do them; without `--model` the first one is asked",
     "PRICE_UNKNOWN": "`comitia prices list`, `import` and `unknown` do so from here",
     "PROVIDER_UNAVAILABLE": "`comitia model health` says how each model is found",
 }

@@ -20,6 +20,7 @@ from comitia_sdk.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from comitia.inference.v1.generation_pb2 import CallPolicy
     from comitia.inference.v1.model_pb2 import ModelDeployment, ModelRoute, ModelVersion
     from comitia_sdk.sync import Client
 
@@ -177,10 +178,26 @@ def route_lines(route: "ModelRoute") -> list[tuple[str, str]]:
         reward = route.reward
         weights = f"quality {reward.quality_permille}, cost {reward.cost_permille}, latency {reward.latency_permille}"
         lines.append(("goes by", f"{weights}; dear at {dollars(reward.dear_nano_usd)}"))
+    if route.HasField("policy"):
+        lines.append(("calls that say nothing", _policy(route.policy)))
     if route.HasField("cache"):
         near = f"; to questions from {route.cache.semantic_threshold:g} near" if route.cache.semantic_threshold else ""
         lines.append(("answers kept", f"{route.cache.exact_ttl.ToMilliseconds() / 1000:g} s{near}"))
     return lines
+
+
+def _policy(policy: "CallPolicy") -> str:
+    from comitia.inference.v1 import generation_pb2 as pb
+    from comitia_sdk.enums import short_name
+
+    said = [
+        ("mid_stream", policy.mid_stream and short_name(pb.MidStream, policy.mid_stream)),
+        ("on_disconnect", policy.on_disconnect and short_name(pb.OnDisconnect, policy.on_disconnect)),
+        ("work_class", policy.work_class and short_name(pb.WorkClass, policy.work_class)),
+        ("cache", policy.cache and short_name(pb.CacheUse, policy.cache)),
+        ("hedge_after", policy.HasField("hedge_after") and f"{policy.hedge_after.ToMilliseconds() / 1000:g}"),
+    ]
+    return ", ".join(f"{name}={value}" for name, value in said if value)
 
 
 def _asked(route: "ModelRoute") -> str:

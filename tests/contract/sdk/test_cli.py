@@ -697,6 +697,7 @@ def test_a_route_is_set_with_all_that_it_goes_by(comitia: Comitia) -> None:
     shown = json.loads(comitia("model", "route", "w", "acme/a", *policy, "-o", "json").out)
     assert (shown["policy"]["work_class"], shown["policy"]["cache"]) == ("WORK_CLASS_BATCH", "CACHE_USE_NO")
     assert shown["policy"]["hedge_after"] == "1.500s"
+    assert "work_class=batch, cache=no, hedge_after=1.5" in comitia("model", "route", "w", "acme/a", *policy).out
 
 
 @pytest.mark.parametrize(
