@@ -7,6 +7,7 @@ leaves it to expire into `assumed`. Source: docs/decisions/0018-doors.md
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -28,7 +29,6 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import Secret
-from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -217,8 +217,7 @@ class DoorHolds:
                 await self._clock.sleep(_GATHER_SECONDS)
                 self._news.clear()
                 while self._waiting:
-                    # Whole, also when the service stops meanwhile: these wait nowhere else.
-                    if not await finish(self._settle_some()):
+                    if not await self._settle_some():
                         await self._clock.sleep(_PAUSE_SECONDS)
         finally:
             await self._settle_the_rest()
@@ -230,19 +229,27 @@ class DoorHolds:
 
     async def _settle_the_rest(self) -> None:
         end = self._clock.monotonic() + _LAST_SECONDS
-        while self._waiting:
-            if await self._settle_some():
-                continue
-            if self._clock.monotonic() >= end:
-                return
-            await self._clock.sleep(_PAUSE_SECONDS)
+        # Whoever stops this process waits no longer, also where cost neither takes nor refuses.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_SECONDS):
+                while self._waiting:
+                    if await self._settle_some():
+                        continue
+                    if self._clock.monotonic() >= end:
+                        return
+                    await self._clock.sleep(_PAUSE_SECONDS)
 
     async def _settle_some(self) -> bool:
         """Settles those that wait longest; False when cost does not take them now."""
         group = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
-        taken = await asyncio.gather(*(self._settled(owed) for owed in group))
-        self._depth.set(len(self._waiting))
-        return all(taken)
+        try:
+            return all(await asyncio.gather(*(self._settled(owed) for owed in group)))
+        except asyncio.CancelledError:
+            # What was charged already is charged no second time.
+            self._waiting.extendleft(reversed(group))
+            raise
+        finally:
+            self._depth.set(len(self._waiting))
 
     async def _settled(self, owed: "_Owed") -> bool:
         try:

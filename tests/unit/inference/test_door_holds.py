@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from services.inference.domain.deployment import Task
+from services.inference.usecases import door_call
 from services.inference.usecases.door_call import DoorHolds
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Unavailable
@@ -93,6 +94,22 @@ async def test_what_is_being_charged_when_the_service_stops_is_charged() -> None
         with suppress(asyncio.CancelledError):
             await settling
         assert cost.states == ["settled"]
+
+
+async def test_a_service_that_stops_waits_for_no_cost_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_call, "_LAST_SECONDS", 0.05)
+    clock, cost = FakeClock(), SlowHolds()
+    holds = DoorHolds(cost, clock=clock)
+    settling = asyncio.create_task(holds())
+    async with AsyncExitStack() as within:
+        await answered(holds, within, "one")
+        await clock.until_someone_sleeps()
+        clock.advance(seconds=0.05)
+        await cost.asked.wait()
+        settling.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(settling, 5)
+        assert cost.states == ["dispatched"]
 
 
 @pytest.mark.parametrize(("faults", "state"), [(3, "settled"), (20, "dispatched")])
