@@ -26,14 +26,15 @@ class Sampling:
 
     Args:
         ratio: part of all traces, 0 to 1.
-        random: also gives ids.
+        random: also gives ids, which leave the process: it may be found out from them.
+        secret: gives the key.
     """
 
-    def __init__(self, ratio: float, *, random: Random) -> None:
+    def __init__(self, ratio: float, *, random: Random, secret: Random) -> None:
         self._ratio = ratio
         self._bound = round(ratio * 2**64)
         self._random = random
-        self._key = random.randbytes(_KEY_BYTES)
+        self._key = secret.randbytes(_KEY_BYTES)
 
     def begun(self) -> str:
         """Gives the context of a new trace."""

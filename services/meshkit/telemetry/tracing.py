@@ -8,7 +8,7 @@ collector. A call never waits for that: what does not fit into the queue, or doe
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from random import Random
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -33,7 +33,7 @@ class _Process:
 
     #: Where its spans go; without a collector there is no such place, and none is recorded.
     exporting: "Exporting | None" = None
-    sampling: Sampling = Sampling(0.0, random=Random())
+    sampling: Sampling = Sampling(0.0, random=Random(), secret=SystemRandom())
 
 
 def setup_tracing(
@@ -53,7 +53,7 @@ def setup_tracing(
     """
     if _Process.exporting is not None:
         return
-    _Process.sampling = Sampling(ratio, random=random or Random())
+    _Process.sampling = Sampling(ratio, random=random or Random(), secret=random or SystemRandom())
     if endpoint is not None:
         # Imported only here: the SDK and exporter cost memory that a mesh without a collector need not pay.
         from services.meshkit.telemetry.exporting import Exporting
@@ -64,7 +64,7 @@ def setup_tracing(
 def end_tracing() -> None:
     """Sends what waits, for a second at most, and records no more."""
     exporting, _Process.exporting = _Process.exporting, None
-    _Process.sampling = Sampling(0.0, random=Random())
+    _Process.sampling = Sampling(0.0, random=Random(), secret=SystemRandom())
     if exporting is not None:
         exporting.close()
 
