@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, exists, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, exists, func, literal, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.signing_key import INSTALLATION, signing_key_id
@@ -31,7 +32,8 @@ class SqlSigningKeyStore:
             ["kid", "public", "sealed", "sign_time"], values.where(~exists(select(SIGNING_KEY.c.kid)))
         )
         async with maintenance_scope(self._engine) as scope:
-            await scope.execute(statement)
+            # Of two that see none yet, the second finds the key of the first.
+            await scope.execute(statement.on_conflict_do_nothing())
             await scope.commit()
 
 

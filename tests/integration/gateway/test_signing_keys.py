@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, insert, select, text
 
 from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import identity_service_pb2 as pb
@@ -157,6 +157,28 @@ async def test_signing_keys_follow_the_key_that_wraps_them(make_database: MakeDa
         )
         for key in await SqlSigningKeyStore(engine).all():
             await box.signer(key.kid, key.sealed)
+
+
+async def test_gateways_that_start_together_for_the_first_time_both_start(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with running_gateway(make_database, tmp_path) as running, sql_engine(running.urls.maintenance) as engine:
+        store = SqlSigningKeyStore(engine)
+        [key] = await store.all()
+        async with sql_engine(running.urls.migrator) as owner, owner.begin() as emptied:
+            await emptied.execute(delete(SIGNING_KEY))
+        async with maintenance_scope(engine) as first:
+            # The other one has brought its key, and has not committed yet.
+            row = {"kid": key.kid, "public": key.public, "sealed": key.sealed, "sign_time": key.sign_time}
+            await first.execute(insert(SIGNING_KEY).values(row))
+            second = asyncio.create_task(store.add_first(key))
+            waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'")
+            async with asyncio.timeout(10):
+                while not (await first.execute(waiting)).scalar_one():  # noqa: ASYNC110  # of the database
+                    await asyncio.sleep(0.01)
+            await first.commit()
+        await second
+        assert [one.kid for one in await store.all()] == [key.kid]
 
 
 async def test_a_machine_without_the_file_verifies_by_what_the_gateway_says(face: Face, tmp_path: Path) -> None:
