@@ -17,6 +17,8 @@ from services.meshkit.settings import ServiceSettings
 
 #: Faults of one kind that are told.
 MOST_FAULTS: Final = 20
+#: Longest single statement: one that goes through all rows of a large installation takes its time.
+STATEMENT_SECONDS: Final = 6 * 3600.0
 
 S = TypeVar("S", bound=ServiceSettings)
 
