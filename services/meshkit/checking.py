@@ -7,6 +7,7 @@ pod on Kubernetes, and whenever somebody wants to know.
 import asyncio
 import json
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NoReturn, TypeVar
 
@@ -17,6 +18,8 @@ from services.meshkit.settings import ServiceSettings
 
 #: Faults of one kind that are told.
 MOST_FAULTS: Final = 20
+#: Longest single statement: one that goes through all rows of a large installation takes its time.
+STATEMENT_SECONDS: Final = 6 * 3600.0
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -31,10 +34,17 @@ def run_check(name: str, settings_type: type[S], check: Check[S]) -> NoReturn:
     try:
         found = asyncio.run(_checked(check, settings))
     except (MeshError, OSError) as error:
-        found = (Checked(what=f"{name} cannot be looked through", faults=(str(error),)),)
+        found = (_unseen(name, str(error)),)
+    except Exception as error:  # noqa: BLE001  # what was lost may show in any way; nobody who looks gets no answer
+        traceback.print_exc()
+        found = (_unseen(name, f"{type(error).__name__}: {error}"),)
     for one in found:
         sys.stdout.write(json.dumps({"checked": one.what, "faults": list(one.faults[:MOST_FAULTS])}) + "\n")
     sys.exit(1 if any(one.faults for one in found) else 0)
+
+
+def _unseen(name: str, why: str) -> Checked:
+    return Checked(what=f"{name} cannot be looked through", faults=(why,))
 
 
 async def _checked(check: Check[S], settings: S) -> Sequence[Checked]:

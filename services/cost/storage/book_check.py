@@ -25,11 +25,13 @@ _SPENT: Final = """
     WHERE budget.run_id IS NOT NULL AND budget.period = 0
         AND budget.created_time >= coalesce((SELECT holds_from FROM rollup_mark), '-infinity')
         AND budget.spent_nano_usd <> coalesce(charged.spent, 0) ORDER BY id LIMIT $1"""
-#: What a call was charged is what the ledger says of it.
+#: What a call was charged is what the ledger says of it, as long as none of its entries was removed for its age: holds
+#: may be kept for longer than entries, and one that was charged at a ceiling is kept until its price is known.
 _CHARGED: Final = """
     SELECT hold.id, hold.charged_nano_usd AS said, coalesce(entries.cost, 0)::bigint AS found FROM hold LEFT JOIN (
         SELECT hold_id AS id, sum(cost_nano_usd) AS cost FROM cost_event GROUP BY hold_id) AS entries USING (id)
-    WHERE hold.state IN (3, 5) AND hold.charged_nano_usd <> coalesce(entries.cost, 0) ORDER BY id LIMIT $1"""
+    WHERE hold.state IN (3, 5) AND hold.created_time >= coalesce((SELECT kept_from FROM rollup_mark), '-infinity')
+        AND hold.charged_nano_usd <> coalesce(entries.cost, 0) ORDER BY id LIMIT $1"""
 _SENTENCES: Final = {
     "budget {id} holds {said} nano-USD, and its open holds {found}": _HELD,
     "budget {id} has spent {said} nano-USD, and its calls were charged {found}": _SPENT,

@@ -1,6 +1,7 @@
 """Puts together what looks through the audit trail."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from services.gateway.domain.audit_errors import HeadStoreDamaged
 from services.gateway.domain.audit_health import AuditHealth
@@ -13,6 +14,7 @@ from services.gateway.usecases.check_audit import CheckHeads, ReadThrough
 from services.gateway.usecases.read_audit import ReadAudit
 from services.gateway.usecases.seal_audit import CheckAgainstHead, LastHeads, SealAudit
 from services.gateway.wiring.audit import head_store
+from services.meshkit.checking import STATEMENT_SECONDS
 from services.meshkit.core.checked import Checked
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import TenantId
@@ -27,9 +29,10 @@ async def check_audit(settings: GatewaySettings) -> Sequence[Checked]:
     """
     clock, store, health = SystemClock(), head_store(settings.audit_store), AuditHealth()
     signer = Ed25519HeadSigner.read(settings.audit_key_path, settings.audit_jwks_path, clock=clock)
+    opened = partial(sql_engine, pool_size=1, command_timeout_seconds=STATEMENT_SECONDS)
     async with (
-        sql_engine(settings.database_url.get_secret_value(), pool_size=1) as app,
-        sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=1) as maintenance,
+        opened(settings.database_url.get_secret_value()) as app,
+        opened(settings.maintenance_database_url.get_secret_value()) as maintenance,
     ):
         reader, trails = SqlAuditReader(app), SqlAuditTrails(maintenance)
         seal = SealAudit(

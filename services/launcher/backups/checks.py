@@ -5,6 +5,7 @@ Each service looks through its own, as `python -m services.<name>.check`, with t
 
 import asyncio
 import json
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Final
 from services.launcher import databases
 from services.launcher.admin import admin_url
 from services.launcher.bring_up import CHECKOUT
-from services.launcher.child import run_short
+from services.launcher.child import describe_exit, run_short
 from services.launcher.environment import MeshFacts, service_environment
 from services.launcher.errors import LauncherError
 from services.launcher.kek import count_data_keys
@@ -87,20 +88,33 @@ def check_running(data_dir: Path | None, environment: Mapping[str, str], report:
 
 
 def _looked_through(service: str, environment: Mapping[str, str], runs: int) -> Sequence[Checked]:
+    """Has a service look. Whatever keeps it from looking to the end is a fault like others."""
     command = [sys.executable, "-m", f"services.{service}.check"]
     if service == "orchestrator":
         command.append(str(runs))
-    done = run_short(command, environment, directory=CHECKOUT, seconds=_CHECK_SECONDS)
+    try:
+        done = run_short(command, environment, directory=CHECKOUT, seconds=_CHECK_SECONDS)
+    except subprocess.TimeoutExpired:
+        return [_unseen(service, f"it takes longer than {_CHECK_SECONDS / 3600:.0f} hours")]
+    except OSError as error:
+        return [_unseen(service, str(error))]
     lines = done.stdout.decode(errors="replace").splitlines()
     found = [Checked(what=said["checked"], faults=tuple(said["faults"])) for line in lines if (said := _read(line))]
-    if not found:
-        said = lines[-1] if lines else f"exit code {done.returncode}"
-        raise LauncherError(f"{service} cannot look through its record: {said}")
-    return found
+    if found and (done.returncode == 0 or any(one.faults for one in found)):
+        return found
+    said_last = lines[-1] if lines and not found else describe_exit(done.returncode)
+    return [*found, _unseen(service, said_last)]
+
+
+def _unseen(service: str, why: str) -> Checked:
+    return Checked(what=f"{service} cannot be looked through", faults=(why,))
 
 
 def _read(line: str) -> dict[str, Any]:
-    return json.loads(line) if line.startswith('{"checked"') else {}
+    try:
+        return json.loads(line) if line.startswith('{"checked"') else {}
+    except json.JSONDecodeError:
+        return {}  # the service ended while it said so
 
 
 async def _databases(ours: MeshDatabases) -> Sequence[Checked]:

@@ -33,9 +33,13 @@ _OPEN_IN_TREE: Final = """
     SELECT tenant_id, run_id, grant_id, shard FROM run
     WHERE tenant_id = $1 AND run_id BETWEEN $2 AND $3 AND state NOT IN (5, 6, 7)
     AND ($4::uuid IS NULL OR run_id > $4) ORDER BY run_id LIMIT $5"""
+#: One statement sees rows and journals at one moment.
 _NEWEST: Final = """
-    SELECT tenant_id, run_id, state NOT IN (5, 6, 7) AS open FROM run
-    WHERE (archive_parts IS NOT NULL) = $1 ORDER BY run_id DESC LIMIT $2"""
+    SELECT tenant_id, run_id, state NOT IN (5, 6, 7) AS open, last_sequence,
+           coalesce((SELECT first_sequence + entry_count - 1 FROM journal WHERE journal.run_id = run.run_id
+                     ORDER BY first_sequence DESC LIMIT 1), 0) AS journal_end
+    FROM run WHERE (archive_parts IS NOT NULL) = $1 ORDER BY run_id DESC LIMIT $2"""
+_IS_KEPT: Final = "SELECT EXISTS (SELECT FROM run WHERE run_id = $1 AND archive_parts IS NULL)"
 _COUNT_OPEN: Final = "SELECT count(*) FROM run WHERE state NOT IN (5, 6, 7)"
 
 
@@ -80,9 +84,20 @@ class SqlRunFinder:
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
             rows = await scope.driver.fetch(_NEWEST, archived, most)
         return [
-            FoundRun(tenant=TenantId(row["tenant_id"]), run_id=from_uuid("run", row["run_id"]), open=row["open"])
+            FoundRun(
+                tenant=TenantId(row["tenant_id"]),
+                run_id=from_uuid("run", row["run_id"]),
+                open=row["open"],
+                last_sequence=row["last_sequence"],
+                journal_end=row["journal_end"],
+            )
             for row in rows
         ]
+
+    async def is_kept(self, run: FoundRun) -> bool:
+        """See `NewestRuns.is_kept`."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            return bool(await scope.driver.fetchval(_IS_KEPT, to_uuid(run.run_id, "run")))
 
     async def count_open(self) -> int:
         """See `NewestRuns.count_open`."""

@@ -23,13 +23,21 @@ class FoundRun:
     run_id: str
     #: It has not ended.
     open: bool
+    #: Of the last fact that its row knows of; the journal of an open run may be ahead of it, and never behind.
+    last_sequence: int
+    #: Of the last fact in its journal at the same moment; 0: there is none.
+    journal_end: int
 
 
 class NewestRuns(Protocol):
     """Lists runs of all tenants."""
 
-    async def newest(self, *, most: int, archived: bool) -> Sequence["FoundRun"]:
+    async def newest(self, *, most: int, archived: bool) -> Sequence[FoundRun]:
         """Gives runs whose facts are in the journal, or in the archive, newest first."""
+        ...
+
+    async def is_kept(self, run: FoundRun) -> bool:
+        """Says whether its facts are to be in the journal: it was neither deleted nor archived meanwhile."""
         ...
 
     async def count_open(self) -> int:
@@ -58,12 +66,20 @@ class CheckRuns:
         ]
 
     async def _fault_of(self, run: FoundRun) -> str:
+        """One run that nobody can replay, whatever the reason, keeps nobody from looking at the others."""
+        if run.journal_end < run.last_sequence:
+            return f"{run.run_id}: its journal ends at fact {run.journal_end}, and {run.last_sequence} were recorded"
         try:
-            report = await replayed(await recorded_run(self._records, run.tenant, run.run_id), self._programs)
+            return await self._difference(run)
         except (RunNotFound, RunArchived):
-            return ""  # it was deleted or archived while we looked
+            return f"{run.run_id}: its facts cannot be found" if await self._runs.is_kept(run) else ""
         except MeshError as error:
             return f"{run.run_id}: {error.message}"
+        except Exception as error:  # noqa: BLE001  # a record that was changed may hold anything, and this says so
+            return f"{run.run_id}: {type(error).__name__}: {error}"
+
+    async def _difference(self, run: FoundRun) -> str:
+        report = await replayed(await recorded_run(self._records, run.tenant, run.run_id), self._programs)
         # Much that follows from one fact is recorded in several commits. A run that goes on may be between two of them.
         ahead = {record_pb2.DRIFT_KIND_NOT_RECORDED} if run.open else set[int]()
         wrong = [drift for drift in report.drifts if drift.kind not in ahead]
@@ -78,4 +94,6 @@ class CheckRuns:
             return ""
         except MeshError as error:
             return f"{run.run_id}: {error.message}"
+        except Exception as error:  # noqa: BLE001  # as above
+            return f"{run.run_id}: {type(error).__name__}: {error}"
         return ""

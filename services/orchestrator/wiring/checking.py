@@ -2,9 +2,11 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Final
 
 from services.meshkit.blobs.store import blob_store
+from services.meshkit.checking import STATEMENT_SECONDS
 from services.meshkit.core.checked import Checked
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.ids import SystemIds
@@ -34,8 +36,9 @@ async def _checking(settings: OrchestratorSettings) -> AsyncGenerator[CheckRuns]
     clock = SystemClock()
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        app = await enter(sql_engine(settings.database_url.get_secret_value(), pool_size=1))
-        maintenance = await enter(sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=1))
+        opened = partial(sql_engine, pool_size=1, command_timeout_seconds=STATEMENT_SECONDS)
+        app = await enter(opened(settings.database_url.get_secret_value()))
+        maintenance = await enter(opened(settings.maintenance_database_url.get_secret_value()))
         wrapper = await enter(key_wrapper(settings, clock=clock))
         keys = KeyRing(SqlDataKeys(app), wrapper, clock=clock, ids=SystemIds())
         objects = blob_store(settings.object_store)

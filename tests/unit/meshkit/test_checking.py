@@ -48,3 +48,11 @@ def test_a_database_that_is_away_is_a_fault(capsys: pytest.CaptureFixture[str]) 
     [one] = said(capsys)
     assert one["checked"] == "cost cannot be looked through"
     assert "the database" in str(one["faults"])
+
+
+def test_whatever_ends_a_look_is_a_fault_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    async def check(_: ServiceSettings) -> Sequence[Checked]:
+        raise ValueError("not a tree")
+
+    assert run(check) == 1
+    assert said(capsys) == [{"checked": "cost cannot be looked through", "faults": ["ValueError: not a tree"]}]
