@@ -198,7 +198,11 @@ async def what_the_archive_lacks_is_told(restore: Callable[..., str], folder: Pa
     too_late = ("--archive", str(archive), "--until", "2099-01-01T00:00:00")
     said = await asyncio.to_thread(restore, "never", *too_late, check=1)
     assert "the log does not reach 2099-01-01 00:00:00 UTC: it ends at" in said
-    newest = max((archive / "wal").glob("0*.gz"))
+    *_, gap, newest = sorted((archive / "wal").glob("0*.gz"))
+    hidden = gap.rename(gap.with_suffix(".hidden"))
+    said = await asyncio.to_thread(restore, "never", "--archive", str(archive), check=1)
+    assert f"the archive lacks segment {gap.stem}; later ones that were not restored: 1" in said
+    hidden.rename(gap)
     newest.write_bytes(newest.read_bytes()[:-100])
     said = await asyncio.to_thread(restore, "never", "--archive", str(archive), check=1)
     assert "the archive is damaged: the archived segment" in said

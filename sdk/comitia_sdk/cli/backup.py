@@ -49,7 +49,7 @@ def backup(
     show_lines(
         [
             ("backup", str(folder)),
-            ("holds", f"all that was committed before {_moment(made.end_time)}"),
+            ("holds", f"all that was committed before {_moment(made.start_time)}"),
             ("size", f"{made.bytes / 1e6:,.1f} MB"),
             ("log from", f"{made.wal_first_segment} on, in an archive of --archive-wal; what sorts before it may go"),
             ("keys", str(keys) if keys else "not in it; keep a file of `comitia backup --keys` apart from it"),

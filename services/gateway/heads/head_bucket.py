@@ -2,6 +2,7 @@
 
     heads/<tenant>/<size, 16 digits>.json         one line `{"head":{…}}`, never overwritten
     archive/<tenant>/<first>-<end>.jsonl          archived entries, as in an export
+    erased/<tenant>                               a signed note: erase it, whatever a restored database says
 
 Lock the bucket's objects (retention in compliance mode) and no credential can remove a head. Credentials come from the
 environment, as each store's own tools read them.
@@ -29,7 +30,7 @@ _ERASED: Final = "erased/"
 
 
 class HeadBucket:
-    """Implements `usecases.audit_ports.HeadStore` and `usecases.tenant_ports.ErasureNotes`."""
+    """Implements `usecases.audit_ports.HeadStore` and `heads.erasure_notes.NoteStore`."""
 
     def __init__(self, store: ObjectStore) -> None:
         # The lists of obstore come in two types, one of which its stubs leave open.
@@ -93,21 +94,23 @@ class HeadBucket:
         except (BaseError, OSError) as error:
             raise Unavailable(STORE, cause=error) from error
 
-    async def keep_erased(self, tenant: TenantId) -> None:
-        """See `ErasureNotes.keep_erased`."""
-        name = from_uuid(TENANT_PREFIX, tenant)
+    async def keep_note(self, name: str, content: bytes) -> None:
+        """See `NoteStore.keep_note`."""
         try:
-            await put_async(self._store, f"{_ERASED}{name}", name.encode())
+            await put_async(self._store, f"{_ERASED}{name}", content)
         except (BaseError, OSError) as error:
             raise Unavailable(STORE, cause=error) from error
 
-    async def erased(self) -> list[TenantId]:
-        """See `ErasureNotes.erased`."""
+    async def notes(self) -> dict[str, bytes]:
+        """See `NoteStore.notes`."""
+        found: dict[str, bytes] = {}
         try:
-            found = [str(item["path"]) async for chunk in self._store.list(_ERASED) for item in chunk]
+            async for chunk in self._store.list(_ERASED):
+                for path in (str(item["path"]) for item in chunk):
+                    found[path.removeprefix(_ERASED)] = bytes(await (await get_async(self._store, path)).bytes_async())
         except (BaseError, OSError) as error:
             raise Unavailable(STORE, cause=error) from error
-        return sorted(tenant_named(path.rpartition("/")[2]) for path in found)
+        return found
 
 
 def _head_name(tenant: TenantId, size: int) -> str:

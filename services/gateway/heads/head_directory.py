@@ -2,7 +2,7 @@
 
     <root>/heads/<tenant>/2026-03-01.jsonl        one line `{"head":{…}}` for each head, as in an export
     <root>/archive/<tenant>/<first>-<end>.jsonl   archived entries, as in an export
-    <root>/erased/<tenant>                        this tenant is to be erased, whatever a restored database says
+    <root>/erased/<tenant>                        a signed note: erase it, whatever a restored database says
 
 A line that a crash cut short is left where it is and passed over; the next one begins on a line of its own. Give the
 directory to the gateway alone, and, for proof against the machine's own administrator, put it on storage that only
@@ -27,12 +27,13 @@ from services.meshkit.core.ids import from_uuid, to_uuid
 
 _PRIVATE_DIRECTORY: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
+_ERASED: Final = "erased"
 #: How the store is named to those who wait for it.
 STORE: Final = "the store of audit heads"
 
 
 class HeadDirectory:
-    """Implements `usecases.audit_ports.HeadStore` and `usecases.tenant_ports.ErasureNotes`."""
+    """Implements `usecases.audit_ports.HeadStore` and `heads.erasure_notes.NoteStore`."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -43,7 +44,7 @@ class HeadDirectory:
 
     async def tenants(self) -> list[TenantId]:
         """See `HeadStore.tenants`."""
-        return await asyncio.to_thread(self._tenants_of, "heads")
+        return await asyncio.to_thread(self._tenants)
 
     async def newest(self, tenant: TenantId, *, above: int = 0) -> Head | None:
         """See `HeadStore.newest`."""
@@ -52,19 +53,19 @@ class HeadDirectory:
 
     async def put_archive(self, part: ArchivePart, lines: bytes) -> None:
         """See `HeadStore.put_archive`."""
-        await asyncio.to_thread(self._put_archive, part, lines)
+        await asyncio.to_thread(_write, self._part(part), lines)
 
     async def archive(self, part: ArchivePart) -> bytes:
         """See `HeadStore.archive`."""
         return await asyncio.to_thread(self._archive, part)
 
-    async def keep_erased(self, tenant: TenantId) -> None:
-        """See `ErasureNotes.keep_erased`."""
-        await asyncio.to_thread(self._keep_erased, tenant)
+    async def keep_note(self, name: str, content: bytes) -> None:
+        """See `NoteStore.keep_note`."""
+        await asyncio.to_thread(_write, self._root / _ERASED / name, content)
 
-    async def erased(self) -> list[TenantId]:
-        """See `ErasureNotes.erased`."""
-        return await asyncio.to_thread(self._tenants_of, "erased")
+    async def notes(self) -> dict[str, bytes]:
+        """See `NoteStore.notes`."""
+        return await asyncio.to_thread(self._notes)
 
     def _add(self, heads: Mapping[TenantId, Head]) -> None:
         by_file: dict[Path, list[Head]] = defaultdict(list)
@@ -76,18 +77,17 @@ class HeadDirectory:
         except OSError as error:
             raise Unavailable(STORE, cause=error.strerror) from error
 
-    def _keep_erased(self, tenant: TenantId) -> None:
-        path = self._root / "erased" / from_uuid(TENANT_PREFIX, tenant)
+    def _notes(self) -> dict[str, bytes]:
+        folder = self._root / _ERASED
         try:
-            _make_directory(path.parent)
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE))
-            _sync_directory(path.parent)
+            listed = folder.iterdir() if folder.exists() else ()
+            return {path.name: path.read_bytes() for path in listed if path.is_file()}
         except OSError as error:
             raise Unavailable(STORE, cause=error.strerror) from error
 
-    def _tenants_of(self, kind: str) -> list[TenantId]:
+    def _tenants(self) -> list[TenantId]:
         try:
-            names = sorted(path.name for path in (self._root / kind).iterdir())
+            names = sorted(path.name for path in (self._root / "heads").iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -109,21 +109,6 @@ class HeadDirectory:
         if unreadable:
             raise HeadStoreDamaged(f"{folder} holds no head that can be read", folder=folder)
         return None
-
-    def _put_archive(self, part: ArchivePart, lines: bytes) -> None:
-        path = self._part(part)
-        try:
-            _make_directory(path.parent)
-            draft = path.with_suffix(".new")
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE_FILE)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(lines)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-            _sync_directory(path.parent)
-        except OSError as error:
-            raise Unavailable(STORE, cause=error.strerror) from error
 
     def _archive(self, part: ArchivePart) -> bytes:
         path = self._part(part)
@@ -160,6 +145,22 @@ def _heads_in(content: bytes) -> Iterator[Head]:
             yield read_head(line)
         except HeadMalformed:
             continue  # cut short by a crash; whatever else it was, the check against the chain finds it
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a whole file, on the disk, over what was there. Raises: Unavailable."""
+    try:
+        _make_directory(path.parent)
+        draft = path.with_suffix(".new")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _PRIVATE_FILE)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise Unavailable(STORE, cause=error.strerror) from error
 
 
 def _append(path: Path, lines: bytes) -> None:

@@ -1,12 +1,19 @@
 """Drives erasures to their end, across restarts and outages of anything."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 
 from services.gateway.domain.erasure import Erasure
-from services.gateway.domain.tenant import TENANT_PREFIX
-from services.gateway.usecases.tenant_ports import BeginTenantWork, ErasureBook, ErasureNotes, TenantStores
+from services.gateway.domain.tenant import LOCAL, TENANT_PREFIX, Tenant
+from services.gateway.usecases.tenant_ports import (
+    BeginTenantWork,
+    ErasureBook,
+    ErasureNotes,
+    TenantLookup,
+    TenantStores,
+)
 from services.meshkit.core.audit import mesh_acts
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError, NotFound
@@ -39,6 +46,7 @@ class EraseTenants:
         book: ErasureBook,
         stores: TenantStores,
         notes: ErasureNotes,
+        tenants: TenantLookup,
         clock: Clock,
         settle_seconds: float,
         every_seconds: float,
@@ -47,6 +55,7 @@ class EraseTenants:
         self._book = book
         self._stores = stores
         self._notes = notes
+        self._tenants = tenants
         self._clock = clock
         self._settle = timedelta(seconds=settle_seconds)
         self._every_seconds = every_seconds
@@ -61,13 +70,9 @@ class EraseTenants:
         compared = False
         while True:
             self._awake.clear()
-            try:
-                if not compared:
-                    await self.mark_again()
-                    compared = True
-                await self.round()
-            except MeshError as error:
-                log.warning("erasing tenants is put off", error=error.message)
+            compared = compared or await _tried(self.mark_again)
+            # Whoever is marked does not wait for the notes, which `mark_again` needs.
+            await _tried(self.round)
             await self._rest()
 
     async def _rest(self) -> None:
@@ -94,17 +99,18 @@ class EraseTenants:
 
     async def mark_again(self) -> None:
         """Marks the tenants that the notes name and the database does not, because it is older. Raises: MeshError."""
-        for tenant_id in await self._notes.erased():
-            name = from_uuid(TENANT_PREFIX, tenant_id)
-            with mesh_acts("gateway", tenant_id, action="tenants.erased_again", target=name), suppress(NotFound):
-                async with self._begin(tenant_id) as work:
-                    tenant = await work.tenants.lock(tenant_id)
+        for noted in await erased_before(self._notes, self._tenants):
+            with mesh_acts("gateway", noted.id, action="tenants.erased_again", target=noted.subject):
+                async with self._begin(noted.id) as work:
+                    tenant = await work.tenants.lock(noted.id)
                     if tenant.ended:
                         continue
                     await work.tenants.replace(tenant.changed(state=TenantState.DELETING))
-                    await work.erasures.begin(tenant_id, self._clock.now(), self._stores.services)
+                    await work.erasures.begin(noted.id, self._clock.now(), self._stores.services)
                     await work.commit()
-                log.warning("the database is older than the erasure of a tenant, which begins again", erased=name)
+                log.warning(
+                    "the database is older than the erasure of a tenant, which begins again", erased=noted.subject
+                )
 
     async def _go_on(self, erasure: Erasure) -> None:
         try:
@@ -141,3 +147,29 @@ class EraseTenants:
                 await work.tenants.replace(tenant.changed(state=TenantState.DELETED))
                 await work.commit()
         log.info("a tenant is erased")
+
+
+async def erased_before(notes: ErasureNotes, tenants: TenantLookup) -> list[Tenant]:
+    """Gives the tenants that the notes name and the database knows as alive, because it is older. Raises: MeshError.
+
+    The tenant of a fresh installation is not among them, whatever a note says: its operators would lock themselves out.
+    """
+    found: list[Tenant] = []
+    for tenant_id in await notes.erased():
+        with suppress(NotFound):
+            tenant = await tenants.get(tenant_id)
+            if tenant.name == LOCAL and not tenant.ended:
+                log.warning("the operators' own tenant is not erased for a note; another's operator may delete it")
+            elif not tenant.ended:
+                found.append(tenant)
+    return found
+
+
+async def _tried(work: Callable[[], Awaitable[None]]) -> bool:
+    """Tells whether it came to its end."""
+    try:
+        await work()
+    except MeshError as error:
+        log.warning("erasing tenants is put off", error=error.message)
+        return False
+    return True

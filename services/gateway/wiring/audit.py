@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from services.gateway.clients.audit_feed import IDEMPOTENT, GrpcAuditFeed
 from services.gateway.domain.audit_health import AuditHealth
+from services.gateway.heads.erasure_notes import SignedErasureNotes
 from services.gateway.heads.head_directory import HeadDirectory
 from services.gateway.heads.head_signer import Ed25519HeadSigner
+from services.gateway.settings import GatewaySettings
 from services.gateway.storage.audit_gaps import SqlBeginGapWork
 from services.gateway.storage.audit_intake import SqlAuditIntake
 from services.gateway.storage.audit_reader import SqlAuditReader
@@ -28,6 +30,7 @@ from services.gateway.usecases.read_audit import ExportAudit, ReadAudit
 from services.gateway.usecases.seal_audit import CheckAgainstHead, LastHeads, SealAudit
 from services.gateway.usecases.sign_provenance import SignProvenance
 from services.gateway.wiring.ground import Ground, mesh
+from services.meshkit.core.clock import Clock
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.server import Background, Registration
 from services.meshkit.sql.engine import sql_engine
@@ -53,7 +56,7 @@ async def audit_trail(on: Ground) -> AsyncGenerator[AuditTrail]:
     Raises: KeyUnreadable, HeadMalformed: the audit key or key set cannot be read.
     """
     settings, clock = on.settings, on.clock
-    signer = Ed25519HeadSigner.read(settings.audit_key_path, settings.audit_jwks_path, clock=clock)
+    signer = audit_signer(settings, clock)
     reader, store, health = SqlAuditReader(on.app), head_store(settings.audit_store), AuditHealth()
     url = settings.maintenance_database_url.get_secret_value()
     async with AsyncExitStack() as stack:
@@ -86,6 +89,16 @@ async def audit_trail(on: Ground) -> AsyncGenerator[AuditTrail]:
                 Rounds("read through", read_through, seconds=settings.audit_read_through_seconds, clock=clock),
             ),
         )
+
+
+def audit_signer(settings: GatewaySettings, clock: Clock) -> Ed25519HeadSigner:
+    """Reads the audit key. Raises: KeyUnreadable, HeadMalformed."""
+    return Ed25519HeadSigner.read(settings.audit_key_path, settings.audit_jwks_path, clock=clock)
+
+
+def erasure_notes(settings: GatewaySettings, clock: Clock) -> SignedErasureNotes:
+    """Opens the notes of erasures beside the signed heads. Raises: KeyUnreadable, HeadMalformed."""
+    return SignedErasureNotes(head_store(settings.audit_store), audit_signer(settings, clock))
 
 
 def head_store(place: str) -> "HeadDirectory | HeadBucket":

@@ -6,14 +6,15 @@ from functools import partial
 from services.gateway.domain.audit_errors import HeadStoreDamaged
 from services.gateway.domain.audit_health import AuditHealth
 from services.gateway.domain.tenant import TENANT_PREFIX
-from services.gateway.heads.head_signer import Ed25519HeadSigner
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.audit_trails import SqlAuditTrails
+from services.gateway.storage.tenant_work import SqlTenantReader
 from services.gateway.usecases.check_audit import CheckHeads, ReadThrough
+from services.gateway.usecases.erase_tenants import erased_before
 from services.gateway.usecases.read_audit import ReadAudit
 from services.gateway.usecases.seal_audit import CheckAgainstHead, LastHeads, SealAudit
-from services.gateway.wiring.audit import head_store
+from services.gateway.wiring.audit import audit_signer, erasure_notes, head_store
 from services.meshkit.checking import STATEMENT_SECONDS
 from services.meshkit.core.checked import Checked
 from services.meshkit.core.clock import SystemClock
@@ -25,10 +26,12 @@ from services.meshkit.sql.engine import sql_engine
 async def check_audit(settings: GatewaySettings) -> Sequence[Checked]:
     """Hashes every entry of every tenant again, in the database and in the archive, and compares with signed heads.
 
+    Says who is erased again at the next start, too, for that nobody takes back.
+
     Raises: Unavailable: the database or the head store is away.
     """
     clock, store, health = SystemClock(), head_store(settings.audit_store), AuditHealth()
-    signer = Ed25519HeadSigner.read(settings.audit_key_path, settings.audit_jwks_path, clock=clock)
+    signer = audit_signer(settings, clock)
     opened = partial(sql_engine, pool_size=1, command_timeout_seconds=STATEMENT_SECONDS)
     async with (
         opened(settings.database_url.get_secret_value()) as app,
@@ -51,7 +54,12 @@ async def check_audit(settings: GatewaySettings) -> Sequence[Checked]:
         read = ReadAudit(reader=reader, store=store)
         for tenant in tenants:
             faults += await _faults_of_archive(tenant, reader, read)
-    return [Checked(what=f"{entries} audit entries of {len(tenants)} tenants", faults=faults)]
+        back = await erased_before(erasure_notes(settings, clock), SqlTenantReader(app))
+    found = [Checked(what=f"{entries} audit entries of {len(tenants)} tenants", faults=faults)]
+    if back:
+        names = ", ".join(f"{tenant.subject} ({tenant.name})" for tenant in back)
+        found.append(Checked(what=f"tenants that are erased again at the next start: {names}", faults=()))
+    return found
 
 
 async def _faults_of_archive(tenant: TenantId, reader: SqlAuditReader, read: ReadAudit) -> list[str]:

@@ -19,7 +19,7 @@ from services.gateway.usecases.erase_tenants import EraseTenants
 from services.gateway.usecases.set_security_policy import SetSecurityPolicy
 from services.gateway.usecases.suspend_tenant import ResumeTenant, SuspendTenant
 from services.gateway.usecases.update_tenant import UpdateTenant
-from services.gateway.wiring.audit import head_store
+from services.gateway.wiring.audit import erasure_notes
 from services.gateway.wiring.ground import Ground, mesh
 from services.gateway.wiring.identity import key_maker
 from services.meshkit.grpc.channel import channel
@@ -48,7 +48,8 @@ async def tenants(on: Ground) -> AsyncGenerator[Tenants]:
             begin=begin,
             book=SqlErasureBook(on.maintenance),
             stores=stores,
-            notes=head_store(settings.audit_store),
+            notes=erasure_notes(settings, clock),
+            tenants=reader,
             clock=clock,
             settle_seconds=settings.erasure_settle_seconds,
             every_seconds=settings.erasure_seconds,

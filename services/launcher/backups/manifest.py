@@ -43,7 +43,7 @@ class Manifest:
     version: str
     #: Major version of Postgres.
     postgres: int
-    #: By the database's clock: what was committed before the end is in it.
+    #: By the database's clock: what was committed before the start is in it, and nothing of after the end.
     start_time: datetime
     end_time: datetime
     #: Last migration by service.

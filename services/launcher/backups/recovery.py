@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -27,6 +27,7 @@ _RECOVERY_SECONDS: Final = 7 * 24 * 3600.0
 _TOO_EARLY_AN_END: Final = "recovery ended before configured recovery target was reached"
 _LAST_COMMIT: Final = "last completed transaction was at log time "
 _DAMAGED: Final = "the archived segment "
+_REACHED: Final = "SELECT pg_last_xact_replay_timestamp() AS time, pg_last_wal_replay_lsn()::text AS position"
 
 
 def unpack_cluster(backup: Path, data: DataDir) -> None:
@@ -70,20 +71,36 @@ async def recovered(
     await prepare_postgres(replace(room, settings={}), ordinary_environment(environment))
 
 
-async def recovered_to(room: PostgresRoom) -> datetime | None:
-    """Gives the time of the last transaction that the recovery found; None when there was none to find."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """How far a recovery came."""
+
+    #: Of the last transaction; None when there was none to find after the backup.
+    time: datetime | None
+    #: After the last record, `0/2000028`.
+    position: str
+
+
+async def reached(room: PostgresRoom) -> Reached:
+    """Says how far the recovery came.
+
+    Raises: LauncherError: the password is another cluster's, or Postgres does not answer.
+    """
     import asyncpg
 
     try:
         connection: Any = await asyncpg.connect(room.admin_url)
-    except asyncpg.PostgresError as cause:
+        try:
+            row = await connection.fetchrow(_REACHED)
+        finally:
+            await connection.close()
+    except asyncpg.InvalidPasswordError as cause:
         raise LauncherError(
             f"the keys are not those of this backup: Postgres refuses the password ({cause})"
         ) from cause
-    try:
-        return await connection.fetchval("SELECT pg_last_xact_replay_timestamp()")
-    finally:
-        await connection.close()
+    except (OSError, asyncpg.PostgresError) as cause:
+        raise LauncherError(f"the restored Postgres does not answer ({cause or type(cause).__name__})") from cause
+    return Reached(time=row["time"], position=row["position"])
 
 
 def _reason(log: Path, until: datetime | None) -> str:

@@ -16,12 +16,13 @@ from services.launcher.backups.archive_segment import DRAFTS, ERASED
 from services.launcher.backups.checks import MOST_RUNS, CheckedMesh, check_mesh
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import draft_folder, require_space, unpack
-from services.launcher.backups.recovery import recovered, recovered_to, unpack_cluster
+from services.launcher.backups.recovery import reached, recovered, unpack_cluster
 from services.launcher.backups.take import KEYS
-from services.launcher.backups.wal import refuse_no_archive
+from services.launcher.backups.wal import refuse_no_archive, segments_of, unrestored
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir, find_data_dir, prepare
 from services.launcher.options import Progress, Report, StepState, reported
+from services.meshkit.core.checked import Checked
 
 #: Of the stores in an archive: heads are taken from the backup, which has none over entries that are not restored.
 _FROM_THE_ARCHIVE: Final = ("orchestrator/objects", "audit/archive", ERASED)
@@ -156,13 +157,21 @@ async def _recover(wish: Wish, manifest: Manifest, made: DataDir, report: Report
     began = asyncio.get_running_loop().time()
     report(Progress(step="recovery", state=StepState.STARTED))
     environment: Mapping[str, str] = os.environ
+    timeline = int(manifest.wal_first_segment[:8], 16)
+    archived = segments_of(wish.archive, timeline) if wish.archive else ()
     async with recovered(made, archive=wish.archive, until=wish.until, environment=environment, report=report) as room:
-        last = await recovered_to(room) or manifest.end_time
+        came = await reached(room)
+        # What was committed before the copy began is in it for certain.
+        last = came.time or manifest.start_time
         seconds = asyncio.get_running_loop().time() - began
         report(Progress(step="recovery", state=StepState.DONE, seconds=seconds, detail=_shown(last)))
         checked = await asyncio.to_thread(
             check_mesh, made, environment, report, runs=wish.runs, administrator=room.admin_url
         )
+    if wish.archive is not None and wish.until is None:
+        fault = unrestored(archived, timeline, came.position)
+        log = Checked(what="the log up to the end of its archive", faults=(fault,) if fault else ())
+        checked = CheckedMesh(found=(log, *checked.found))
     return last, checked
 
 

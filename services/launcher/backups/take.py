@@ -21,6 +21,7 @@ from services.launcher.backups.archive_segment import ERASED, STORES
 from services.launcher.backups.checks import connected, migrations_of
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, folder_bytes, require_space
+from services.launcher.backups.wal import segment_of
 from services.launcher.child import run_short
 from services.launcher.embedded.postgres import ADMIN, PostgresRoom, find_programs
 from services.launcher.environment import ordinary_environment
@@ -138,12 +139,6 @@ def _write(draft: Path, data: DataDir, room: PostgresRoom, before: _Moment, repo
     )
     manifests.write_manifest(draft, found)
     return found
-
-
-def segment_of(timeline: int, position: str) -> str:
-    """Names the segment of 16 MB of the write-ahead log that a position lies in."""
-    high, low = (int(part, 16) for part in position.split("/"))
-    return f"{timeline:08X}{high:08X}{low >> 24:08X}"
 
 
 def _copy_cluster(folder: Path, room: PostgresRoom) -> None:

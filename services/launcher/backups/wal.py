@@ -6,10 +6,13 @@
 """
 
 import os
+import re
 import secrets
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +23,9 @@ from services.launcher.layout import DataDir, read_state, write_private, write_s
 _PROGRAM: Final = Path(__file__).with_name("archive_segment.py")
 #: A segment that is not full is archived after so long: what a lost machine costs at most.
 _TIMEOUT: Final = "60s"
+_SEGMENT: Final = re.compile(r"([0-9A-F]{24})\.gz", re.ASCII)
+_SEGMENT_BYTES: Final = 16 * 1024 * 1024
+_SEGMENTS_OF_4_GB: Final = 256
 _OWNER: Final = "owner"
 _OWNER_STATE: Final = "archive_owner"
 
@@ -73,6 +79,50 @@ def refuse_no_archive(archive: Path) -> None:
     """Raises: LauncherError: the folder is no archive."""
     if not (archive / "wal").is_dir():
         raise LauncherError(f"{archive} is no archive of `comitia up --archive-wal`; it has no folder wal")
+
+
+def segments_of(archive: Path, timeline: int) -> Sequence[str]:
+    """Lists the segments of one history that an archive has, oldest first."""
+    found = (_SEGMENT.fullmatch(path.name) for path in (archive / "wal").iterdir())
+    return sorted(name[1] for name in found if name and name[1].startswith(f"{timeline:08X}"))
+
+
+def unrestored(archived: Sequence[str], timeline: int, replayed: str) -> str:
+    """Says what an archive has after the end of a recovery to its end; empty when there is nothing.
+
+    To Postgres the first segment that is missing is the end of the log. A record that was being written when the last
+    segment was archived begins in one and ends in the next, so one alone may be left over.
+
+    Args:
+        archived: what the archive had before the recovery, for a mesh may go on adding to it.
+        replayed: position after the last record that was replayed.
+    """
+    number, offset = _number_of(replayed)
+    following = number + bool(offset)
+    left = [name for name in archived if name >= _segment(timeline, following)]
+    missing = next(name for at in count(following) if (name := _segment(timeline, at)) not in left)
+    later = [name for name in left if name > missing]
+    if later:
+        return f"the archive lacks segment {missing}; later ones that were not restored: {len(later)}"
+    if len(left) > 1:
+        return f"the log breaks off before segment {left[0]}; segments that were not restored: {len(left)}"
+    return ""
+
+
+def segment_of(timeline: int, position: str) -> str:
+    """Names the segment of 16 MB of the write-ahead log that a position lies in."""
+    return _segment(timeline, _number_of(position)[0])
+
+
+def _segment(timeline: int, number: int) -> str:
+    high, low = divmod(number, _SEGMENTS_OF_4_GB)
+    return f"{timeline:08X}{high:08X}{low:08X}"
+
+
+def _number_of(position: str) -> tuple[int, int]:
+    """Gives which segment since the beginning a position lies in, and where in it."""
+    high, low = (int(part, 16) for part in position.split("/"))
+    return divmod((high << 32) + low, _SEGMENT_BYTES)
 
 
 def _claim(data: DataDir, archive: Path) -> None:

@@ -6,16 +6,21 @@ from uuid import UUID
 
 import pytest
 from obstore.store import LocalStore, MemoryStore
+from structlog.testing import capture_logs
 
-from comitia_sdk.audit.head import Head
+from comitia_sdk.audit.head import AuditKeys, Head
 from comitia_sdk.audit.merkle import Tree
 from services.gateway.domain.audit_errors import HeadStoreDamaged
+from services.gateway.heads.erasure_notes import SignedErasureNotes
 from services.gateway.heads.head_bucket import HeadBucket
 from services.gateway.heads.head_directory import HeadDirectory
-from services.gateway.usecases.audit_ports import ArchivePart, HeadStore
+from services.gateway.heads.head_signer import Ed25519HeadSigner
+from services.gateway.usecases.audit_ports import ArchivePart, HeadStore, Unsigned
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
+from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.audit_export import AuditKey
 
 ONE, OTHER = (TenantId(UUID(f"01900000-0000-7000-8000-00000000000{number}")) for number in (1, 2))
@@ -70,12 +75,49 @@ async def test_a_part_of_the_archive_comes_back(store: HeadStore) -> None:
     assert await store.tenants() == [], "an archive is no head"
 
 
+def a_signer(kid: str = "audit-1") -> Ed25519HeadSigner:
+    return Ed25519HeadSigner(SigningKey.generate(kid), AuditKeys({}), clock=FakeClock())
+
+
 async def test_who_is_to_be_erased_is_kept_apart_from_heads(store: HeadDirectory | HeadBucket) -> None:
-    assert list(await store.erased()) == []
+    notes = SignedErasureNotes(store, a_signer())
+    assert await notes.erased() == []
     for tenant in (OTHER, ONE, OTHER):
-        await store.keep_erased(tenant)
-    assert await store.erased() == [ONE, OTHER]
+        await notes.keep_erased(tenant)
+    assert await notes.erased() == [ONE, OTHER]
     assert await store.tenants() == []
+
+
+async def test_nobody_is_erased_for_a_note_that_the_audit_key_did_not_sign(store: HeadDirectory | HeadBucket) -> None:
+    signer, one, other = a_signer(), from_uuid("tenant", ONE), from_uuid("tenant", OTHER)
+    notes = SignedErasureNotes(store, signer)
+    head = signer.sign(Unsigned(tenant=ONE, tree=Tree(1, [bytes(32)]), chain_hash=bytes(32)))
+    forged = (
+        b"",
+        b"{}",
+        b"[" * 100_000,
+        one.encode(),
+        head.to_json(),
+        signer.sign_erasure(other),
+        a_signer().sign_erasure(one),
+        a_signer("audit-2").sign_erasure(one),
+    )
+    await notes.keep_erased(OTHER)
+    for content in forged:
+        await store.keep_note(one, content)
+        assert await notes.erased() == [OTHER], content[:200]
+    await notes.keep_erased(ONE)
+    assert await notes.erased() == [ONE, OTHER], "the mesh's own note stands over a forged one"
+
+
+async def test_a_stray_name_among_the_notes_is_passed_over(store: HeadDirectory | HeadBucket) -> None:
+    notes = SignedErasureNotes(store, a_signer())
+    await notes.keep_erased(ONE)
+    await store.keep_note(".DS_Store", b"\0Bud1")
+
+    with capture_logs() as lines:
+        assert await notes.erased() == [ONE]
+    assert [line["name"] for line in lines] == [".DS_Store"]
 
 
 async def test_heads_lie_in_a_file_per_day_that_only_grows(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import insert
 
+from services.gateway.domain.tenant import LOCAL
 from services.gateway.storage.tables import TENANT
 from services.gateway.storage.tenant_work import SqlBeginTenantWork, SqlErasureBook, SqlTenantReader
 from services.gateway.usecases.erase_tenants import EraseTenants
@@ -30,11 +32,13 @@ class Stores:
     def __init__(self) -> None:
         self.rows = {"memory": 25, "tools": 3}
         self.away: set[str] = set()
+        self.asked = asyncio.Event()
 
     async def plan(self, tenant: TenantId) -> Mapping[str, Sequence[ErasureStep] | None]:
         return {}
 
     async def erase(self, service: str, tenant: TenantId) -> Erased:
+        self.asked.set()
         await asyncio.sleep(0)
         if service in self.away:
             raise Unavailable(service)
@@ -50,6 +54,7 @@ class Notes:
     def __init__(self) -> None:
         self.kept: list[TenantId] = []
         self.away = False
+        self.unreadable = False
 
     async def keep_erased(self, tenant: TenantId) -> None:
         if self.away:
@@ -57,6 +62,8 @@ class Notes:
         self.kept.append(tenant)
 
     async def erased(self) -> Sequence[TenantId]:
+        if self.unreadable:
+            raise Unavailable("the notes")
         return self.kept
 
 
@@ -75,14 +82,15 @@ class Room:
             book=self._book,
             stores=self.stores,
             notes=self.notes,
+            tenants=self.reader,
             clock=self.clock,
             settle_seconds=settle_seconds,
             every_seconds=1,
         )
 
-    async def add(self, tenant_id: TenantId) -> None:
+    async def add(self, tenant_id: TenantId, name: str = "") -> None:
         async with tenant_scope(self._app, tenant_id) as scope:
-            values = {"name": str(tenant_id), "residency_region": "", "create_time": self.clock.now()}
+            values = {"name": name or str(tenant_id), "residency_region": "", "create_time": self.clock.now()}
             await scope.execute(insert(TENANT).values(tenant_id=tenant_id, **values))
             await scope.commit()
 
@@ -168,3 +176,20 @@ async def test_a_database_from_before_an_erasure_erases_again_who_is_noted(room:
     for _ in range(4):
         await room.gateway().round()
     assert (await room.reader.get(restored)).state is TenantState.DELETED
+
+
+async def test_no_note_erases_the_tenant_of_the_operators(room: Room) -> None:
+    own = TenantId(uuid4())
+    await room.add(own, LOCAL)
+    room.notes.kept = [own]
+    await room.gateway().mark_again()
+    assert (await room.reader.get(own)).state is TenantState.ACTIVE
+
+
+async def test_who_is_marked_is_erased_though_the_notes_cannot_be_read(room: Room) -> None:
+    room.notes.unreadable = True
+    working = asyncio.create_task(room.gateway()())
+    await room.stores.asked.wait()
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working

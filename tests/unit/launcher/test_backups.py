@@ -10,7 +10,9 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
+import asyncpg
 import pytest
 
 from services.launcher import databases, layout
@@ -18,8 +20,9 @@ from services.launcher.backups import archive_segment, wal
 from services.launcher.backups import manifest as manifests
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, unpack
+from services.launcher.backups.recovery import reached
 from services.launcher.backups.restore import Wish, restore
-from services.launcher.backups.take import back_up, segment_of
+from services.launcher.backups.take import back_up
 from services.launcher.embedded.postgres import PostgresRoom
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
@@ -280,7 +283,41 @@ def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
     [(1, "0/2000028", "000000010000000000000002"), (2, "1A/FF000000", "000000020000001A000000FF")],
 )
 def test_a_position_of_the_log_lies_in_a_segment(timeline: int, position: str, segment: str) -> None:
-    assert segment_of(timeline, position) == segment
+    assert wal.segment_of(timeline, position) == segment
+
+
+def a_segment(number: int, timeline: int = 1) -> str:
+    return f"{timeline:08X}{number // 256:08X}{number % 256:08X}"
+
+
+@pytest.mark.parametrize(
+    ("archived", "replayed", "sentence"),
+    [
+        ((2, 3, 4), "0/5000000", ""),
+        ((2, 3, 4), "0/4FFFF00", ""),
+        ((2, 3, 4), "0/3FFFF00", ""),
+        ((), "0/2000120", ""),
+        ((2, 3, 5, 6), "0/4000000", f"the archive lacks segment {a_segment(4)}; later ones that were not restored: 2"),
+        ((2, 3, 5, 6), "0/3FFFF00", f"the archive lacks segment {a_segment(4)}; later ones that were not restored: 2"),
+        ((2, 3, 5), "0/2FFFF00", f"the archive lacks segment {a_segment(4)}; later ones that were not restored: 1"),
+        ((254, 255, 257), "1/0", f"the archive lacks segment {a_segment(256)}; later ones that were not restored: 1"),
+        (
+            (2, 3, 4, 5),
+            "0/3000000",
+            f"the log breaks off before segment {a_segment(3)}; segments that were not restored: 3",
+        ),
+    ],
+)
+def test_a_recovery_that_ended_at_a_gap_of_the_archive_is_no_recovery_to_its_end(
+    tmp_path: Path, archived: tuple[int, ...], replayed: str, sentence: str
+) -> None:
+    (tmp_path / "wal").mkdir()
+    for name in (*map(a_segment, archived), a_segment(9, timeline=2), "00000002.history", f".{a_segment(8)}.gz.new"):
+        (tmp_path / "wal" / f"{name}.gz").touch()
+
+    said = wal.unrestored(wal.segments_of(tmp_path, 1), 1, replayed)
+    assert said.startswith(sentence)
+    assert bool(said) == bool(sentence)
 
 
 @pytest.fixture
@@ -307,6 +344,25 @@ def test_a_segment_comes_back_from_the_archive(tmp_path: Path, segment: Path) ->
     assert (tmp_path / "back").read_bytes() == segment.read_bytes()
     assert mode(kept) == 0o600
     assert list(kept.parent.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (asyncpg.InvalidPasswordError("wrong"), "the keys are not those of this backup"),
+        (asyncpg.TooManyConnectionsError("full"), r"the restored Postgres does not answer \(full\)"),
+        (ConnectionRefusedError("gone"), r"the restored Postgres does not answer \(gone\)"),
+    ],
+)
+async def test_only_a_refused_password_means_other_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, sentence: str
+) -> None:
+    async def fail(_address: str) -> NoReturn:
+        raise failure
+
+    monkeypatch.setattr(asyncpg, "connect", fail)
+    with pytest.raises(LauncherError, match=sentence):
+        await reached(PostgresRoom(directory=tmp_path, port=1, log=tmp_path / "log", password=""))
 
 
 def test_a_segment_of_another_history_is_never_written_over(tmp_path: Path, segment: Path) -> None:
