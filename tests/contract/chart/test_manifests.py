@@ -142,7 +142,8 @@ def test_a_new_chart_with_the_same_images_starts_no_pod_anew(tmp_path: Path) -> 
         (
             {"size": "20Gi"},
             (
-                "leave postgres.size at 20Gi, and let the claim itself grow: kubectl -n mesh patch pvc "
+                "leave postgres.size at 20Gi, and let the claim itself grow if it is to be another size, for one size "
+                "may be written in two ways, as 1024Mi and 1Gi: kubectl -n mesh patch pvc "
                 """data-comitia-postgres-0 --type merge -p '{"spec":{"resources":{"requests":{"storage":"10Gi"}}}}'"""
             ),
         ),
