@@ -34,6 +34,8 @@ _LOOK_SECONDS: Final = 0.5
 #: How long others may go on sending calls after a pod was taken from the list: an idle Envoy is not yet an unused one.
 _NOTICE_SECONDS: Final = 5.0
 _ADMIN_SECONDS: Final = 2.0
+#: Failures in a row after which Envoy counts as gone.
+_FAILURES: Final = 5
 
 
 def mounted_mesh_tls(mounts: Path, state: Path) -> MeshTlsFiles:
@@ -89,16 +91,33 @@ class Envoy:
         # Without an answer there is no Envoy that could be drained.
         with contextlib.suppress(aiohttp.ClientError, TimeoutError):
             for told in ("/healthcheck/fail", "/drain_listeners?graceful&skip_exit"):
-                async with self._session.post(told):
-                    pass
+                await self._asked("POST", told, end=end)
             await self._clock.sleep(min(_NOTICE_SECONDS, self._drain_seconds))
-            while self._clock.monotonic() < end and await self._active() > 0:
+            while self._clock.monotonic() < end and await self._active(end) > 0:
                 await self._clock.sleep(_LOOK_SECONDS)
         self._drain_ended.set()
 
-    async def _active(self) -> int:
-        async with self._session.get("/stats", params={"filter": f"^{self._active_calls}$"}) as answer:
-            return int((await answer.text()).partition(":")[2] or 0)
+    async def _active(self, end: float) -> int:
+        said = await self._asked("GET", f"/stats?filter=^{self._active_calls}$", end=end)
+        return int(said.partition(":")[2] or 0)
+
+    async def _asked(self, method: str, path: str, *, end: float) -> str:
+        """Asks until there is an answer: one that is late or wrong may be the next time neither.
+
+        Raises: aiohttp.ClientError, TimeoutError: nobody listens there, or it failed too often in a row.
+        """
+        failures = 0
+        while True:
+            try:
+                async with self._session.request(method, path, raise_for_status=True) as answer:
+                    return await answer.text()
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ClientError, TimeoutError):
+                failures += 1
+                if failures == _FAILURES or self._clock.monotonic() >= end:
+                    raise
+            await self._clock.sleep(_LOOK_SECONDS)
 
 
 @asynccontextmanager

@@ -107,9 +107,9 @@ class Room:
         refused = await refusal(rpc, opened, (*call_metadata(self.keys.principal()), *said))
         return "" if refused is None else refused.reason or str(refused)
 
-    async def figure(self, name: str) -> int:
+    async def figure(self, name: str, *, cluster: str = "cost") -> int:
         """Reads one of Envoy's counters of cost."""
-        said = await asked(self.admin, f"/stats?filter=^cluster\\.cost\\.{name}$")
+        said = await asked(self.admin, f"/stats?filter=^cluster\\.{cluster}\\.{name}$")
         return int(said.rpartition(f".{name.rpartition('.')[2]}: ")[2].split()[0])
 
     @property
@@ -135,7 +135,8 @@ async def running_room(folder: Path) -> AsyncGenerator[Room]:
         room.address, room.admin = await stack.enter_async_context(running_envoy("east_west", configuration, folder))
 
         async def found() -> bool:
-            return await room.figure("membership_healthy") == len(room.replicas)
+            clusters = ("cost", "cost-repeatable")
+            return {await room.figure("membership_healthy", cluster=one) for one in clusters} == {len(room.replicas)}
 
         await until(found)
         yield room

@@ -89,7 +89,7 @@
 {{- $claim := (first .found.spec.volumeClaimTemplates).spec -}}
 {{- $size := $claim.resources.requests.storage -}}
 {{- if ne $size .values.size -}}
-  {{- fail (printf "%s.size is %s, and the claim was made with %s, which Kubernetes changes in no StatefulSet; leave %[1]s.size at %[3]s, and let the claim itself grow: kubectl -n %s patch pvc data-%s-0 --type merge -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"%[2]s\"}}}}'" .server .values.size $size .found.metadata.namespace .name) -}}
+  {{- fail (printf "%s.size is %s, and the claim was made with %s, which Kubernetes changes in no StatefulSet; leave %[1]s.size at %[3]s, and let the claim itself grow if it is to be another size, for one size may be written in two ways, as 1024Mi and 1Gi: kubectl -n %s patch pvc data-%s-0 --type merge -p '{\"spec\":{\"resources\":{\"requests\":{\"storage\":\"%[2]s\"}}}}'" .server .values.size $size .found.metadata.namespace .name) -}}
 {{- end -}}
 {{- $class := $claim.storageClassName | default "" -}}
 {{- if ne $class .values.storageClass -}}

@@ -19,6 +19,8 @@ from services.meshkit.grpc.call import seconds_left
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.scope import current_scope
 
+#: Age at which a stream is replaced, if nobody says otherwise.
+STREAM_SECONDS: Final = 240.0
 #: How often calls are looked through for those whose time is up, seconds.
 _SWEEP_SECONDS: Final = 0.05
 _BACKOFF: Final = Backoff(first_seconds=0.05, most_seconds=1.0)
@@ -61,7 +63,7 @@ class Coalescer(Generic[Item, Answer]):
         random: Random,
         max_waiting: int = 8192,
         streams: int = 1,
-        stream_seconds: float = 240.0,
+        stream_seconds: float = STREAM_SECONDS,
         backoff: Backoff = _BACKOFF,
     ) -> None:
         self._name = name

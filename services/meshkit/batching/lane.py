@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 from services.meshkit.batching.client_stream import ClientStream, Waiting
 from services.meshkit.batching.frames import MakeFrame
@@ -16,6 +16,9 @@ from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
+
+#: Shares of its time that a stream may get: all that opened together would be replaced together.
+SPREAD: Final = (0.8, 1.2)
 
 
 class Lane:
@@ -43,8 +46,7 @@ class Lane:
         self._clock = clock
         self._random = random
         self._backoff = backoff
-        # Spread, or all streams that opened together would be replaced together.
-        self._stream_seconds = stream_seconds * random.uniform(0.8, 1.2)
+        self._stream_seconds = stream_seconds * random.uniform(*SPREAD)
         self._waits = backoff.waits(random)
         self._broken = False
         self._current: ClientStream | None = None

@@ -153,8 +153,8 @@ CONTRADICTIONS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
 }
 
 
-#: Threads that Envoy should take with some values of the edge.
-EDGES: Final[tuple[tuple[int, dict[str, Any]], ...]] = (
+#: Threads that an Envoy should take with some values of its own.
+THREADS: Final[tuple[tuple[int, dict[str, Any]], ...]] = (
     (2, {}),
     (1, {"resources": {"limits": {"memory": "1Gi", "cpu": "200m"}}}),
     (2, {"resources": {"limits": {"memory": "1Gi", "cpu": "1500m"}}}),
@@ -186,8 +186,9 @@ def renders() -> dict[str, Rendered]:
         }
     }
     cases["more edges"] = {"values": {"edge": {"replicas": 5, "service": {"annotations": {"a": "b"}}}}}
-    for threads, edge in EDGES:
-        cases[f"{threads} threads of {edge}"] = {"values": {"edge": edge}}
+    for threads, values in THREADS:
+        both = {"edge": values, "eastWest": values | {"enabled": True}}
+        cases[f"{threads} threads of {values}"] = {"values": both}
     for calls in ("beside", "through"):
         cases[f"east-west {calls}"] = {"values": {"eastWest": {"enabled": True, "calls": calls}}}
     cases["new release"] = {"values": VALUES["production"] | {"image": {"tag": "9.9.9"}}, "upgrade": True}

@@ -21,12 +21,15 @@ from services.launcher.layout import DataDir, prepare
 from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
 from services.launcher.services import SERVICES
+from services.meshkit.batching.coalescer import STREAM_SECONDS
+from services.meshkit.batching.lane import SPREAD
 from services.meshkit.grpc.interceptors import DEFAULT_MAX_SECONDS
 from services.meshkit.grpc.tls import EAST_WEST, certified_name
 from tests.support.authority import Authority
 from tests.support.chart import CHART, settings_of
 from tests.support.dockerfile import read_dockerfile
 from tests.support.edge import envoy
+from tests.support.public_rpcs import INTERNAL, PUBLIC
 from tests.support.render_chart import Rendered
 
 ROOT: Final = CHART.parents[1]
@@ -155,6 +158,23 @@ def test_a_service_that_leaves_gives_its_longest_call_the_time_to_end(
     if service in ("inference", "tools"):
         edge = renders["default"].named("Deployment", "edge")["spec"]["template"]["spec"]
         assert longest < edge["terminationGracePeriodSeconds"]
+
+
+def test_a_listener_that_leaves_gives_the_longest_call_and_two_streams_the_time_to_end(
+    renders: dict[str, Rendered],
+) -> None:
+    """Two, since a connection is told with the next call on it, and that may be a stream that replaces another."""
+    longest = max(
+        rpc.guard.max_seconds or DEFAULT_MAX_SECONDS
+        for rpc in (*INTERNAL, *PUBLIC)
+        if not rpc.streams and not rpc.method.client_streaming
+    )
+    pod = renders["east-west"].named("Deployment", "east-west")["spec"]["template"]["spec"]
+    (arguments,) = (one["args"] for one in pod["containers"] if one["name"] == "envoy")
+    drain = float(arguments[arguments.index("--drain-time-s") + 1])
+    assert drain >= longest
+    assert drain >= 2 * STREAM_SECONDS * SPREAD[1]
+    assert drain < pod["terminationGracePeriodSeconds"]
 
 
 def test_ports_and_probes_are_those_that_services_listen_at(rendered: Rendered) -> None:

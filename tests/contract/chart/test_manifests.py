@@ -14,7 +14,7 @@ import yaml
 from kubernetes_validate import utils
 
 from tests.contract.chart import golden
-from tests.contract.chart.conftest import CONTRADICTIONS, EDGES
+from tests.contract.chart.conftest import CONTRADICTIONS, THREADS
 from tests.support.chart import CHART, described
 from tests.support.render_chart import Rendered, render
 
@@ -142,7 +142,8 @@ def test_a_new_chart_with_the_same_images_starts_no_pod_anew(tmp_path: Path) -> 
         (
             {"size": "20Gi"},
             (
-                "leave postgres.size at 20Gi, and let the claim itself grow: kubectl -n mesh patch pvc "
+                "leave postgres.size at 20Gi, and let the claim itself grow if it is to be another size, for one size "
+                "may be written in two ways, as 1024Mi and 1Gi: kubectl -n mesh patch pvc "
                 """data-comitia-postgres-0 --type merge -p '{"spec":{"resources":{"requests":{"storage":"10Gi"}}}}'"""
             ),
         ),
@@ -213,12 +214,13 @@ def test_policies_follow_where_names_clusters_and_collectors_are_said_to_be(rend
     assert rules["cost"][-1] == {"to": [], "ports": [{"protocol": "TCP", "port": 4318}]}
 
 
-@pytest.mark.parametrize(("threads", "edge"), EDGES)
+@pytest.mark.parametrize("name", ["edge", "east-west"])
+@pytest.mark.parametrize(("threads", "values"), THREADS)
 def test_envoy_takes_as_many_threads_as_it_has_processors(
-    renders: dict[str, Rendered], threads: int, edge: dict[str, Any]
+    renders: dict[str, Rendered], threads: int, values: dict[str, Any], name: str
 ) -> None:
-    rendered = renders[f"{threads} threads of {edge}"]
-    pod = rendered.named("Deployment", "edge")["spec"]["template"]["spec"]
+    rendered = renders[f"{threads} threads of {values}"]
+    pod = rendered.named("Deployment", name)["spec"]["template"]["spec"]
     (args,) = (one["args"] for one in pod["containers"] if one["name"] == "envoy")
     assert args[args.index("--concurrency") + 1] == str(threads)
 

@@ -153,6 +153,40 @@ async def test_what_may_be_repeated_is_repeated_by_the_listener_alone(room: Room
         assert sum(room.calls) == before + 1
 
 
+async def test_a_repeat_goes_to_the_other_replica_however_busy_that_one_is(room: Room) -> None:
+    """Whoever refuses at once has the fewest calls, so by these alone it would be chosen again and again."""
+    failing, busy = room.replicas
+    for replica in room.replicas:
+        replica.goes_on.clear()
+    async with room.through("inference", idempotent=(RESERVE.path,)) as opened:
+        token = call_metadata(room.keys.principal())
+        start: Any = opened.stream_stream(BATCH.path, response_deserializer=BATCH.response_class.FromString)
+        streams: list[Any] = []
+        for _ in range(4):
+            streams.append(start(metadata=token))
+            assert isinstance(await streams[-1].read(), BATCH.response_class)
+        failing.goes_on.set()
+
+        async def idle() -> bool:
+            return (failing.streams, busy.streams) == (0, 2)
+
+        await until(idle)
+        failing.refuses = Unavailable("the ledger")
+        busy.answers.clear()
+        before = busy.calls
+        calls = [asyncio.create_task(room.reason(opened)) for _ in range(6)]
+
+        async def there() -> bool:
+            return busy.calls == before + len(calls) or any(call.done() for call in calls)
+
+        await until(there)
+        busy.answers.set()
+        assert [await call for call in calls] == [""] * len(calls)
+        assert failing.calls
+        for call in streams:
+            call.cancel()
+
+
 async def test_a_replica_that_dies_costs_a_call_that_may_not_be_repeated_and_no_other(room: Room) -> None:
     for replica in room.replicas:
         replica.answers.clear()

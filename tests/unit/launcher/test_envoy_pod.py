@@ -20,11 +20,16 @@ class AdminPage:
     """Answers as Envoy's own does."""
 
     active: int = 0
+    #: Looks that it answers with a failure instead.
+    fails: int = 0
     told: list[str] = field(default_factory=list[str])
 
     async def answer(self, request: web.Request) -> web.Response:
         if request.method == "POST":
             self.told.append(str(request.rel_url))
+        if request.path == "/stats" and self.fails:
+            self.fails -= 1
+            return web.Response(status=503)
         stats = f"http.edge.downstream_rq_active: {self.active}\n"
         pages = {"/stats": stats, "/stats/prometheus": "envoy_up 1\n"}
         return web.Response(text=pages.get(request.path, ""))
@@ -128,6 +133,44 @@ async def test_a_drain_does_not_wait_for_ever(keys: Path) -> None:
         await clock.until_someone_sleeps()
         clock.advance(seconds=61)
         await draining
+
+
+async def test_a_look_that_goes_wrong_ends_no_drain(keys: Path) -> None:
+    page, clock = AdminPage(active=1), FakeClock()
+    async with a_pod(page, clock, keys) as pod:
+        draining = asyncio.create_task(pod.envoy.drain())
+        await clock.until_someone_sleeps()
+        clock.advance(seconds=5)
+        for fails in (1, 4):
+            page.fails = fails
+            for _ in range(fails + 1):
+                await clock.until_someone_sleeps()
+                assert not draining.done()
+                clock.advance(seconds=1)
+            assert not page.fails
+        await clock.until_someone_sleeps()
+        page.active = 0
+        clock.advance(seconds=1)
+        await draining
+
+
+async def test_an_envoy_that_does_not_answer_any_more_is_not_waited_for(keys: Path) -> None:
+    page, clock = AdminPage(active=1, fails=5), FakeClock()
+    async with a_pod(page, clock, keys) as pod:
+        draining = asyncio.create_task(pod.envoy.drain())
+        await clock.until_someone_sleeps()
+        clock.advance(seconds=5)
+        for _ in range(4):
+            await clock.until_someone_sleeps()
+            assert not draining.done()
+            clock.advance(seconds=1)
+        await draining
+        assert not page.fails
+
+
+async def test_an_envoy_that_is_gone_ends_a_drain_at_once(keys: Path) -> None:
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{free_port()}") as session:
+        await Envoy(session, listener="edge", drain_seconds=60, clock=FakeClock()).drain()
 
 
 async def test_whoever_asks_whether_it_is_drained_drains_nothing(keys: Path) -> None:
