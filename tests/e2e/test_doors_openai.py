@@ -308,3 +308,4 @@ async def test_a_request_with_a_key_of_its_own_is_answered_once(ai: AsyncOpenAI,
             model=MODEL, messages=asking(tenant, "Something else"), extra_headers={"idempotency-key": "order-1"}
         )
     assert differs.value.code == "call_arguments_differ"
+    assert "this Idempotency-Key was used for another request" in differs.value.message

@@ -1,5 +1,6 @@
 """Answers to questions that are nearly the same, kept in memory for calls that are equal in all else."""
 
+import re
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -18,9 +19,8 @@ from services.meshkit.core.identity import TenantId
 
 #: Longest question, characters with their accents apart: the local embedder reads it to its end.
 _MOST_CHARACTERS: Final = 240
-#: What may stand before a word, and what behind it, that belongs to no number.
-_BEFORE_WORDS: Final = "\"'([{„“«"
-_BEHIND_WORDS: Final = ".,;:!?…\"')]}“”»"
+#: What ends a clause or a question and says nothing of the number before it, as `!`, `'`, `:` and brackets may.
+_ENDS: Final = re.compile(r"[.,;]?\?*$")
 #: What an answer takes beside its text and its vector, about.
 _ENTRY_BYTES: Final = 2_048
 _COMPONENT_BYTES: Final = 4
@@ -32,7 +32,8 @@ class Question:
 
     text: str
     label: Label
-    #: Equal for questions that may share an answer. Their numbers and signs are in it: vectors say little of those.
+    #: Equal for questions that may share an answer. Their numbers, with the signs at them, and signs that stand alone
+    #: are in it: vectors say little of those.
     rest: Prompt
 
 
@@ -60,8 +61,11 @@ def question_of(prompt: Prompt) -> Question | None:
 
 
 def _numbers(text: str) -> list[str]:
-    """Gives the words of a text that hold a number, such as `5+3`, `-5`, `x²` or `5€`, and those without a letter."""
-    words = (word.lstrip(_BEFORE_WORDS).rstrip(_BEHIND_WORDS) for word in text.split())
+    """Gives the words of a text that hold a number, such as `5+3`, `-5`, `x²` or `5!`, and those without a letter.
+
+    What else is between them, such as `plus`, `mod` or `x`, is left to vectors.
+    """
+    words = (_ENDS.sub("", word) for word in text.split())
     return [word for word in words if word and (any(map(str.isnumeric, word)) or not any(map(str.isalpha, word)))]
 
 

@@ -19,7 +19,7 @@ from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Route
 from services.inference.storage import registry_codec as codec
 from services.inference.storage.registry_tables import model_deployment, model_route, model_version
-from services.inference.storage.rollout_sums import read_seen
+from services.inference.storage.rollout_sums import EVENTS_AT_ONCE, add_up, read_seen
 from services.inference.storage.rollout_tables import model_rollout
 from services.inference.usecases.registry_ports import RunningRollout
 from services.meshkit.core.identity import TenantId
@@ -93,9 +93,14 @@ class RegistryRepository:
 
     async def rollout(self, tenant: TenantId, rollout_id: str) -> tuple[Rollout, Seen]:
         """See `RegistryReader.rollout`."""
-        async with tenant_scope(self._app, tenant, read_only=True) as scope:
+        async with tenant_scope(self._app, tenant, audited=False) as scope:
             rollout = await _rollout(scope, tenant, rollout_id)
-            return rollout, await read_seen(scope, tenant, rollout)
+            if rollout.state is not RolloutState.RUNNING:
+                # The judge looks at running ones only: nobody else adds what was in no sum by the end.
+                await add_up(scope, tenant, rollout, most=EVENTS_AT_ONCE)
+            seen = await read_seen(scope, tenant, rollout)
+            await scope.commit()
+        return rollout, seen
 
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:
         """See `RegistryReader.rollouts`."""

@@ -140,7 +140,12 @@ class RegistryReader(Protocol):
         ...
 
     async def rollout(self, tenant: TenantId, rollout_id: str) -> tuple[Rollout, Seen]:
-        """Gives a rollout and what all replicas have seen of it and its step. Raises: RolloutNotFound."""
+        """Gives a rollout and what all replicas have seen of it and its step, as far as that is summed.
+
+        Of one that has ended, what was in no sum by then is summed first, so much at a time.
+
+        Raises: RolloutNotFound.
+        """
         ...
 
     async def rollouts(self, tenant: TenantId, *, route: str, before: UUID | None, most: int) -> Sequence[Rollout]:

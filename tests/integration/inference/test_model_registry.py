@@ -22,12 +22,12 @@ from services.inference.storage.registry_feed import SqlRegistryFeed
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
-from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.crypto.errors import KeyServiceAway
 from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.scope import Scope, maintenance_scope
+from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_request
 from tests.support.data_keys import MemoryDataKeys
 from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
@@ -663,6 +663,31 @@ async def test_a_canary_whose_answers_are_said_to_be_poor_is_taken_back_by_itsel
     assert found.stable_events >= 20
     # What is said of answers of a rollout that has ended counts nowhere any more.
     assert (await mesh.generate(model="writer")).deployment == "openai/gpt-4o-mini"
+
+
+async def test_an_ended_rollout_shows_also_what_was_in_no_sum_by_its_end(mesh: InferenceMesh) -> None:
+    await a_route(mesh, "writer", "openai/gpt-4o-mini")
+    started = await mesh.call("StartModelRollout", a_rollout(("openai/gpt-4o-mini", 0), ("stub", 0)))
+    about = {"rollout_id": started.rollout.rollout_id}
+    await mesh.call("RollBackModelRollout", model_service_pb2.RollBackModelRolloutRequest(**about))
+    ids = {"tenant": mesh.principal.tenant, "rollout": to_uuid(started.rollout.rollout_id, "rollout")}
+    # As a release without sums has left them.
+    before = {
+        "rollout_event": ("metric, event_time", "'error', now()"),
+        "rollout_score": ("step, score_percent, first, score_time", "0, 50, true, now()"),
+    }
+    async with sql_engine(mesh.urls.app, pool_size=1) as app, tenant_scope(app, mesh.principal.tenant) as scope:
+        for table, (columns, values) in before.items():
+            statement = (
+                f"INSERT INTO {table} (tenant_id, rollout_id, unit, canary, share_permille, {columns})"
+                f" SELECT :tenant, :rollout, int4send(n), n > 2, 500, {values} FROM generate_series(1, 5) AS n"
+            )
+            await scope.execute(text(statement), ids)
+        await scope.commit()
+    for _ in range(2):
+        rollout = (await mesh.call("GetModelRollout", model_service_pb2.GetModelRolloutRequest(**about))).rollout
+        seen = {one.metric: (one.stable_events, one.canary_events) for one in rollout.evidence}
+        assert (seen["errors"], seen["quality"]) == ((2, 3), (2, 3))
 
 
 async def test_a_canary_is_promoted_and_the_route_asks_it(mesh: InferenceMesh, second: FakeProvider) -> None:

@@ -2,11 +2,19 @@
 
 import base64
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from services.inference.domain.errors import CallNotBounded, ContextTooLong, MediaInvalid, ProviderRefused
+from services.inference.domain.errors import (
+    CallArgumentsDiffer,
+    CallInProgress,
+    CallNotBounded,
+    ContextTooLong,
+    MediaInvalid,
+    ProviderRefused,
+)
 from services.inference.domain.output_format import OutputFormat, OutputKind
 from services.inference.providers.failures import cannot_be_told
 from services.inference.transport.doors import (
@@ -21,7 +29,7 @@ from services.inference.transport.doors.bodies import UnknownField
 from services.inference.transport.doors.conversation import Conversation
 from services.inference.transport.doors.errors import Dialect, error_body, error_headers, told
 from services.inference.transport.doors.keys import credential_of
-from services.meshkit.content import ImageDetail, Integrity
+from services.meshkit.content import CallId, ImageDetail, Integrity
 from services.meshkit.core.errors import ErrorKind, Invalid, MeshError
 from services.meshkit.grpc.identity import TokenMissing
 from services.meshkit.grpc.signed_token import TokenMalformed
@@ -49,6 +57,7 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "assistant", "content": "I looked."},
     {"role": "user", "content": "So?"},
 ]
+KEYED_CALL = CallId(run_id="idem_1", path="chat")
 USER, UNTRUSTED = Integrity.USER, Integrity.UNTRUSTED
 TEXT = {"type": "text", "text": "Look:"}
 LOOK: dict[str, Any] = {"name": "look", "parameters": {"type": "object"}}
@@ -355,6 +364,31 @@ def test_how_closely_a_picture_is_looked_at_is_passed_on() -> None:
     with pytest.raises(Invalid, match="detail"):
         part = {"type": "image_url", "image_url": {"url": url, "detail": "original"}}
         chat(messages=[{"role": "user", "content": [part]}])
+
+
+@pytest.mark.parametrize(
+    ("failure", "sentence"),
+    [
+        (CallArgumentsDiffer(KEYED_CALL), "this Idempotency-Key was used for another request; send a new key"),
+        (
+            CallInProgress(KEYED_CALL, retry_after=timedelta(seconds=1)),
+            "a request with this Idempotency-Key is being answered; repeat it to get its answer",
+        ),
+    ],
+)
+def test_what_stands_in_the_way_of_a_key_is_told_by_the_key_and_not_by_the_call_behind_it(
+    failure: MeshError, sentence: str
+) -> None:
+    assert told(failure).status == 409
+    openai: Any = error_body(failure, Dialect.OPENAI, request_id="req")
+    assert openai["error"] == {
+        "message": sentence,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": failure.reason.lower(),
+    }
+    anthropic: Any = error_body(failure, Dialect.ANTHROPIC, request_id="req")
+    assert anthropic["error"] == {"type": "invalid_request_error", "message": sentence}
 
 
 @pytest.mark.parametrize("kind", list(ErrorKind))

@@ -6,7 +6,7 @@ does where a repeat is useless or costs money once more.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -28,6 +28,8 @@ class Told:
     openai: str
     anthropic: str
     code: str | None = None
+    #: What is said in the place of the failure's own words, where those are of no use at a door.
+    message: str | None = None
     #: Where it differs from `status`.
     anthropic_status: int | None = None
     #: False: who repeats the request gets the same answer, or pays again.
@@ -80,7 +82,16 @@ _BY_REASON: Final[Mapping[str, Told]] = {
     "ANSWER_UNJUDGED": Told(status=503, openai="server_error", anthropic="api_error", again=False),
     "BUDGET_DEGRADES": _NO_MONEY,
     "BUDGET_EXHAUSTED": _NO_MONEY,
-    "CALL_IN_PROGRESS": Told(status=409, openai=_REQUEST, anthropic=_REQUEST),
+    # Only an `Idempotency-Key` makes two requests one call, and nobody outside knows that by its id.
+    "CALL_ARGUMENTS_DIFFER": replace(
+        _CONFLICT, message="this Idempotency-Key was used for another request; send a new key"
+    ),
+    "CALL_IN_PROGRESS": Told(
+        status=409,
+        openai=_REQUEST,
+        anthropic=_REQUEST,
+        message="a request with this Idempotency-Key is being answered; repeat it to get its answer",
+    ),
     "CONTEXT_TOO_LONG": Told(status=400, openai=_REQUEST, anthropic=_REQUEST, code="context_length_exceeded"),
     "LAW_BLOCKED": Told(status=400, openai=_REQUEST, anthropic=_REQUEST, code="content_policy_violation", again=False),
     "MODEL_NOT_FOUND": Told(status=404, openai=_REQUEST, anthropic="not_found_error", code="model_not_found"),
@@ -110,13 +121,14 @@ def told(failure: MeshError) -> Told:
 def error_body(failure: MeshError, dialect: Dialect, *, request_id: str) -> dict[str, object]:
     """Writes the body of a failure."""
     said = told(failure)
+    message = said.message or failure.message
     if dialect is Dialect.ANTHROPIC:
-        error: dict[str, object] = {"type": said.anthropic, "message": failure.message}
+        error: dict[str, object] = {"type": said.anthropic, "message": message}
         if said.details is not None:
             error["details"] = said.details
         return {"type": "error", "error": error, "request_id": request_id}
     code = said.code or failure.reason.lower()
-    return {"error": {"message": failure.message, "type": said.openai, "param": failure.field, "code": code}}
+    return {"error": {"message": message, "type": said.openai, "param": failure.field, "code": code}}
 
 
 def error_headers(failure: MeshError) -> dict[str, str]:

@@ -38,7 +38,11 @@ CREATE INDEX ix_rollout_score_fresh ON rollout_score (tenant_id, rollout_id) WHE
 
 
 def upgrade(op: Operations) -> None:
-    """Makes the tables; what is there already, and what a release before this one adds, is summed by the next look."""
+    """Makes the tables.
+
+    What is there already, and what a release before this one adds, is summed by the judge while its rollout runs, and
+    by those who ask for it once it has ended.
+    """
     run_together(op, _TABLES.split(";"))
     app = quoted(roles_of(database_of(op)).app)
     for seen in ("rollout_event", "rollout_score"):
