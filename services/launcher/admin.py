@@ -1,11 +1,15 @@
 """How the administrator reaches the Postgres of a mesh on this machine."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from services.launcher.embedded.postgres import PostgresRoom
 from services.launcher.errors import LauncherError
 from services.launcher.keys import read_secrets
-from services.launcher.layout import DataDir, read_state
+from services.launcher.layout import DataDir, read_state, write_state
+from services.launcher.mesh_databases import PREFIX_VARIABLE, prefix_from
+
+_PREFIX_STATE: Final = "database_prefix"
 
 
 def admin_url(data: DataDir, environment: Mapping[str, str]) -> str:
@@ -27,3 +31,23 @@ def embedded_room(data: DataDir) -> PostgresRoom:
         log=data.log("postgres"),
         password=read_secrets(data, ("postgres",))["postgres"],
     )
+
+
+def remember_prefix(data: DataDir, prefix: str) -> None:
+    """Keeps what the databases of the embedded Postgres begin with, for with another prefix empty ones would be made.
+
+    Raises: LauncherError: they begin otherwise.
+    """
+    state = read_state(data)
+    known = state.get(_PREFIX_STATE, prefix)
+    if known != prefix:
+        raise LauncherError(
+            f"the databases of this mesh begin with {known!r}, and {PREFIX_VARIABLE} says {prefix!r}; "
+            "start it as before, or on a data directory of its own"
+        )
+    write_state(data, {**state, _PREFIX_STATE: prefix})
+
+
+def remembered_prefix(data: DataDir, environment: Mapping[str, str]) -> str:
+    """Gives what the databases of the embedded Postgres begin with; before any start, what they would."""
+    return read_state(data).get(_PREFIX_STATE) or prefix_from(environment)

@@ -18,7 +18,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from services.launcher import databases, keys, ports
-from services.launcher.backups.wal import archiving, refuse_other_account
+from services.launcher.admin import remember_prefix
+from services.launcher.backups.wal import archive_owner, archiving, refuse_other_account
 from services.launcher.child import ChildSpec
 from services.launcher.children import Supervisor
 from services.launcher.edge_tokens import TokenCheck
@@ -35,7 +36,7 @@ from services.launcher.envoys import envoy_spec
 from services.launcher.errors import LauncherError
 from services.launcher.health import Certified, always, grpc_serving
 from services.launcher.layout import DataDir, read_state, write_private, write_state
-from services.launcher.mesh_databases import PREFIX_VARIABLE
+from services.launcher.mesh_databases import PREFIX_VARIABLE, prefix_from
 from services.launcher.options import Progress, Report, StepState, UpOptions
 from services.launcher.services import MOST_REPLICAS, SERVICES, processes, service_of
 from services.launcher.single_process import ServicesTogether
@@ -251,6 +252,9 @@ class BringUp:
             directory=self.data.of("postgres"), port=port, log=self.data.log("postgres"), password=password
         )
         postgres.find_programs(room.directory)
+        remember_prefix(self.data, prefix_from(self.user))
+        # Made at the first start, so that a backup says which archive may follow, even one that begins later.
+        archive_owner(self.data)
         if self.options.archive_wal is None:
             return room
         refuse_other_account(room)

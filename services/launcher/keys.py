@@ -15,8 +15,13 @@ from services.meshkit.core.ids import SystemIds
 _TOKEN_BYTES: Final = 32
 #: Beside the passwords of the roles: whose databases they are, which is no secret.
 _INSTALLATION: Final = "installation"
+_OF_ROLES: Final = tuple(f"{service}/{role}" for service in SERVICES for role in ROLES)
 #: Names in `secrets.json` of all that databases need.
-OF_DATABASES: Final = (*(f"{service}/{role}" for service in SERVICES for role in ROLES), _INSTALLATION)
+OF_DATABASES: Final = (*_OF_ROLES, _INSTALLATION)
+
+
+class SecretsUnwritable(LauncherError):
+    """A secret is missing, and the file cannot be written."""
 
 
 def ensure_keys(data: DataDir) -> None:
@@ -55,7 +60,7 @@ def key_files(service: str, data: DataDir) -> dict[str, Path]:
 def read_secrets(data: DataDir, names: Iterable[str]) -> dict[str, str]:
     """Gives the secrets of these names (`postgres`, `nats`, `tools/app`, …), making them at the first question.
 
-    Raises: LauncherError: the file is damaged, or lacks one and cannot be written.
+    Raises: LauncherError: the file is damaged; SecretsUnwritable.
     Concurrency: for the holder of the data directory; two writers would lose each other's secrets.
     """
     known = _known_secrets(data.secrets)
@@ -66,7 +71,7 @@ def read_secrets(data: DataDir, names: Iterable[str]) -> dict[str, str]:
         try:
             write_private(data.secrets, json.dumps(known, indent=1).encode())
         except OSError as cause:
-            raise LauncherError(
+            raise SecretsUnwritable(
                 f"{data.secrets} lacks {missing[0]} and cannot be written ({cause.strerror})"
             ) from cause
     return {name: known[name] for name in wanted}
@@ -75,11 +80,16 @@ def read_secrets(data: DataDir, names: Iterable[str]) -> dict[str, str]:
 def find_databases(data: DataDir, admin_url: str, environment: Mapping[str, str]) -> MeshDatabases:
     """Says which databases of a server are those of a mesh.
 
+    Whoever brings the secrets himself, for reading only, as the releases before made them, need not say whose they are.
+
     Raises: LauncherError: as `read_secrets` and `prefix_from`.
     """
     prefix = prefix_from(environment)
-    passwords = read_secrets(data, OF_DATABASES)
-    installation = passwords.pop(_INSTALLATION)
+    try:
+        passwords = read_secrets(data, OF_DATABASES)
+    except SecretsUnwritable:
+        passwords = read_secrets(data, _OF_ROLES)
+    installation = passwords.pop(_INSTALLATION, None)
     return MeshDatabases(admin_url=admin_url, passwords=passwords, installation=installation, prefix=prefix)
 
 

@@ -25,8 +25,8 @@ class MeshDatabases:
     admin_url: str = field(repr=False)
     #: By `<service>/<role>`.
     passwords: Mapping[str, str] = field(repr=False)
-    #: Whose they are. The server is told, so that no other mesh takes them for its own.
-    installation: str
+    #: Whose they are. The server is told, so that no other mesh takes them for its own; None tells and asks nothing.
+    installation: str | None
     #: What their names begin with.
     prefix: str = PREFIX
 

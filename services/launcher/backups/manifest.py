@@ -21,7 +21,7 @@ BASE: Final = "postgres/base.tar.gz"
 WAL: Final = "postgres/pg_wal.tar.gz"
 STORES: Final = "stores.tar"
 #: How backups are laid out; another number is another release's.
-FORMAT: Final = 1
+FORMAT: Final = 2
 _OWN_HASH: Final = "sha256"
 
 
@@ -43,6 +43,10 @@ class Manifest:
     version: str
     #: Major version of Postgres.
     postgres: int
+    #: What the names of its databases begin with.
+    prefix: str
+    #: Which archive of the log is its own.
+    archive_owner: str
     #: By the database's clock: what was committed before the start is in it, and nothing of after the end.
     start_time: datetime
     end_time: datetime

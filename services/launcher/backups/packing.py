@@ -90,19 +90,30 @@ def require_space(folder: Path, needed: int) -> None:
 def draft_folder(final: Path) -> Iterator[Path]:
     """Gives a folder beside the final place, which becomes it at the end of the block, and is removed by any failure.
 
-    Raises: LauncherError: the place is taken, or cannot be written.
+    Raises: LauncherError: the place is taken or cannot be written, or the block met a file or a disk that fails.
     """
     draft = final.with_name(f".{final.name}.{uuid4().hex[:8]}.part")
     try:
-        draft.mkdir(mode=_PRIVATE_DIR)
+        with _written(final):
+            draft.mkdir(mode=_PRIVATE_DIR)
         try:
             yield draft
+        except OSError as cause:
+            at = f"{cause.filename}: " if cause.filename else ""
+            raise LauncherError(f"{final} is not made ({at}{cause.strerror or cause})") from cause
+        with _written(final):
             _sync(draft)
             # Puts it over an empty folder too, and over nothing else.
             draft.rename(final)
             _sync_one(final.parent)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _written(final: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as cause:
         raise LauncherError(f"{final} cannot be written ({cause.strerror or cause})") from cause
 

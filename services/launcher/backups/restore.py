@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from services.launcher import databases
+from services.launcher.admin import remember_prefix
 from services.launcher.backups import manifest as manifests
 from services.launcher.backups.archive_segment import DRAFTS, ERASED
 from services.launcher.backups.checks import MOST_RUNS, CheckedMesh, check_mesh
@@ -18,9 +19,10 @@ from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import draft_folder, require_space, unpack
 from services.launcher.backups.recovery import reached, recovered, unpack_cluster
 from services.launcher.backups.take import KEYS
-from services.launcher.backups.wal import refuse_no_archive, segments_of, unrestored
+from services.launcher.backups.wal import refuse_other_archive, segments_of, unrestored
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir, find_data_dir, prepare
+from services.launcher.mesh_databases import PREFIX_VARIABLE, prefix_from
 from services.launcher.options import Progress, Report, StepState, reported
 from services.meshkit.core.checked import Checked
 
@@ -74,7 +76,7 @@ def restore(wish: Wish, report: Report) -> Restored:
     with draft_folder(data.root) as draft:
         made = DataDir(draft)
         with reported("unpack", report):
-            _unpack(wish, backup, made)
+            _unpack(wish, backup, made, manifest.prefix)
         last_commit, checked = asyncio.run(_recover(wish, manifest, made, report))
         if checked.faults and not wish.keep_unsound:
             raise LauncherError(
@@ -99,8 +101,14 @@ def _refuse(wish: Wish, manifest: Manifest, data: DataDir) -> None:
             "a backup holds no keys; name the file that `comitia backup --keys` wrote, or a folder with "
             f"{', '.join(KEYS)}, by --keys"
         )
+    prefix = prefix_from(os.environ)
+    if prefix != manifest.prefix:
+        raise LauncherError(
+            f"the databases of this backup begin with {manifest.prefix!r}, and {PREFIX_VARIABLE} says {prefix!r}; "
+            "set it as for the mesh that the backup is of"
+        )
     if wish.archive is not None:
-        refuse_no_archive(wish.archive)
+        refuse_other_archive(wish.archive, manifest.archive_owner)
     if wish.until is not None:
         _refuse_moment(wish.until, manifest, archived=wish.archive is not None)
 
@@ -114,7 +122,7 @@ def _refuse_moment(until: datetime, manifest: Manifest, *, archived: bool) -> No
         )
 
 
-def _unpack(wish: Wish, backup: Path, made: DataDir) -> None:
+def _unpack(wish: Wish, backup: Path, made: DataDir, prefix: str) -> None:
     assert wish.keys is not None
     _unpack_keys(wish.keys.expanduser().absolute(), made)
     unpack(backup / manifests.STORES, made.root)
@@ -130,6 +138,7 @@ def _unpack(wish: Wish, backup: Path, made: DataDir) -> None:
                 )
     unpack_cluster(backup, made)
     prepare(made)
+    remember_prefix(made, prefix)
 
 
 def _unpack_keys(keys: Path, made: DataDir) -> None:

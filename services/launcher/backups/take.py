@@ -8,6 +8,7 @@ before it, so that none is over entries that the copy lacks.
 import asyncio
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -15,13 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.launcher import databases
-from services.launcher.admin import embedded_room
+from services.launcher.admin import embedded_room, remembered_prefix
 from services.launcher.backups import manifest as manifests
 from services.launcher.backups.archive_segment import ERASED, STORES
 from services.launcher.backups.checks import connected, migrations_of
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, folder_bytes, require_space
-from services.launcher.backups.wal import segment_of
+from services.launcher.backups.wal import archive_owner, segment_of
 from services.launcher.child import run_short
 from services.launcher.embedded.postgres import ADMIN, PostgresRoom, find_programs
 from services.launcher.environment import ordinary_environment
@@ -59,17 +60,23 @@ def back_up(target: Path, *, data_dir: Path | None, keys: Path | None, report: R
     """
     data = find_data_dir(data_dir, os.environ)
     target = target.expanduser().absolute()
+    keys = None if keys is None else keys.expanduser().absolute()
     room = _running_room(data)
     for place in filter(None, (target, keys)):
-        _refuse_place(place.expanduser().absolute(), data)
+        _refuse_place(place, data)
+    if keys is not None and keys.resolve() == target.resolve():
+        raise LauncherError(f"the keys cannot lie at {keys}, where the backup is to lie; keep them in another place")
     require_space(target.parent, folder_bytes(room.directory) + sum(folder_bytes(data.of(store)) for store in STORES))
     before = asyncio.run(_moment(data, room))
     if before.migrations != databases.heads():
         raise LauncherError("the databases are not those of this release; end its upgrade first (docs/changing.md)")
-    with draft_folder(target) as draft:
-        found = _write(draft, data, room, before, report)
-        if keys is not None:
-            write_keys(keys.expanduser().absolute(), data)
+    with ExitStack() as undo:
+        with draft_folder(target) as draft:
+            found = _write(draft, data, room, before, report)
+            if keys is not None:
+                write_keys(keys, data)
+                undo.callback(keys.unlink, missing_ok=True)
+        undo.pop_all()
     return found
 
 
@@ -127,6 +134,8 @@ def _write(draft: Path, data: DataDir, room: PostgresRoom, before: _Moment, repo
     found = Manifest(
         version=version("comitia"),
         postgres=int((room.directory / "PG_VERSION").read_text()),
+        prefix=remembered_prefix(data, os.environ),
+        archive_owner=archive_owner(data),
         start_time=before.now,
         end_time=after.now,
         migrations=after.migrations,

@@ -75,10 +75,13 @@ def refuse_other_account(room: PostgresRoom) -> None:
         )
 
 
-def refuse_no_archive(archive: Path) -> None:
-    """Raises: LauncherError: the folder is no archive."""
+def refuse_other_archive(archive: Path, owner: str) -> None:
+    """Raises: LauncherError: the folder is no archive, or that of another mesh."""
     if not (archive / "wal").is_dir():
         raise LauncherError(f"{archive} is no archive of `comitia up --archive-wal`; it has no folder wal")
+    path = archive / _OWNER
+    if not path.is_file() or path.read_bytes() != owner.encode():
+        raise LauncherError(f"the archive {archive} is not that of the mesh which the backup is of")
 
 
 def segments_of(archive: Path, timeline: int) -> Sequence[str]:
@@ -125,12 +128,20 @@ def _number_of(position: str) -> tuple[int, int]:
     return divmod((high << 32) + low, _SEGMENT_BYTES)
 
 
-def _claim(data: DataDir, archive: Path) -> None:
-    state, path = read_state(data), archive / _OWNER
+def archive_owner(data: DataDir) -> str:
+    """Gives the name by which a mesh knows its archive, making it at the first question.
+
+    Concurrency: for the holder of the data directory, until it is made.
+    """
+    state = read_state(data)
     if _OWNER_STATE not in state:
         state[_OWNER_STATE] = secrets.token_hex(8)
         write_state(data, state)
-    ours = state[_OWNER_STATE].encode()
+    return state[_OWNER_STATE]
+
+
+def _claim(data: DataDir, archive: Path) -> None:
+    path, ours = archive / _OWNER, archive_owner(data).encode()
     if not path.exists():
         write_private(path, ours)
     elif path.read_bytes() != ours:

@@ -1,33 +1,31 @@
-import gzip
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
-from typing import NoReturn
 
-import asyncpg
 import pytest
 
-from services.launcher import databases, layout
-from services.launcher.backups import archive_segment, wal
+from services.launcher import admin, databases, layout
 from services.launcher.backups import manifest as manifests
+from services.launcher.backups import take
 from services.launcher.backups.manifest import Manifest
 from services.launcher.backups.packing import Packer, draft_folder, unpack
-from services.launcher.backups.recovery import reached
 from services.launcher.backups.restore import Wish, restore
 from services.launcher.backups.take import back_up
-from services.launcher.embedded.postgres import PostgresRoom
+from services.launcher.bring_up import BringUp
+from services.launcher.children import Supervisor
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
 from services.launcher.options import UpOptions, options_from_json, options_to_json
+from services.launcher.ports import PortClaims
 from services.launcher.record import Addresses, MeshRecord, write_record
+from services.meshkit.testing.fake_clock import FakeClock
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 Change = Callable[[Path], object]
@@ -50,6 +48,8 @@ def a_backup(folder: Path, **changes: object) -> Manifest:
     made = Manifest(
         version=version("comitia"),
         postgres=18,
+        prefix="comitia",
+        archive_owner="0123456789abcdef",
         start_time=NOON - timedelta(minutes=1),
         end_time=NOON,
         migrations=databases.heads(),
@@ -180,17 +180,68 @@ def test_a_wish_that_cannot_be_met_is_refused_and_nothing_is_left(
 
 
 def test_a_moment_before_the_end_of_the_backup_is_refused(tmp_path: Path, backup: Path, keys: Path) -> None:
-    (tmp_path / "archive" / "wal").mkdir(parents=True)
-    wish = Wish(
-        backup=backup,
-        data_dir=tmp_path / "new",
-        keys=keys,
-        archive=tmp_path / "archive",
-        until=NOON - timedelta(seconds=1),
-    )
+    archive = an_archive(tmp_path, "0123456789abcdef")
+    until = NOON - timedelta(seconds=1)
+    wish = Wish(backup=backup, data_dir=tmp_path / "new", keys=keys, archive=archive, until=until)
 
     with pytest.raises(LauncherError, match=r"ended at 2026-03-01 12:00:00 UTC, .* take an older one"):
         restore(wish, ignore)
+
+
+def an_archive(tmp_path: Path, owner: str | None) -> Path:
+    (tmp_path / "archive" / "wal").mkdir(parents=True)
+    if owner is not None:
+        (tmp_path / "archive" / "owner").write_text(owner)
+    return tmp_path / "archive"
+
+
+@pytest.mark.parametrize("owner", [None, "another"])
+def test_the_archive_of_another_mesh_is_refused_before_anything_is_unpacked(
+    tmp_path: Path, backup: Path, keys: Path, owner: str | None
+) -> None:
+    wish = Wish(backup=backup, data_dir=tmp_path / "new", keys=keys, archive=an_archive(tmp_path, owner))
+    before = sorted(tmp_path.iterdir())
+
+    with pytest.raises(LauncherError, match="is not that of the mesh which the backup is of"):
+        restore(wish, ignore)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_backup_with_other_names_of_databases_is_refused_before_anything_is_unpacked(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_backup(tmp_path / "monday", prefix="blue")
+    wish = Wish(backup=tmp_path / "monday", data_dir=tmp_path / "new", keys=keys)
+
+    with pytest.raises(LauncherError, match="begin with 'blue', and COMITIA_DATABASE_PREFIX says 'comitia'"):
+        restore(wish, ignore)
+    monkeypatch.setenv("COMITIA_DATABASE_PREFIX", "blue")
+    with pytest.raises(LauncherError, match="cannot be unpacked"):
+        restore(wish, ignore)
+
+
+def test_a_mesh_keeps_what_the_names_of_its_databases_begin_with(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    assert admin.remembered_prefix(data, {"COMITIA_DATABASE_PREFIX": "blue"}) == "blue"
+    layout.write_state(data, {"ports": {"postgres": 1}})
+
+    for _ in range(2):
+        admin.remember_prefix(data, "blue")
+    with pytest.raises(LauncherError, match="begin with 'blue', and COMITIA_DATABASE_PREFIX says 'comitia'"):
+        admin.remember_prefix(data, "comitia")
+    assert admin.remembered_prefix(data, {}) == "blue"
+    assert layout.read_state(data)["ports"] == {"postgres": 1}
+
+
+async def test_a_mesh_does_not_start_with_other_names_of_databases(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    layout.prepare(data)
+    layout.write_state(data, {"database_prefix": "blue"})
+    supervisor = Supervisor(clock=FakeClock(), dice=Random(0), report=ignore, changed=lambda: None)
+    start = BringUp(data=data, options=UpOptions(random_ports=True), supervisor=supervisor, report=ignore, user={})
+
+    with PortClaims() as claims, pytest.raises(LauncherError, match="begin with 'blue'"):
+        start.settle(claims)
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(
@@ -204,10 +255,19 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(LauncherError, match="cannot be written"), draft_folder(tmp_path / "new") as draft:
+    said = r"new is not made \(No space left on device\)"
+    with pytest.raises(LauncherError, match=said), draft_folder(tmp_path / "new") as draft:
         (draft / "half").touch()
         raise OSError(28, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_read_is_named_and_not_the_place_for_it(tmp_path: Path) -> None:
+    said = r"new is not made \(/nowhere/secrets\.json: No such file or directory\)"
+    with pytest.raises(LauncherError, match=said), draft_folder(tmp_path / "new"):
+        Path("/nowhere/secrets.json").read_bytes()
+    with pytest.raises(LauncherError, match="/proc/new cannot be written"), draft_folder(Path("/proc/new")):
+        pass
 
 
 def test_what_came_into_the_place_meanwhile_is_not_written_over(tmp_path: Path) -> None:
@@ -248,6 +308,31 @@ def test_a_backup_goes_to_a_free_place_outside_of_the_mesh(
         back_up(tmp_path / "monday", data_dir=running.root, keys=tmp_path / target, report=ignore)
 
 
+def test_the_keys_never_take_the_place_of_the_backup(tmp_path: Path, running: DataDir) -> None:
+    (tmp_path / "same").symlink_to(tmp_path)
+
+    for keys in (tmp_path / "monday", tmp_path / "same" / "monday"):
+        with pytest.raises(LauncherError, match="keep them in another place"):
+            back_up(tmp_path / "monday", data_dir=running.root, keys=keys, report=ignore)
+
+
+def test_keys_do_not_stay_when_the_last_step_of_a_backup_fails(
+    tmp_path: Path, running: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def now(*_of: object) -> object:
+        return SimpleNamespace(now=NOON, migrations=databases.heads())
+
+    def write(*_of: object) -> None:
+        (tmp_path / "monday").mkdir()
+        (tmp_path / "monday" / "theirs").touch()
+
+    monkeypatch.setattr(take, "_moment", now)
+    monkeypatch.setattr(take, "_write", write)
+    with pytest.raises(LauncherError, match="monday cannot be written"):
+        back_up(tmp_path / "monday", data_dir=running.root, keys=tmp_path / "monday.keys", report=ignore)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "monday"]
+
+
 def test_a_postgres_that_does_not_answer_leaves_nothing(tmp_path: Path, running: DataDir) -> None:
     with pytest.raises(LauncherError, match="does not answer"):
         back_up(tmp_path / "monday", data_dir=running.root, keys=None, report=ignore)
@@ -276,155 +361,6 @@ def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(LauncherError, match="cannot be unpacked"):
         unpack(tmp_path / "keys", tmp_path / "back")
-
-
-@pytest.mark.parametrize(
-    ("timeline", "position", "segment"),
-    [(1, "0/2000028", "000000010000000000000002"), (2, "1A/FF000000", "000000020000001A000000FF")],
-)
-def test_a_position_of_the_log_lies_in_a_segment(timeline: int, position: str, segment: str) -> None:
-    assert wal.segment_of(timeline, position) == segment
-
-
-def a_segment(number: int, timeline: int = 1) -> str:
-    return f"{timeline:08X}{number // 256:08X}{number % 256:08X}"
-
-
-@pytest.mark.parametrize(
-    ("archived", "replayed", "sentence"),
-    [
-        ((2, 3, 4), "0/5000000", ""),
-        ((2, 3, 4), "0/4FFFF00", ""),
-        ((2, 3, 4), "0/3FFFF00", ""),
-        ((), "0/2000120", ""),
-        ((2, 3, 5, 6), "0/4000000", f"the archive lacks segment {a_segment(4)}; later ones that were not restored: 2"),
-        ((2, 3, 5, 6), "0/3FFFF00", f"the archive lacks segment {a_segment(4)}; later ones that were not restored: 2"),
-        ((2, 3, 5), "0/2FFFF00", f"the archive lacks segment {a_segment(4)}; later ones that were not restored: 1"),
-        ((254, 255, 257), "1/0", f"the archive lacks segment {a_segment(256)}; later ones that were not restored: 1"),
-        (
-            (2, 3, 4, 5),
-            "0/3000000",
-            f"the log breaks off before segment {a_segment(3)}; segments that were not restored: 3",
-        ),
-    ],
-)
-def test_a_recovery_that_ended_at_a_gap_of_the_archive_is_no_recovery_to_its_end(
-    tmp_path: Path, archived: tuple[int, ...], replayed: str, sentence: str
-) -> None:
-    (tmp_path / "wal").mkdir()
-    for name in (*map(a_segment, archived), a_segment(9, timeline=2), "00000002.history", f".{a_segment(8)}.gz.new"):
-        (tmp_path / "wal" / f"{name}.gz").touch()
-
-    said = wal.unrestored(wal.segments_of(tmp_path, 1), 1, replayed)
-    assert said.startswith(sentence)
-    assert bool(said) == bool(sentence)
-
-
-@pytest.fixture
-def segment(tmp_path: Path) -> Path:
-    path = tmp_path / "pg_wal" / "000000010000000000000002"
-    path.parent.mkdir()
-    path.write_bytes(b"log" * 1000)
-    return path
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", "-S", archive_segment.__file__, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def test_a_segment_comes_back_from_the_archive(tmp_path: Path, segment: Path) -> None:
-    archive, data = tmp_path / "archive", tmp_path / "data"
-
-    assert run("put", segment, archive, data).returncode == 0
-    assert run("put", segment, archive, data).returncode == 0
-    assert run("get", segment.name, tmp_path / "back", archive).returncode == 0
-
-    kept = archive_segment.segment_path(archive, segment.name)
-    assert (tmp_path / "back").read_bytes() == segment.read_bytes()
-    assert mode(kept) == 0o600
-    assert list(kept.parent.iterdir()) == [kept]
-
-
-@pytest.mark.parametrize(
-    ("failure", "sentence"),
-    [
-        (asyncpg.InvalidPasswordError("wrong"), "the keys are not those of this backup"),
-        (asyncpg.TooManyConnectionsError("full"), r"the restored Postgres does not answer \(full\)"),
-        (ConnectionRefusedError("gone"), r"the restored Postgres does not answer \(gone\)"),
-    ],
-)
-async def test_only_a_refused_password_means_other_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, sentence: str
-) -> None:
-    async def fail(_address: str) -> NoReturn:
-        raise failure
-
-    monkeypatch.setattr(asyncpg, "connect", fail)
-    with pytest.raises(LauncherError, match=sentence):
-        await reached(PostgresRoom(directory=tmp_path, port=1, log=tmp_path / "log", password=""))
-
-
-def test_a_segment_of_another_history_is_never_written_over(tmp_path: Path, segment: Path) -> None:
-    run("put", segment, tmp_path / "archive", tmp_path / "data")
-    segment.write_bytes(b"other")
-    refused = run("put", segment, tmp_path / "archive", tmp_path / "data")
-
-    assert refused.returncode == 1
-    assert "holds another segment of this name" in refused.stderr
-    with gzip.open(archive_segment.segment_path(tmp_path / "archive", segment.name)) as kept:
-        assert kept.read() == b"log" * 1000
-
-
-def test_a_recovery_is_told_the_end_of_the_archive_from_damage(tmp_path: Path, segment: Path) -> None:
-    archive = tmp_path / "archive"
-    run("put", segment, archive, tmp_path / "data")
-    absent = run("get", "000000010000000000000003", tmp_path / "back", archive)
-    os.truncate(archive_segment.segment_path(archive, segment.name), 20)
-    damaged = run("get", segment.name, tmp_path / "back", archive)
-
-    assert absent.returncode == 1
-    assert damaged.returncode == 126
-    assert f"the archived segment {segment.name} cannot be read" in damaged.stderr
-
-
-def test_objects_are_archived_with_the_log_that_names_them_and_stay(tmp_path: Path, segment: Path) -> None:
-    store, kept = (
-        tmp_path / "data" / "orchestrator" / "objects",
-        tmp_path / "archive" / "stores" / "orchestrator" / "objects",
-    )
-    (store / "blobs").mkdir(parents=True)
-    (store / "blobs" / "one").write_bytes(b"sealed")
-    (store / "blobs" / "two.draft").touch()
-    run("put", segment, tmp_path / "archive", tmp_path / "data")
-    (store / "blobs" / "one").unlink()
-    run("put", segment, tmp_path / "archive", tmp_path / "data")
-
-    assert [path.name for path in kept.rglob("*")] == ["blobs", "one"]
-    assert (kept / "blobs" / "one").read_bytes() == b"sealed"
-
-
-def test_an_archive_belongs_to_one_mesh_and_lies_outside_of_it(tmp_path: Path) -> None:
-    first, second = DataDir(tmp_path / "first"), DataDir(tmp_path / "second")
-    archive = tmp_path / "of 100 % of it"
-
-    settings = wal.archiving(first, archive)
-    assert wal.archiving(first, archive) == settings
-    assert f"%p '{tmp_path}/of 100 %% of it' {first.root}" in settings["archive_command"]
-    with pytest.raises(LauncherError, match="is that of another mesh"):
-        wal.archiving(second, archive)
-    with pytest.raises(LauncherError, match="lies in the data directory"):
-        wal.archiving(first, first.root / "archive")
-    with pytest.raises(LauncherError, match="cannot be written"):
-        wal.archiving(first, Path("/proc/archive"))
-
-
-def test_a_postgres_of_another_account_is_not_archived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wal, "identity_of", lambda _programs: "65534:65534")
-    room = PostgresRoom(directory=tmp_path / "postgres", port=1, log=tmp_path / "log", password="")
-
-    with pytest.raises(LauncherError, match="root runs Postgres as another account here"):
-        wal.refuse_other_account(room)
 
 
 def test_a_launcher_in_the_background_is_told_where_the_archive_is() -> None:

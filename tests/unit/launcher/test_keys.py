@@ -65,6 +65,17 @@ def test_each_role_has_a_password_of_its_own(data: DataDir) -> None:
     assert keys.find_databases(data, "postgresql://a@b/c", {}) == databases
 
 
+def test_secrets_of_a_release_before_that_cannot_be_written_say_nobody_as_owner(data: DataDir) -> None:
+    made = keys.find_databases(data, "postgresql://a@b/c", {})
+    known = json.loads(data.secrets.read_bytes())
+    del known["installation"]
+    data.secrets.write_text(json.dumps(known))
+    data.secrets.with_name(".secrets.json.new").mkdir()
+
+    found = keys.find_databases(data, "postgresql://a@b/c", {})
+    assert (found.installation, found.passwords) == (None, made.passwords)
+
+
 def test_passwords_that_cannot_be_read_or_kept_are_said_in_one_sentence(data: DataDir) -> None:
     data.secrets.write_bytes(b"\xff{")
     with pytest.raises(LauncherError, match=r"secrets\.json is damaged; put a copy of it back"):
