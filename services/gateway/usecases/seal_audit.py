@@ -52,6 +52,8 @@ class CheckAgainstHead:
 class LastHeads:
     """The newest head of each tenant as the head store has it, which no role of the database can change.
 
+    Where the store lacks it, as after a restore, the copy in the database counts, for no such role can sign either.
+
     Args:
         most: tenants whose head stays in memory; the one not signed for longest goes first, and is fetched again.
     """
@@ -62,6 +64,8 @@ class LastHeads:
         self._signer = signer
         self._most = most
         self._known: OrderedDict[TenantId, Head] = OrderedDict()
+        #: Heads that were found as copies alone.
+        self.lacking: dict[TenantId, Head] = {}
         show_size("gateway.audit_heads", self._known)
 
     async def of(self, tenant: TenantId) -> Head | None:
@@ -89,11 +93,13 @@ class LastHeads:
             self._known.popitem(last=False)
 
     async def _fetch(self, tenant: TenantId) -> Head | None:
-        # The copy in the database only says where to look.
         copy = await self._reader.newest_head(tenant)
         head = await self._store.newest(tenant, above=0 if copy is None else copy.size - 1)
         if head is None and copy is not None:
             log.error("the head store lacks a signed head", tenant=str(tenant), size=copy.size)
+            if self._signer.keys.verify(copy) is None:
+                self.lacking[tenant] = copy
+                return copy
             head = await self._store.newest(tenant)
         return head
 
@@ -149,6 +155,7 @@ class SealAudit:
         except TimeoutError as error:
             raise Unavailable("the audit trail") from error
         async with self._trails.seal() as sealing:
+            await self._put_back()
             found = await sealing.unsigned(tenant, without=self._health.contradictions.keys(), most=_BATCH)
             grown = [one for one in found if await self.is_sound(one.tenant)]
             if grown:
@@ -162,6 +169,15 @@ class SealAudit:
         if tenant is None and not more and len(grown) == len(found):
             AUDIT_SIGNED.set_to_current_time()
         return more
+
+    async def _put_back(self) -> None:
+        """Gives the head store what it lacks, so that whoever compares the two finds what was lost since alone."""
+        lacking = self._last.lacking
+        sound = {tenant: head for tenant, head in lacking.items() if tenant not in self._health.contradictions}
+        if sound:
+            await self._store.add(sound)
+            log.warning("heads were put back into the head store", tenants=len(sound))
+        lacking.clear()
 
 
 def note_contradiction(health: AuditHealth, tenant: TenantId, wrong: str) -> None:

@@ -11,6 +11,7 @@ from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.audit_trails import SqlAuditTrails
 from services.gateway.storage.tenant_work import SqlTenantReader
 from services.gateway.usecases.check_audit import CheckHeads, ReadThrough
+from services.gateway.usecases.compare_heads import CompareHeads
 from services.gateway.usecases.erase_tenants import erased_before
 from services.gateway.usecases.read_audit import ReadAudit
 from services.gateway.usecases.seal_audit import CheckAgainstHead, LastHeads, SealAudit
@@ -48,14 +49,19 @@ async def check_audit(settings: GatewaySettings) -> Sequence[Checked]:
         )
         await CheckHeads(store=store, trails=trails, seal=seal, health=health)()
         await ReadThrough(trails=trails, reader=reader, health=health, clock=clock, page=1_000, pause_seconds=0)()
+        heads = await CompareHeads(store=store, trails=trails, reader=reader)()
         tenants = await trails.tenants()
         entries = sum([await reader.size(tenant) for tenant in tenants])
         faults = [f"{_name(tenant)}: {wrong}" for tenant, wrong in health.contradictions.items()]
+        faults += [f"{_name(tenant)}: {wrong}" for tenant, wrong in heads.faults.items()]
         read = ReadAudit(reader=reader, store=store)
         for tenant in tenants:
             faults += await _faults_of_archive(tenant, reader, read)
         back = await erased_before(erasure_notes(settings, clock), SqlTenantReader(app))
-    found = [Checked(what=f"{entries} audit entries of {len(tenants)} tenants", faults=faults)]
+    compared = f"the signed heads of {heads.in_store}"
+    if heads.copies_alone:
+        compared += f", and of {heads.copies_alone} with a copy alone"
+    found = [Checked(what=f"{entries} audit entries of {len(tenants)} tenants, {compared}", faults=faults)]
     if back:
         names = ", ".join(f"{tenant.subject} ({tenant.name})" for tenant in back)
         found.append(Checked(what=f"tenants that are erased again at the next start: {names}", faults=()))

@@ -74,6 +74,12 @@ async def test_a_copy_in_the_database_hides_no_head_of_the_store() -> None:
     assert await last.of(TENANTS[0]) == a_head(3)
 
 
+async def test_a_signed_copy_counts_where_the_store_lacks_it() -> None:
+    last = last_heads(Store({TENANTS[0]: a_head(3)}, copies={TENANTS[0]: a_head(5), TENANTS[1]: a_head(2)}))
+    assert [await last.of(tenant) for tenant in TENANTS[:3]] == [a_head(5), a_head(2), None]
+    assert last.lacking == {TENANTS[0]: a_head(5), TENANTS[1]: a_head(2)}
+
+
 async def test_a_head_that_nobody_signed_is_no_head() -> None:
     last = last_heads(Store({TENANTS[0]: replace(a_head(3), root_hash=bytes(32))}))
     with pytest.raises(HeadStoreDamaged, match="does not hold"):
