@@ -10,7 +10,7 @@ from pathlib import Path
 
 from services.launcher.edge import Address, MeshTlsFiles
 from services.launcher.envoy_templates import environment, part
-from services.launcher.services import SERVICES
+from services.launcher.services import CALLS, SERVICES
 from services.meshkit.grpc.channel import REPEATABLE
 
 
@@ -44,6 +44,7 @@ def render_east_west(settings: EastWestSettings) -> str:
         "admin": settings.admin,
         "listen": settings.listen,
         "services": settings.services,
+        "callers": {name: [one for one in SERVICES if name in CALLS[one]] for name in SERVICES},
         "mesh_secrets": settings.mesh_tls.secrets.absolute(),
         "log_path": settings.access_log.absolute() if settings.access_log else None,
         "max_connections": settings.max_connections,

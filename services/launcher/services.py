@@ -5,6 +5,17 @@ from typing import Final
 
 SERVICES: Final = ("cost", "policy", "memory", "tools", "inference", "orchestrator", "gateway")
 
+#: Whom each service calls, itself where its replicas call each other. Nobody else is let through between them.
+CALLS: Final[Mapping[str, frozenset[str]]] = {
+    "gateway": frozenset(SERVICES),
+    "orchestrator": frozenset(SERVICES),
+    "inference": frozenset({"gateway", "policy", "cost"}),
+    "policy": frozenset({"gateway"}),
+    "memory": frozenset({"gateway", "policy", "inference"}),
+    "tools": frozenset({"gateway", "policy", "cost", "inference"}),
+    "cost": frozenset({"gateway"}),
+}
+
 #: Processes of one service that one machine runs at most.
 MOST_REPLICAS: Final = 8
 

@@ -12,6 +12,7 @@ import grpc.aio
 from comitia.guard_table import GUARDS
 from services.launcher.east_west import EastWestSettings, render_east_west
 from services.launcher.edge import Address, MeshTlsFiles
+from services.launcher.ports import PREFERRED
 from services.launcher.services import SERVICES
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.grpc.channel import call_metadata, channel
@@ -81,7 +82,7 @@ class Room:
 
     def tls(self, service: str, *, east_west: bool = True, authority: Authority | None = None) -> MeshTls:
         files = (authority or self.authority).equips(service, self.folder / service, believes=(self.authority,))
-        neighbours = {"cost:7407": "cost", "policy:7404": "policy"}
+        neighbours = {f"{name}:{PREFERRED[name]}": name for name in SERVICES}
         return MeshTls(
             files,
             service=service,

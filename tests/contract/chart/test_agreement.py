@@ -20,7 +20,7 @@ from services.launcher.envoy_pod import KEEPER_PORT, METRICS_PORT
 from services.launcher.layout import DataDir, prepare
 from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
-from services.launcher.services import SERVICES
+from services.launcher.services import CALLS, SERVICES
 from services.meshkit.batching.coalescer import STREAM_SECONDS
 from services.meshkit.batching.lane import SPREAD
 from services.meshkit.grpc.interceptors import DEFAULT_MAX_SECONDS
@@ -228,6 +228,7 @@ def test_who_may_call_whom_is_who_does(renders: dict[str, Rendered]) -> None:
         # Everybody follows the gateway; orchestrators lend each other workers.
         calls = {"gateway"} | ({"orchestrator"} if service == "orchestrator" else set())
         calls |= {name for name in SERVICES if f"settings.{name}_target" in wiring}
+        assert calls == CALLS[service]
         policy = renders["default"].named("NetworkPolicy", service)
         components = [
             peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"]

@@ -1,6 +1,7 @@
 """The east-west listener: a real Envoy between services inside the test, two replicas of cost behind it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,8 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.launcher.envoy_pod import Envoy
-from services.launcher.services import SERVICES
+from services.launcher.ports import PREFERRED
+from services.launcher.services import CALLS, SERVICES
 from services.meshkit.core.errors import ErrorKind, Unavailable
 from services.meshkit.grpc.channel import REPEATABLE, bare_channel, call_metadata, channel
 from services.meshkit.grpc.forwarded_certificate import FORWARDED_CERTIFICATE
@@ -44,7 +46,7 @@ async def test_the_callee_knows_who_calls(room: Room) -> None:
     async with room.through("inference") as opened:
         assert await room.reason(opened) == ""
     assert {replica.peer for replica in room.replicas if replica.calls} == {"inference"}
-    async with room.through("policy") as opened:
+    async with room.through("gateway") as opened:
         assert await room.reason(opened) == "PEER_NOT_ALLOWED"
     # An assertion that was taken along is worth nothing here either.
     async with room.through("inference", certificate_of="tools") as opened:
@@ -54,13 +56,36 @@ async def test_the_callee_knows_who_calls(room: Room) -> None:
 
 async def test_every_internal_rpc_is_open_to_its_peers_alone(room: Room) -> None:
     wrong: list[str] = []
-    for service in SERVICES:
+    for service in (one for one in SERVICES if "cost" in CALLS[one]):
         async with room.through(service) as opened:
             for rpc in INTERNAL:
                 refused = await room.reason(opened, rpc=rpc)
                 if refused != ("" if service in rpc.guard.peers else "PEER_NOT_ALLOWED"):
                     wrong.append(f"{service} -> {rpc.name}: {refused or 'let in'}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_reaches_its_neighbours_and_no_other(room: Room, service: str) -> None:
+    """As the NetworkPolicies have it where calls go directly; here in front of each neighbour, open RPCs among them."""
+    for neighbour in SERVICES:
+        target = f"{neighbour}:{PREFERRED[neighbour]}"
+        async with bare_channel(target, tls=room.tls(service), options=()) as opened:
+            make: Any = health_pb2_grpc.HealthStub
+            call: Any = make(opened).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            code = await call.code()
+        # Behind all but cost stands nobody.
+        reached = grpc.StatusCode.OK if neighbour == "cost" else grpc.StatusCode.UNAVAILABLE
+        expected = reached if neighbour in CALLS[service] else grpc.StatusCode.PERMISSION_DENIED
+        assert code is expected, (service, neighbour)
+    log = room.folder / "east_west.log"
+    refused = {f"{name}.comitia" for name in SERVICES if name not in CALLS[service]}
+
+    async def logged() -> bool:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if "rbac_access_denied" in line]
+        return {line["service"] for line in lines if line["caller"] == f"{service}.comitia"} == refused
+
+    await until(logged)
 
 
 @pytest.mark.parametrize("forged", [FORGED, f"{FORGED},{FORGED}", f"{FORGED};DNS=tools.comitia", "DNS=", ""])
