@@ -36,5 +36,5 @@ def test_each_module_is_there() -> None:
 def test_each_refusal_is_said_somewhere(sentence: str) -> None:
     """Of a sentence with a part that differs, its longest part that does not."""
     constant = max(re.split(r"…|\d+ of \d+|manifest.json", sentence), key=len).strip(" ,:")
-    code = "".join(file.read_text(encoding="utf-8") for file in (CHECKOUT / "services/launcher/backups").glob("*.py"))
+    code = "".join(file.read_text(encoding="utf-8") for file in (CHECKOUT / "services/launcher").rglob("*.py"))
     assert constant in code, constant
