@@ -6,7 +6,6 @@ from uuid import UUID
 
 import pytest
 from obstore.store import LocalStore, MemoryStore
-from structlog.testing import capture_logs
 
 from comitia_sdk.audit.head import AuditKeys, Head
 from comitia_sdk.audit.merkle import Tree
@@ -22,6 +21,7 @@ from services.meshkit.core.ids import from_uuid
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.audit_export import AuditKey
+from tests.support.log_lines import log_lines
 
 ONE, OTHER = (TenantId(UUID(f"01900000-0000-7000-8000-00000000000{number}")) for number in (1, 2))
 KEY = AuditKey()
@@ -115,7 +115,7 @@ async def test_a_stray_name_among_the_notes_is_passed_over(store: HeadDirectory 
     await notes.keep_erased(ONE)
     await store.keep_note(".DS_Store", b"\0Bud1")
 
-    with capture_logs() as lines:
+    with log_lines() as lines:
         assert await notes.erased() == [ONE]
     assert [line["name"] for line in lines] == [".DS_Store"]
 

@@ -5,16 +5,15 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.sql.database_clock import DatabaseClock, Reading
 from services.meshkit.testing.fake_clock import NOON, FakeClock
 from tests.support.jumping_clock import JumpingClock
+from tests.support.log_lines import log_lines
 
 SECOND = timedelta(seconds=1)
 
@@ -51,12 +50,9 @@ def database() -> FakeDatabase:
 
 @pytest.fixture
 def lines() -> Iterator[list[EventDict]]:
-    """Gives what is logged, whatever level another test has set."""
-    config = structlog.get_config()
-    structlog.reset_defaults()
-    with capture_logs() as lines:
+    """Gives what is logged."""
+    with log_lines() as lines:
         yield lines
-    structlog.configure(**config)
 
 
 async def clock_of(database: FakeDatabase, *, machine: JumpingClock | None = None) -> DatabaseClock:
