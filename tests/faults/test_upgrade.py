@@ -84,7 +84,8 @@ def git(*arguments: str) -> str:
 def before() -> str:
     """Finds the commit of the release before."""
     tags = git("tag", "--merged", "HEAD~", "--sort=-creatordate").splitlines()
-    return tags[0] if tags else git("log", "-1", "--first-parent", "--format=%H~", "--", MIGRATIONS)
+    added = ("--diff-filter=A", "--diff-merges=first-parent", "--", MIGRATIONS)
+    return tags[0] if tags else git("log", "-1", "--first-parent", "--no-patch", "--format=%H~", *added)
 
 
 @pytest.fixture(scope="module")
