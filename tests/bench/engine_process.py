@@ -390,7 +390,7 @@ async def main() -> None:
             owner=f"{asked['name']}/{ids.uuid()}",
             parts=EngineParts(store=store, calls=NoCalls(), steps=pools, live=live, events=events, clock=clock),
             ids=ids,
-            limits=EngineLimits(max_runs=100_000),
+            limits=EngineLimits(max_runs=100_000, end_seconds=0.0),
         )
         folder = Path(asked["folder"])
         server = await enter(

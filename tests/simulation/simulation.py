@@ -107,7 +107,7 @@ class Simulation:
 
     def __init__(self, seed: int, *, harm: frozenset[str] | None = None, max_runs: int = 50) -> None:
         self.seed = seed
-        self._limits = EngineLimits(max_runs=max_runs)
+        self._limits = EngineLimits(max_runs=max_runs, end_seconds=10.0)
         self._dice = dice = Random(seed)
         self.harm = frozenset(one for one in _ALL if dice.random() < 0.45) if harm is None else harm
         if harm is None and dice.random() < 0.25:

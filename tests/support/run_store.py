@@ -465,12 +465,19 @@ class HeldCalls:
         self.open.set()
         #: Runs whose calls raise what no call should.
         self.broken = set[str]()
+        #: Calls that were begun, and those that were cut.
+        self.begun = self.cut = 0
 
     async def make(
         self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
     ) -> Message:
         """See `Calls.make`."""
-        await self.open.wait()
+        self.begun += 1
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cut += 1
+            raise
         if run.run_id in self.broken:
             raise ValueError("a fault of ours")
         return self.world.answer(intended)

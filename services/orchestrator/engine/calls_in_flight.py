@@ -16,7 +16,7 @@ from services.orchestrator.engine.dry_effects import dry_outcome
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.outcomes import stands
-from services.orchestrator.engine.ports import Calls, LiveEvents
+from services.orchestrator.engine.ports import Calls, LiveEvents, NobodyWaits
 from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.sub_runs import SubRuns
@@ -30,7 +30,11 @@ Touch = Callable[[LiveRun], None]
 
 
 class CallsInFlight:
-    """One task for each call but those that workers make. What a call answers goes into the inbox of its run."""
+    """One task for each call but those that workers make. What a call answers goes into the inbox of its run.
+
+    A run that another replica is to drive leaves its calls to go on: that one makes them by the same ids, so it joins
+    them or finds their answers. Were they cut, a model that answers just then would be paid for and asked again.
+    """
 
     def __init__(
         self, *, calls: Calls, sub_runs: SubRuns, steps: StepPools, live: LiveEvents, clock: Clock, touch: Touch
@@ -42,6 +46,10 @@ class CallsInFlight:
         self._clock = clock
         self._touch = touch
         self._tasks: defaultdict[str, dict[CallKey, asyncio.Task[None]]] = defaultdict(dict)
+        #: Those of them that ask nobody at the moment: they wait for a sub-run, or for their next try.
+        self._idle = set[asyncio.Task[None]]()
+        #: Calls that go on, of runs that are not driven here any more.
+        self._left: defaultdict[str, dict[asyncio.Task[None], CallKey]] = defaultdict(dict)
         self._group: asyncio.TaskGroup | None = None
         self._context = Context()
 
@@ -71,6 +79,8 @@ class CallsInFlight:
                 self._call(run, key, intended), name=f"call {run_id} {key}", context=self._context.copy()
             )
             self._tasks[run_id][key] = task
+            if intended.call_intended.kind == journal_pb2.CALL_KIND_RUN:
+                self._idle.add(task)
             task.add_done_callback(partial(self._ended, run_id, key))
 
     def revoke(self, run_id: str, keys: Collection[CallKey] | None = None) -> list[asyncio.Task[None]]:
@@ -78,9 +88,20 @@ class CallsInFlight:
         self._steps.withdraw(run_id, keys)
         made = self._tasks.get(run_id, {})
         tasks = [made[key] for key in (list(made) if keys is None else keys) if key in made]
+        # It was left here, and has come back since.
+        tasks += [task for task, key in self._left.get(run_id, {}).items() if keys is None or key in keys]
         for task in tasks:
             task.cancel()
         return tasks
+
+    def leave(self, run_id: str) -> None:
+        """Lets the calls go on that a run is waiting for; nobody hears of their outcomes, and none is tried again."""
+        self._steps.withdraw(run_id)
+        for key, task in self._tasks.pop(run_id, {}).items():
+            if task in self._idle:
+                task.cancel()
+            else:
+                self._left[run_id][task] = key
 
     def hold_back(self, run: LiveRun) -> None:
         """Takes back what a paused run need not wait for now: steps that no worker has begun, and runs of their own,
@@ -94,10 +115,26 @@ class CallsInFlight:
                 made[key].cancel()
             run.left_out(key)
 
-    def close(self) -> list[asyncio.Task[None]]:
-        """Cancels all calls, and makes no more."""
+    def close(self) -> None:
+        """Makes no more calls, and leaves those that are being made."""
         self._group = None
-        return [task for run_id in list(self._tasks) for task in self.revoke(run_id)]
+        for run_id in list(self._tasks):
+            self.leave(run_id)
+
+    async def end(self, seconds: float) -> None:
+        """Waits so long for the calls that were left, then cancels them."""
+        left = {task for tasks in self._left.values() for task in tasks}
+        if not left:
+            return
+        patience = asyncio.create_task(self._clock.sleep(seconds))
+        over = asyncio.gather(*left, return_exceptions=True)
+        try:
+            await asyncio.wait((over, patience), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            patience.cancel()
+            for task in left:
+                task.cancel()
+            await over
 
     def _offer(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
         """Has a worker make a step. One that finds no room stays with its run until there is."""
@@ -114,10 +151,17 @@ class CallsInFlight:
         self._touch(run)
 
     def _ended(self, run_id: str, key: CallKey, task: asyncio.Task[None]) -> None:
-        if self._tasks[run_id].get(key) is task:
-            del self._tasks[run_id][key]
-        if not self._tasks[run_id]:
-            del self._tasks[run_id]
+        self._idle.discard(task)
+        made = self._tasks.get(run_id, {})
+        if made.get(key) is task:
+            del made[key]
+            if not made:
+                del self._tasks[run_id]
+            return
+        left = self._left.get(run_id, {})
+        left.pop(task, None)
+        if not left:
+            self._left.pop(run_id, None)
 
     async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
         """Makes one call and puts its outcome into the run's inbox."""
@@ -136,6 +180,8 @@ class CallsInFlight:
                         call_index=index, kind=kind, response=answer.SerializeToString(deterministic=True)
                     )
                 )
+        except NobodyWaits:
+            return
         except MeshError as error:
             log.info("call failed", run_id=run.run.run_id, path=path, kind=kind, reason=error.reason)
             entry.call_failed.CopyFrom(
@@ -158,8 +204,21 @@ class CallsInFlight:
         run.answered(key, entry)
         self._touch(run)
 
+    async def pause(self, run: LiveRun, seconds: float) -> None:
+        """Lets time pass before a call is tried again. Raises: NobodyWaits."""
+        task = asyncio.current_task()
+        if task is None or task in self._left.get(run.run.run_id, {}):
+            raise NobodyWaits
+        self._idle.add(task)
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._idle.discard(task)
+
     async def show(self, run: LiveRun, path: str, text: str, *, restart: bool) -> None:
-        """Shows text of a turn in progress to whoever watches."""
+        """Shows text of a turn in progress to whoever watches, while the run is driven here."""
+        if run.gone or self._group is None:
+            return
         event = session_service_pb2.WatchSessionResponse(
             sequence=run.recorded_sequence,
             text_delta=session_service_pb2.TextDelta(path=path, text=text, restart=restart),
@@ -197,3 +256,7 @@ class _Reporter:
     def resumed(self, path: str) -> None:
         """See `Outcome.resumed`."""
         self._calls.resume(self._run, path)
+
+    async def pause(self, seconds: float) -> None:
+        """See `Outcome.pause`."""
+        await self._calls.pause(self._run, seconds)

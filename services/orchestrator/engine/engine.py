@@ -59,6 +59,8 @@ _IDS_TRIED: Final = 1_000
 class EngineLimits:
     """Bounds of one replica."""
 
+    #: How long the calls in progress of one that stops may take, once others have its runs.
+    end_seconds: float
     #: Runs in memory at once; a start beyond is refused, a run left behind waits for room. Those that rest take none.
     #: As many sub-runs are waited for besides; one more waits.
     max_runs: int
@@ -70,6 +72,7 @@ class Engine:
     def __init__(self, *, owner: str, parts: EngineParts, ids: IdSource, limits: EngineLimits) -> None:
         self._parts = parts
         self._ids = ids
+        self._end_seconds = limits.end_seconds
         self._room = Room(limits.max_runs)
         self._shards = ShardKeeper(owner=owner, leases=parts.store.leases, gained=self._gained, lost=self._lost)
         sub_runs = SubRuns(
@@ -195,7 +198,10 @@ class Engine:
 
     @asynccontextmanager
     async def running_block(self) -> AsyncGenerator[None]:
-        """Drives runs while the block runs; then cancels their calls and hands the shards back."""
+        """Drives runs while the block runs; then hands the shards back, and waits for the calls in progress.
+
+        Whoever takes the shards makes these calls by the same ids: it joins them, or finds their answers.
+        """
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._context = copy_context()
@@ -215,12 +221,13 @@ class Engine:
                 yield
             finally:
                 self._group = None
-                tasks = [*keepers, *self._reading.values(), *self._searching.values(), *self._lane.calls.close()]
-                tasks += self._lane.unready.close()
+                self._lane.calls.close()
+                tasks = [*keepers, *self._reading.values(), *self._searching.values(), *self._lane.unready.close()]
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._leave()
+                await self._lane.calls.end(self._end_seconds)
 
     async def _leave(self) -> None:
         try:

@@ -172,7 +172,10 @@ class Lane:
         run.gone = True
         del self._runs[run.run.run_id]
         self._touched.pop(run.run.run_id, None)
-        self.calls.revoke(run.run.run_id)
+        if run.ended:
+            self.calls.revoke(run.run.run_id)
+        else:
+            self.calls.leave(run.run.run_id)
         self.unready.drop(run.run.run_id)
         self._left(run, again)
 

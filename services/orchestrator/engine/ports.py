@@ -229,6 +229,14 @@ class Outcome(Protocol):
         """Says that a call which was `parked` goes on."""
         ...
 
+    async def pause(self, seconds: float) -> None:
+        """Lets time pass before another try. Raises: NobodyWaits."""
+        ...
+
+
+class NobodyWaits(Exception):
+    """The run is not driven here any more: whoever has it now makes the call, and is given the answer to this one."""
+
 
 class Calls(Protocol):
     """Makes outward calls."""
@@ -239,7 +247,7 @@ class Calls(Protocol):
         """Makes the call of a CallIntended fact, patiently: what may pass is tried again.
 
         Returns: the callee's answer; for a sub-run the first fact of the run that is to be started.
-        Raises: MeshError: the failure that the program has to decide on.
+        Raises: MeshError: the failure that the program has to decide on; NobodyWaits.
         """
         ...
 

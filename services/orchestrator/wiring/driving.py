@@ -96,7 +96,6 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
             ),
             tokens=tokens,
             storage=SqlStorageRoom(app=ground.app, tenants=ground.guard.feed, clock=clock),
-            clock=clock,
             random=Random(),
         )
         steps = StepPools(
@@ -128,7 +127,7 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
                 settled=acknowledgements.add,
             ),
             ids=ground.ids,
-            limits=EngineLimits(max_runs=settings.max_runs),
+            limits=EngineLimits(max_runs=settings.max_runs, end_seconds=settings.drain_seconds),
         )
         yield Driving(
             objects=objects,

@@ -14,7 +14,6 @@ from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2
 from comitia.tools.v1 import tool_service_pb2
-from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.retry import Backoff
@@ -118,14 +117,12 @@ class Caller:
         sub_runs: SubRunStarts,
         tokens: RunTokens,
         storage: StorageRoom,
-        clock: Clock,
         random: Random,
     ) -> None:
         self._neighbours = neighbours
         self._sub_runs = sub_runs
         self._tokens = tokens
         self._storage = storage
-        self._clock = clock
         self._random = random
         self._backoff = Backoff(first_seconds=0.1, most_seconds=_MAX_WAIT_SECONDS)
 
@@ -171,7 +168,7 @@ class Caller:
                 wait = next(waits)
                 if error.retry_after is not None:
                     wait = max(wait, min(error.retry_after.total_seconds(), _MAX_WAIT_SECONDS))
-                await self._clock.sleep(wait)
+                await outcome.pause(wait)
 
     async def _ask(
         self,

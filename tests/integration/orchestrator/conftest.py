@@ -250,7 +250,7 @@ class House:
         events = await stack.enter_async_context(run_events(nats, clock=clock))
         parts = EngineParts(store=store, calls=calls, steps=step_pools(clock), live=live, events=events, clock=clock)
         owner = f"{name}/{ids.uuid()}"
-        engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
+        engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs, end_seconds=0.0))
         agents = AgentRepository(app, tenants=self.tenants)
         workflows = WorkflowRepository(app, tenants=self.tenants)
         threads = await stack.enter_async_context(Threads("orchestrator.workflows", threads=1, most_waiting=64))

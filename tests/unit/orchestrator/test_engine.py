@@ -93,9 +93,11 @@ class House:
         self.told.extend(calls)
 
     @asynccontextmanager
-    async def replica(self, name: str = "one", *, max_runs: int = 50, shards: int = SHARDS) -> AsyncGenerator[Engine]:
+    async def replica(
+        self, name: str = "one", *, max_runs: int = 50, shards: int = SHARDS, end_seconds: float = 0.0
+    ) -> AsyncGenerator[Engine]:
         """Runs a replica while the block runs."""
-        limits = EngineLimits(max_runs=max_runs)
+        limits = EngineLimits(max_runs=max_runs, end_seconds=end_seconds)
         engine = Engine(owner=f"{name}/{IDS.uuid()}", parts=self.parts, ids=IDS, limits=limits)
         async with engine.running_block():
             await until(lambda: len(engine._shards.held) == shards)
@@ -842,6 +844,73 @@ async def test_a_cancelled_run_gives_up_its_calls_and_leaves_the_memory(house: H
         assert stored.view.state == session_pb2.SESSION_STATE_CANCELLED
         await until(lambda: engine.running == 0)
         await until(lambda: not engine._lane.calls._tasks)
+
+
+# --- calls of runs that change hands
+
+
+async def test_a_replica_that_stops_has_others_go_on_with_its_runs_while_its_calls_end(house: House) -> None:
+    house.calls.open.clear()
+    stop = asyncio.Event()
+    stored: list[StoredRun] = []
+
+    async def leave_in_the_middle() -> None:
+        async with house.replica("one", end_seconds=10.0) as engine:
+            stored.append(await house.start(engine))
+            await until(lambda: house.calls.begun > 0)
+            await stop.wait()
+
+    leaving = asyncio.create_task(leave_in_the_middle())
+    await until(lambda: house.calls.begun > 0)
+    begun = house.calls.begun
+    stop.set()
+    await until(lambda: not any(shard.owner for shard in house.store.shards))
+    async with house.replica("two"):
+        await until(lambda: house.calls.begun == 2 * begun)
+        assert not leaving.done()
+        house.calls.open.set()
+        await leaving
+        await until(succeeded(stored[0]))
+    assert house.calls.cut == 0
+    assert replays(stored[0])
+
+
+async def test_a_replica_that_stops_cuts_its_calls_when_their_time_is_over(house: House) -> None:
+    house.calls.open.clear()
+
+    async def leave_in_the_middle() -> None:
+        async with house.replica(end_seconds=10.0) as engine:
+            await house.start(engine)
+            await until(lambda: house.calls.begun > 0)
+
+    leaving = asyncio.create_task(leave_in_the_middle())
+    await until(lambda: house.calls.begun > 0)
+    await settled()
+    house.clock.advance(seconds=9.9)
+    await settled()
+    assert not leaving.done()
+    house.clock.advance(seconds=0.2)
+    await leaving
+    assert house.calls.cut == house.calls.begun
+
+
+async def test_calls_go_on_when_their_shard_goes_to_a_replica_that_has_come_and_change_nothing_here(
+    house: House,
+) -> None:
+    house.calls.open.clear()
+    async with house.replica("one") as engine:
+        stored = await house.start(engine)
+        await until(lambda: house.calls.begun > 0)
+        begun = house.calls.begun
+        engine._shards.forget(stored.run.shard)
+        house.lose(stored.run.shard)
+        await settled()
+        assert engine.running == 0
+        written = len(stored.journal)
+        house.calls.open.set()
+        await until(lambda: not engine._lane.calls._left)
+        await settled()
+    assert (house.calls.begun, house.calls.cut, len(stored.journal)) == (begun, 0, written)
 
 
 # --- runs that cannot go on

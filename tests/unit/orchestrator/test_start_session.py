@@ -89,7 +89,9 @@ class Desk:
             events=HeardEvents(),
             clock=clock,
         )
-        self.engine = Engine(owner="one/x", parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
+        self.engine = Engine(
+            owner="one/x", parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs, end_seconds=0.0)
+        )
         self._start = StartSession(
             agents=Agents(),
             neighbours=self.neighbours,

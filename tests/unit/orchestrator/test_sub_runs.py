@@ -47,6 +47,9 @@ class Reporter:
         """See `Outcome.resumed`."""
         self.parks.clear()
 
+    async def pause(self, seconds: float) -> None:
+        """See `Outcome.pause`."""
+
 
 @dataclass(slots=True)
 class House:
