@@ -26,6 +26,8 @@ class Findings:
     settled: int
     #: Holds that nobody could settle: still dispatched, or charged at their bound.
     uncertain: int
+    #: Which ones: state, when it was made, and for which call.
+    left: tuple[str, ...]
 
 
 async def audit(mesh: RunningMesh, client: AsyncClient, sessions: Sequence[session_pb2.Session]) -> Findings:
@@ -45,6 +47,7 @@ async def audit(mesh: RunningMesh, client: AsyncClient, sessions: Sequence[sessi
         served=bill.served,
         settled=bill.settled,
         uncertain=bill.uncertain,
+        left=bill.left,
     )
 
 

@@ -40,6 +40,8 @@ class Bill:
     settled: int
     #: Holds that nobody could settle: still dispatched, or charged at their bound.
     uncertain: int
+    #: Which ones: state, when it was made, and for which call.
+    left: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +154,17 @@ class Books:
         return [(id_, hold) for id_, hold in self.holds.items() if hold["provider"] == "openai"]
 
     def _bill(self) -> Bill:
-        states = [hold["state"] for _, hold in self._of_provider()]
+        holds = self._of_provider()
+        left = tuple(
+            f"{HoldState(hold['state']).name} {id_} of {hold['created_time']:%T.%f} for {hold['run_id']} {hold['path']}"
+            for id_, hold in holds
+            if hold["state"] in (HoldState.DISPATCHED, HoldState.ASSUMED)
+        )
         return Bill(
             served=sum(call.confirmed for call in self.calls),
-            settled=states.count(HoldState.SETTLED),
-            uncertain=states.count(HoldState.DISPATCHED) + states.count(HoldState.ASSUMED),
+            settled=sum(hold["state"] == HoldState.SETTLED for _, hold in holds),
+            uncertain=len(left),
+            left=left,
         )
 
 

@@ -169,7 +169,7 @@ class FakeHolds:
         #: Models from whose call on it does.
         self.degrading: set[str] = set()
         self.tokens: list[str] = []
-        self.reserving, self.settling = FaultQueue(), FaultQueue()
+        self.reserving, self.settling, self.releasing = FaultQueue(), FaultQueue(), FaultQueue()
 
     @property
     def states(self) -> list[str]:
@@ -205,6 +205,7 @@ class FakeHolds:
         return NanoUsd(usage.total)
 
     async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
+        self.releasing.hit()
         allowed = {"reserved", "released"} | ({"dispatched"} if dispatched_unbilled else set[str]())
         self._move(hold_id, "released", allowed=allowed)
 

@@ -51,7 +51,9 @@ _FREEING_SECONDS: Final = 2.0
 #: Tries of one settlement; its hold lapses into `assumed` after that.
 _TRIES: Final = 30
 #: Refusals that a repeat may overcome.
-_MAY_PASS: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.EXHAUSTED, ErrorKind.INTERNAL})
+_MAY_PASS: Final = frozenset(
+    {ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED, ErrorKind.EXHAUSTED, ErrorKind.INTERNAL}
+)
 _SETTLING: Final = "inference_door_settlements"
 
 
@@ -200,9 +202,7 @@ class DoorHolds:
         if amount is None or len(self._waiting) >= _MOST_WAITING:
             self._refused.inc()
             return await self._holds.settle(principal, hold_id, usage)
-        self._waiting.append(_Owed(principal=principal, hold_id=hold_id, usage=usage))
-        self._depth.set(len(self._waiting))
-        self._news.set()
+        self._put(_Owed(principal=principal, hold_id=hold_id, usage=usage))
         return amount
 
     async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
@@ -210,7 +210,7 @@ class DoorHolds:
         await self._holds.release(principal, hold_id, dispatched_unbilled=dispatched_unbilled)
 
     async def __call__(self) -> None:
-        """Settles until cancelled, then settles what is left."""
+        """Settles and frees until cancelled, then deals with what is left."""
         try:
             while True:
                 await self._news.wait()
@@ -220,12 +220,17 @@ class DoorHolds:
                     if not await self._settle_some():
                         await self._clock.sleep(_PAUSE_SECONDS)
         finally:
-            await self._settle_the_rest()
             if self._freeing:
                 await asyncio.wait(self._freeing, timeout=_FREEING_SECONDS)
             for freeing in self._freeing:
                 freeing.cancel()
             await asyncio.gather(*self._freeing, return_exceptions=True)
+            await self._settle_the_rest()
+
+    def _put(self, owed: "_Owed") -> None:
+        self._waiting.append(owed)
+        self._depth.set(len(self._waiting))
+        self._news.set()
 
     async def _settle_the_rest(self) -> None:
         end = self._clock.monotonic() + _LAST_SECONDS
@@ -253,7 +258,10 @@ class DoorHolds:
 
     async def _settled(self, owed: "_Owed") -> bool:
         try:
-            await self._holds.settle(owed.principal, owed.hold_id, owed.usage)
+            if owed.unused:
+                await self._holds.release(owed.principal, owed.hold_id, dispatched_unbilled=True)
+            else:
+                await self._holds.settle(owed.principal, owed.hold_id, owed.usage)
         except MeshError as error:
             owed.tries += 1
             if error.kind in _MAY_PASS and owed.tries < _TRIES:
@@ -283,21 +291,28 @@ class DoorHolds:
             await asyncio.wait((freeing,))
 
     async def _free(self, principal: Principal, holding: "asyncio.Task[DispatchedHold]") -> None:
-        """Frees a hold that pays for nothing, once it is there. While cost is down it expires by itself."""
+        """Has a hold freed that pays for nothing, once it is there."""
         try:
             hold = await holding
-            await self._holds.release(principal, hold.id, dispatched_unbilled=True)
+            owed = _Owed(principal=principal, hold_id=hold.id, unused=True)
+            if len(self._waiting) < _MOST_WAITING:
+                self._put(owed)
+            else:
+                await self._settled(owed)
         except MeshError as error:
             log.debug("a hold that was begun ahead is not there", error=error.message)
         except Exception:
-            log.exception("a hold that was begun ahead is left to expire")
+            log.exception("a hold that was begun ahead is not there")
 
 
 @dataclass(slots=True, kw_only=True)
 class _Owed:
     principal: Principal
     hold_id: str
-    usage: Usage | None
+    #: None: nobody knows it.
+    usage: Usage | None = None
+    #: True for a hold that is to be freed.
+    unused: bool = False
     tries: int = 0
 
 

@@ -1,7 +1,9 @@
 """Money of calls at the doors: charged after the answer, many together."""
 
 import asyncio
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
@@ -10,7 +12,7 @@ from services.inference.domain.deployment import Task
 from services.inference.usecases import door_call
 from services.inference.usecases.door_call import DoorHolds
 from services.meshkit.content import Usage
-from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.errors import Cancelled, Unavailable
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.testing.fake_clock import FakeClock
@@ -36,32 +38,61 @@ async def answered(holds: DoorHolds, within: AsyncExitStack, path: str) -> None:
     await holds.settle(asked.principal, hold.id, USED)
 
 
-async def test_answers_that_leave_within_a_moment_are_charged_together() -> None:
-    clock, cost = FakeClock(), FakeHolds()
+@dataclass(slots=True)
+class Door:
+    """The holds of a door, and what settles them meanwhile."""
+
+    clock: FakeClock
+    holds: DoorHolds
+    settling: asyncio.Task[None]
+    #: Ends the calls.
+    within: AsyncExitStack
+
+    async def answer(self, path: str) -> None:
+        """Makes a call up to its answer."""
+        await answered(self.holds, self.within, path)
+
+    async def gathered(self) -> None:
+        """Lets the moment pass in which settlements gather."""
+        await self.clock.until_someone_sleeps()
+        self.clock.advance(seconds=0.05)
+
+    async def stop(self, *, seconds: int = 0) -> None:
+        """Stops the service; time goes on by seconds until it has."""
+        self.settling.cancel()
+        await asyncio.sleep(0)
+        while seconds and not self.settling.done():
+            self.clock.advance(seconds=seconds)
+            await until(lambda: self.clock.sleepers > 0 or self.settling.done())
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(self.settling, 5)
+
+
+@asynccontextmanager
+async def a_door(cost: FakeHolds) -> AsyncGenerator[Door]:
+    clock = FakeClock()
     holds = DoorHolds(cost, clock=clock)
-    settling = asyncio.create_task(holds())
     async with AsyncExitStack() as within:
-        await answered(holds, within, "one")
-        await clock.until_someone_sleeps()
-        await answered(holds, within, "two")
+        door = Door(clock, holds, asyncio.create_task(holds()), within)
+        yield door
+        await door.stop()
+
+
+async def test_answers_that_leave_within_a_moment_are_charged_together() -> None:
+    async with a_door(cost := FakeHolds()) as door:
+        await door.answer("one")
+        await door.clock.until_someone_sleeps()
+        await door.answer("two")
         assert cost.states == ["dispatched", "dispatched"]
-        clock.advance(seconds=0.05)
+        door.clock.advance(seconds=0.05)
         await until(lambda: cost.states == ["settled", "settled"])
-    settling.cancel()
-    with suppress(asyncio.CancelledError):
-        await settling
 
 
 async def test_what_gathers_when_the_service_stops_is_charged_before_it_ends() -> None:
-    clock, cost = FakeClock(), FakeHolds()
-    holds = DoorHolds(cost, clock=clock)
-    settling = asyncio.create_task(holds())
-    async with AsyncExitStack() as within:
-        await answered(holds, within, "one")
-        await clock.until_someone_sleeps()
-        settling.cancel()
-        with suppress(asyncio.CancelledError):
-            await settling
+    async with a_door(cost := FakeHolds()) as door:
+        await door.answer("one")
+        await door.clock.until_someone_sleeps()
+        await door.stop()
         assert cost.states == ["settled"]
 
 
@@ -80,69 +111,61 @@ class SlowHolds(FakeHolds):
 
 
 async def test_what_is_being_charged_when_the_service_stops_is_charged() -> None:
-    clock, cost = FakeClock(), SlowHolds()
-    holds = DoorHolds(cost, clock=clock)
-    settling = asyncio.create_task(holds())
-    async with AsyncExitStack() as within:
-        await answered(holds, within, "one")
-        await clock.until_someone_sleeps()
-        clock.advance(seconds=0.05)
+    async with a_door(cost := SlowHolds()) as door:
+        await door.answer("one")
+        await door.gathered()
         await cost.asked.wait()
-        settling.cancel()
+        door.settling.cancel()
         await asyncio.sleep(0)
         cost.go.set()
-        with suppress(asyncio.CancelledError):
-            await settling
+        await door.stop()
         assert cost.states == ["settled"]
 
 
 async def test_a_service_that_stops_waits_for_no_cost_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_call, "_LAST_SECONDS", 0.05)
-    clock, cost = FakeClock(), SlowHolds()
-    holds = DoorHolds(cost, clock=clock)
-    settling = asyncio.create_task(holds())
-    async with AsyncExitStack() as within:
-        await answered(holds, within, "one")
-        await clock.until_someone_sleeps()
-        clock.advance(seconds=0.05)
+    async with a_door(cost := SlowHolds()) as door:
+        await door.answer("one")
+        await door.gathered()
         await cost.asked.wait()
-        settling.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait_for(settling, 5)
+        await door.stop()
         assert cost.states == ["dispatched"]
 
 
 @pytest.mark.parametrize(("faults", "state"), [(3, "settled"), (20, "dispatched")])
 async def test_a_service_that_stops_while_cost_is_away_tries_again_for_some_seconds(faults: int, state: str) -> None:
-    clock, cost = FakeClock(), FakeHolds()
-    holds = DoorHolds(cost, clock=clock)
-    settling = asyncio.create_task(holds())
-    for _ in range(faults):
-        cost.settling.next(Unavailable("cost"))
-    async with AsyncExitStack() as within:
-        await answered(holds, within, "one")
-        await clock.until_someone_sleeps()
-        settling.cancel()
-        await asyncio.sleep(0)
-        while not settling.done():
-            clock.advance(seconds=1)
-            await until(lambda: clock.sleepers > 0 or settling.done())
+    async with a_door(cost := FakeHolds()) as door:
+        for _ in range(faults):
+            cost.settling.next(Unavailable("cost"))
+        await door.answer("one")
+        await door.clock.until_someone_sleeps()
+        await door.stop(seconds=1)
         assert cost.states == [state]
-    assert clock.monotonic() < 10
+        assert door.clock.monotonic() < 10
 
 
 async def test_a_fault_of_ours_in_one_settlement_leaves_its_hold_to_expire_and_stops_no_other() -> None:
-    clock, cost = FakeClock(), FakeHolds()
-    holds = DoorHolds(cost, clock=clock)
-    settling = asyncio.create_task(holds())
-    cost.settling.next(ValueError("a fault of ours"))
-    async with AsyncExitStack() as within:
-        await answered(holds, within, "one")
-        await answered(holds, within, "two")
-        await clock.until_someone_sleeps()
-        clock.advance(seconds=0.05)
+    async with a_door(cost := FakeHolds()) as door:
+        cost.settling.next(ValueError("a fault of ours"))
+        await door.answer("one")
+        await door.answer("two")
+        await door.gathered()
         await until(lambda: cost.states == ["dispatched", "settled"])
-        assert not settling.done()
-    settling.cancel()
-    with suppress(asyncio.CancelledError):
-        await settling
+        assert not door.settling.done()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_a_hold_that_pays_for_nothing_is_freed_though_cost_is_away_for_a_moment(stops: bool) -> None:
+    async with a_door(cost := FakeHolds()) as door:
+        for fault in (Unavailable("cost"), Cancelled("the connection broke")):
+            cost.releasing.next(fault)
+        asked = an_asked(context=a_context("refused"), repeatable=False)
+        async with door.holds.ahead(asked, OPENAI):
+            await until(lambda: cost.states == ["dispatched"])
+        await door.gathered()
+        if stops:
+            await door.stop(seconds=1)
+        for _ in range(0 if stops else 2):
+            await door.clock.until_someone_sleeps()
+            door.clock.advance(seconds=1)
+        await until(lambda: cost.states == ["released"])
