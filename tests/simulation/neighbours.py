@@ -15,6 +15,7 @@ from services.meshkit.core.errors import Precondition, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
+from services.orchestrator.engine.run_calls import CallKey
 from tests.simulation.judge import Judge
 from tests.simulation.loop import Process, SimulatedLoop, here
 from tests.simulation.workload import a_sub_run
@@ -57,6 +58,12 @@ class FarCalls:
         key = intended.path, intended.call_intended.call_index
         self._judge.calls(run, intended)
         self._trace(f"{here().name} calls {run.run_id[-6:]} {key}")
+        with outcome.asking():
+            return await self._answer(run, key, intended, outcome)
+
+    async def _answer(
+        self, run: OwnedRun, key: CallKey, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> Message:
         dice, manners = self._dice, self._manners
         await asyncio.sleep(0.001 + 1.5 * dice.random() ** 3)
         if dice.random() < manners.calls_drag:

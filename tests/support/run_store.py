@@ -23,13 +23,13 @@ from google.protobuf.message import Message
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import RequestIdReused
+from services.meshkit.core.errors import RequestIdReused, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.orchestrator.domain.errors import RunNotFound, SignalsAtLimit
 from services.orchestrator.domain.sub_run_id import ids_of_tree
-from services.orchestrator.engine.ports import Outcome
+from services.orchestrator.engine.ports import NobodyWaits, Outcome
 from services.orchestrator.engine.run import (
     SHARDS,
     SIGNAL,
@@ -465,18 +465,32 @@ class HeldCalls:
         self.open.set()
         #: Runs whose calls raise what no call should.
         self.broken = set[str]()
-        #: Calls that were begun, and those that were cut.
-        self.begun = self.cut = 0
+        #: Nobody is asked before this is set.
+        self.waits = asyncio.Event()
+        self.waits.set()
+        #: Calls that somebody was asked, those that were cut then, and those that failed when nobody waited for them.
+        self.begun = self.cut = self.given_up = 0
+        #: Text that each shows at its end, and whether it fails.
+        self.says, self.failing = "", False
 
     async def make(
         self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
     ) -> Message:
         """See `Calls.make`."""
-        self.begun += 1
+        await self.waits.wait()
         try:
-            await self.open.wait()
+            with outcome.asking():
+                self.begun += 1
+                await self.open.wait()
+                if self.says:
+                    await outcome.delta(intended.path, self.says)
+                if self.failing:
+                    raise Unavailable("the neighbour went away")
         except asyncio.CancelledError:
             self.cut += 1
+            raise
+        except NobodyWaits:
+            self.given_up += 1
             raise
         if run.run_id in self.broken:
             raise ValueError("a fault of ours")

@@ -57,10 +57,7 @@ spec:
       securityContext:
         {{- include "comitia.podSecurity" $at | nindent 8 }}
       # It serves on for 5 seconds until callers know; calls that run then have drainSeconds; after that background work is handed over and connections are closed.
-      {{- if eq $service "orchestrator" }}
-      # Others have its runs by then, and the calls that it makes for them have drainSeconds as well.
-      {{- end }}
-      terminationGracePeriodSeconds: {{ add 5 $values.drainSeconds (ternary $values.drainSeconds 0 (eq $service "orchestrator")) 15 }}
+      terminationGracePeriodSeconds: {{ add 5 $values.drainSeconds 15 }}
       {{- $image := include "comitia.image" (dict "root" $root "service" $service "digest" $values.digest) }}
       {{- if eq $service "gateway" }}
       initContainers:

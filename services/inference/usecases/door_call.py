@@ -9,10 +9,11 @@ leaves it to expire into `assumed`. Source: docs/decisions/0018-doors.md
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 from services.inference.domain.answer import Answer, Restarted, StreamEvent
@@ -37,7 +38,7 @@ log = logger(__name__)
 #: A hold outlives the deadline of its call by this long: time to settle.
 _HOLD_MARGIN_SECONDS: Final = 60.0
 _HOLD_MOST_SECONDS: Final = 3600.0
-#: Settlements that wait; beyond, calls wait for theirs.
+#: Settlements and releases that wait; beyond, calls wait for theirs.
 _MOST_WAITING: Final = 2000
 #: Settlements that are sent at once: they share frames.
 _AT_ONCE: Final = 64
@@ -129,6 +130,8 @@ class DoorHolds:
         self._waiting: deque[_Owed] = deque()
         #: Ends with this object's own work.
         self._freeing: set[asyncio.Task[None]] = set()
+        #: True once what waits is looked at by nobody any more.
+        self._over = False
         self._news = asyncio.Event()
         self._depth = metrics.QUEUE_ITEMS.labels(_SETTLING)
         self._refused = metrics.QUEUE_REFUSED.labels(_SETTLING)
@@ -199,10 +202,10 @@ class DoorHolds:
     async def settle(self, principal: Principal, hold_id: str, usage: Usage | None, /) -> NanoUsd:
         """See `Holds.settle`, but soon instead of now; gives the most that will be charged."""
         amount = self._amounts.get((principal.tenant, hold_id))
-        if amount is None or len(self._waiting) >= _MOST_WAITING:
+        if amount is None or not self._takes:
             self._refused.inc()
             return await self._holds.settle(principal, hold_id, usage)
-        self._put(_Owed(principal=principal, hold_id=hold_id, usage=usage))
+        self._put(_Owed(hold_id, partial(self._holds.settle, principal, hold_id, usage)))
         return amount
 
     async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
@@ -220,12 +223,19 @@ class DoorHolds:
                     if not await self._settle_some():
                         await self._clock.sleep(_PAUSE_SECONDS)
         finally:
-            if self._freeing:
-                await asyncio.wait(self._freeing, timeout=_FREEING_SECONDS)
-            for freeing in self._freeing:
-                freeing.cancel()
-            await asyncio.gather(*self._freeing, return_exceptions=True)
-            await self._settle_the_rest()
+            await asyncio.gather(self._end_freeing(), self._settle_the_rest())
+            self._over = True
+
+    @property
+    def _takes(self) -> bool:
+        return not self._over and len(self._waiting) < _MOST_WAITING
+
+    async def _end_freeing(self) -> None:
+        if self._freeing:
+            await asyncio.wait(self._freeing, timeout=_FREEING_SECONDS)
+        for freeing in self._freeing:
+            freeing.cancel()
+        await asyncio.gather(*self._freeing, return_exceptions=True)
 
     def _put(self, owed: "_Owed") -> None:
         self._waiting.append(owed)
@@ -237,8 +247,8 @@ class DoorHolds:
         # Whoever stops this process waits no longer, also where cost neither takes nor refuses.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_SECONDS):
-                while self._waiting:
-                    if await self._settle_some():
+                while self._waiting or self._freeing:
+                    if self._waiting and await self._settle_some():
                         continue
                     if self._clock.monotonic() >= end:
                         return
@@ -258,14 +268,11 @@ class DoorHolds:
 
     async def _settled(self, owed: "_Owed") -> bool:
         try:
-            if owed.unused:
-                await self._holds.release(owed.principal, owed.hold_id, dispatched_unbilled=True)
-            else:
-                await self._holds.settle(owed.principal, owed.hold_id, owed.usage)
+            await owed.pay()
         except MeshError as error:
             owed.tries += 1
             if error.kind in _MAY_PASS and owed.tries < _TRIES:
-                self._waiting.append(owed)
+                self._put(owed)
                 return False
             log.warning("a door's hold is left to expire", hold_id=owed.hold_id, error=error.message)
         except Exception:
@@ -294,25 +301,22 @@ class DoorHolds:
         """Has a hold freed that pays for nothing, once it is there."""
         try:
             hold = await holding
-            owed = _Owed(principal=principal, hold_id=hold.id, unused=True)
-            if len(self._waiting) < _MOST_WAITING:
-                self._put(owed)
-            else:
-                await self._settled(owed)
         except MeshError as error:
             log.debug("a hold that was begun ahead is not there", error=error.message)
         except Exception:
             log.exception("a hold that was begun ahead is not there")
+        else:
+            await self._settled(
+                _Owed(hold.id, partial(self._holds.release, principal, hold.id, dispatched_unbilled=True))
+            )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class _Owed:
-    principal: Principal
+    """A hold that is to be settled or freed."""
+
     hold_id: str
-    #: None: nobody knows it.
-    usage: Usage | None = None
-    #: True for a hold that is to be freed.
-    unused: bool = False
+    pay: Callable[[], Awaitable[object]]
     tries: int = 0
 
 

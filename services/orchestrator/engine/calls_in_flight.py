@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
 from functools import partial
 from typing import Final
@@ -11,18 +12,23 @@ from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.failpoints import failpoint
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.dry_effects import dry_outcome
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.outcomes import stands
 from services.orchestrator.engine.ports import Calls, LiveEvents, NobodyWaits
+from services.orchestrator.engine.run import OwnedRun
 from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.sub_runs import SubRuns
 
 log = logger(__name__)
 
+#: How long a call goes on whose run is driven elsewhere. By then whoever has the run has joined it.
+_LEFT_SECONDS: Final = 60.0
 _BROKEN: Final = "the call could not be made, which is a fault of the mesh; report it with the id of the run"
 
 #: Has the lane look at a run again.
@@ -32,8 +38,9 @@ Touch = Callable[[LiveRun], None]
 class CallsInFlight:
     """One task for each call but those that workers make. What a call answers goes into the inbox of its run.
 
-    A run that another replica is to drive leaves its calls to go on: that one makes them by the same ids, so it joins
-    them or finds their answers. Were they cut, a model that answers just then would be paid for and asked again.
+    A run that another replica is to drive leaves the calls behind that others have been asked: that one makes them by
+    the same ids, and models and memory give it the answer that is being made. Were they cut, a model that answers just
+    then would be paid for, and asked again.
     """
 
     def __init__(
@@ -46,12 +53,13 @@ class CallsInFlight:
         self._clock = clock
         self._touch = touch
         self._tasks: defaultdict[str, dict[CallKey, asyncio.Task[None]]] = defaultdict(dict)
-        #: Those of them that ask nobody at the moment: they wait for a sub-run, or for their next try.
-        self._idle = set[asyncio.Task[None]]()
-        #: Calls that go on, of runs that are not driven here any more.
-        self._left: defaultdict[str, dict[asyncio.Task[None], CallKey]] = defaultdict(dict)
+        #: Those of them that somebody has been asked and has not answered.
+        self._asked = set[asyncio.Task[None]]()
+        #: Those that go on though their run is not driven here any more.
+        self._left: defaultdict[TenantId, dict[tuple[str, CallKey], asyncio.Task[None]]] = defaultdict(dict)
         self._group: asyncio.TaskGroup | None = None
         self._context = Context()
+        metrics.QUEUE_ITEMS.labels("orchestrator.calls_left").set_function(self._count_left)
 
     def open(self, group: asyncio.TaskGroup, context: Context) -> None:
         """Makes calls in a group from now on.
@@ -62,8 +70,12 @@ class CallsInFlight:
         """
         self._group, self._context = group, context
 
-    def make(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
-        """Makes the calls that recorded facts of a run ask for."""
+    def make(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry], *, again: bool = False) -> None:
+        """Makes the calls that recorded facts of a run ask for.
+
+        Args:
+            again: others may have made them before.
+        """
         if self._group is None:
             return  # stopping: whoever owns the shard next makes them
         run_id = run.run.run_id
@@ -76,11 +88,9 @@ class CallsInFlight:
                 self._offer(run, key, intended)
                 continue
             task = self._group.create_task(
-                self._call(run, key, intended), name=f"call {run_id} {key}", context=self._context.copy()
+                self._call(run, key, intended, again=again), name=f"call {run_id} {key}", context=self._context.copy()
             )
             self._tasks[run_id][key] = task
-            if intended.call_intended.kind == journal_pb2.CALL_KIND_RUN:
-                self._idle.add(task)
             task.add_done_callback(partial(self._ended, run_id, key))
 
     def revoke(self, run_id: str, keys: Collection[CallKey] | None = None) -> list[asyncio.Task[None]]:
@@ -88,20 +98,33 @@ class CallsInFlight:
         self._steps.withdraw(run_id, keys)
         made = self._tasks.get(run_id, {})
         tasks = [made[key] for key in (list(made) if keys is None else keys) if key in made]
-        # It was left here, and has come back since.
-        tasks += [task for task, key in self._left.get(run_id, {}).items() if keys is None or key in keys]
         for task in tasks:
             task.cancel()
         return tasks
 
-    def leave(self, run_id: str) -> None:
-        """Lets the calls go on that a run is waiting for; nobody hears of their outcomes, and none is tried again."""
-        self._steps.withdraw(run_id)
-        for key, task in self._tasks.pop(run_id, {}).items():
-            if task in self._idle:
+    def revoke_left(self, tenant: TenantId) -> list[asyncio.Task[None]]:
+        """Cancels the calls that runs of a tenant have left here; gives their tasks, which end soon."""
+        tasks = list(self._left.get(tenant, {}).values())
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def leave(self, run: OwnedRun) -> None:
+        """Ends the calls of a run but for those that others have been asked: they go on for a while.
+
+        Nobody hears of their outcomes, and none is tried again.
+        """
+        self._steps.withdraw(run.run_id)
+        for key, task in self._tasks.pop(run.run_id, {}).items():
+            if task not in self._asked:
                 task.cancel()
-            else:
-                self._left[run_id][task] = key
+                continue
+            left, place = self._left[run.tenant], (run.run_id, key)
+            earlier, left[place] = left.get(place), task
+            if earlier is not None:
+                earlier.cancel()  # The later one has joined it.
+            patience = asyncio.get_running_loop().call_later(_LEFT_SECONDS, task.cancel)
+            task.add_done_callback(partial(self._left_ended, run.tenant, place, patience))
 
     def hold_back(self, run: LiveRun) -> None:
         """Takes back what a paused run need not wait for now: steps that no worker has begun, and runs of their own,
@@ -116,16 +139,15 @@ class CallsInFlight:
             run.left_out(key)
 
     def close(self) -> None:
-        """Makes no more calls, and leaves those that are being made."""
+        """Makes no more calls."""
         self._group = None
-        for run_id in list(self._tasks):
-            self.leave(run_id)
 
     async def end(self, seconds: float) -> None:
         """Waits so long for the calls that were left, then cancels them."""
-        left = {task for tasks in self._left.values() for task in tasks}
+        left = [task for of_tenant in self._left.values() for task in of_tenant.values()]
         if not left:
             return
+        log.info("calls go on", calls=len(left), seconds=seconds)
         patience = asyncio.create_task(self._clock.sleep(seconds))
         over = asyncio.gather(*left, return_exceptions=True)
         try:
@@ -151,26 +173,37 @@ class CallsInFlight:
         self._touch(run)
 
     def _ended(self, run_id: str, key: CallKey, task: asyncio.Task[None]) -> None:
-        self._idle.discard(task)
         made = self._tasks.get(run_id, {})
         if made.get(key) is task:
             del made[key]
             if not made:
                 del self._tasks[run_id]
-            return
-        left = self._left.get(run_id, {})
-        left.pop(task, None)
-        if not left:
-            self._left.pop(run_id, None)
 
-    async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
+    def _left_ended(
+        self,
+        tenant: TenantId,
+        place: tuple[str, CallKey],
+        patience: asyncio.TimerHandle,
+        task: asyncio.Task[None],
+    ) -> None:
+        patience.cancel()
+        left = self._left[tenant]
+        if left.get(place) is task:
+            del left[place]
+        if not left:
+            del self._left[tenant]
+
+    def _count_left(self) -> int:
+        return sum(map(len, self._left.values()))
+
+    async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry, *, again: bool) -> None:
         """Makes one call and puts its outcome into the run's inbox."""
         path, index = key
         kind = intended.call_intended.kind
         entry = journal_pb2.JournalEntry(path=path)
         await failpoint("orchestrator.before_call")
         try:
-            reporter = _Reporter(run, self, run.speaker(path))
+            reporter = _Reporter(run, self, run.speaker(path), again=again)
             if kind == journal_pb2.CALL_KIND_RUN:
                 entry = await self._sub_runs.make(run.run, run.started, intended, reporter)
             else:
@@ -204,16 +237,21 @@ class CallsInFlight:
         run.answered(key, entry)
         self._touch(run)
 
-    async def pause(self, run: LiveRun, seconds: float) -> None:
-        """Lets time pass before a call is tried again. Raises: NobodyWaits."""
+    @contextmanager
+    def asking(self, run: LiveRun) -> Generator[None]:
+        """Encloses one try of the call that the running task makes. Raises: NobodyWaits."""
         task = asyncio.current_task()
-        if task is None or task in self._left.get(run.run.run_id, {}):
-            raise NobodyWaits
-        self._idle.add(task)
+        if task is None:
+            raise ValueError("a call is made in a task of its own")
+        self._asked.add(task)
         try:
-            await self._clock.sleep(seconds)
+            yield
+        except MeshError as error:
+            if run.gone or self._group is None:
+                raise NobodyWaits from error
+            raise
         finally:
-            self._idle.discard(task)
+            self._asked.discard(task)
 
     async def show(self, run: LiveRun, path: str, text: str, *, restart: bool) -> None:
         """Shows text of a turn in progress to whoever watches, while the run is driven here."""
@@ -240,10 +278,15 @@ class CallsInFlight:
 class _Reporter:
     """Implements `ports.Outcome` for one call."""
 
-    def __init__(self, run: LiveRun, calls: CallsInFlight, speaker: str) -> None:
+    def __init__(self, run: LiveRun, calls: CallsInFlight, speaker: str, *, again: bool) -> None:
         self._run = run
         self._calls = calls
         self.speaker = speaker
+        self.again = again
+
+    def asking(self) -> AbstractContextManager[None]:
+        """See `Outcome.asking`."""
+        return self._calls.asking(self._run)
 
     async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
         """See `Outcome.delta`."""
@@ -256,7 +299,3 @@ class _Reporter:
     def resumed(self, path: str) -> None:
         """See `Outcome.resumed`."""
         self._calls.resume(self._run, path)
-
-    async def pause(self, seconds: float) -> None:
-        """See `Outcome.pause`."""
-        await self._calls.pause(self._run, seconds)

@@ -59,7 +59,7 @@ _IDS_TRIED: Final = 1_000
 class EngineLimits:
     """Bounds of one replica."""
 
-    #: How long the calls in progress of one that stops may take, once others have its runs.
+    #: How long calls in progress may take once it is told to stop.
     end_seconds: float
     #: Runs in memory at once; a start beyond is refused, a run left behind waits for room. Those that rest take none.
     #: As many sub-runs are waited for besides; one more waits.
@@ -73,6 +73,8 @@ class Engine:
         self._parts = parts
         self._ids = ids
         self._end_seconds = limits.end_seconds
+        #: Until when it waits for calls in progress, on the monotonic clock.
+        self._ends_at = 0.0
         self._room = Room(limits.max_runs)
         self._shards = ShardKeeper(owner=owner, leases=parts.store.leases, gained=self._gained, lost=self._lost)
         sub_runs = SubRuns(
@@ -127,6 +129,7 @@ class Engine:
         for run in [run for run in self._lane.runs.values() if run.run.tenant == tenant]:
             tasks += self._lane.calls.revoke(run.run.run_id)
             self._lane.remove(run, again=False)
+        tasks += self._lane.calls.revoke_left(tenant)
         if tasks:
             await asyncio.wait(tasks)
 
@@ -176,7 +179,7 @@ class Engine:
             self._parts.times.recorded(first)
             live.recorded(first)
             self._room.take(run)
-            self._lane.add(live)
+            self._lane.add(live, begun_here=True)
         else:
             await self._parts.live.wake_owner(run.run_id)
         if first.view is None:
@@ -198,9 +201,9 @@ class Engine:
 
     @asynccontextmanager
     async def running_block(self) -> AsyncGenerator[None]:
-        """Drives runs while the block runs; then hands the shards back, and waits for the calls in progress.
+        """Drives runs while the block runs; then hands the shards back, and waits for calls in progress.
 
-        Whoever takes the shards makes these calls by the same ids: it joins them, or finds their answers.
+        It waits until their time is over that has begun with `told_to_stop`; not at all without that.
         """
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -227,7 +230,11 @@ class Engine:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
                 await self._leave()
-                await self._lane.calls.end(self._end_seconds)
+                await self._lane.calls.end(max(0.0, self._ends_at - self._parts.clock.monotonic()))
+
+    def told_to_stop(self) -> None:
+        """Notes that the process is to stop, and that the time begins which calls in progress have."""
+        self._ends_at = self._parts.clock.monotonic() + self._end_seconds
 
     async def _leave(self) -> None:
         try:
@@ -309,7 +316,7 @@ class Engine:
     async def _read(self, run: OwnedRun) -> None:
         live = await self._recovery.read(run)
         if live is not None:
-            self._lane.add(live)
+            self._lane.add(live, begun_here=False)
 
     def _failed(self, run: LiveRun, error: Exception) -> None:  # a callback
         self._faults.note(run.run.run_id, run.recorded_sequence, error)

@@ -1,7 +1,7 @@
 """What the engine needs from storage, from the worker and from the live bus."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import datetime
 from typing import Protocol
 
@@ -217,6 +217,18 @@ class Outcome(Protocol):
         """The agent to whose turn the call belongs, `name@version`; empty for a call that belongs to none."""
         ...
 
+    @property
+    def again(self) -> bool:
+        """True where whoever drove the run before may have made the call, and shown of its text."""
+        ...
+
+    def asking(self) -> AbstractContextManager[None]:
+        """Encloses one try, from the moment it is sent. Outside of it, a call ends when its run changes hands.
+
+        Raises: NobodyWaits: the try has failed, and the run is driven elsewhere.
+        """
+        ...
+
     async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
         """Shows text of a turn in progress, already passed by law."""
         ...
@@ -229,13 +241,9 @@ class Outcome(Protocol):
         """Says that a call which was `parked` goes on."""
         ...
 
-    async def pause(self, seconds: float) -> None:
-        """Lets time pass before another try. Raises: NobodyWaits."""
-        ...
-
 
 class NobodyWaits(Exception):
-    """The run is not driven here any more: whoever has it now makes the call, and is given the answer to this one."""
+    """The run is not driven here any more: whoever has it now makes the call."""
 
 
 class Calls(Protocol):

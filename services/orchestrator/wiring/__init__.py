@@ -2,16 +2,19 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from services.meshkit.batching.threads import Threads
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
+from services.meshkit.grpc.call import Drain
 from services.meshkit.grpc.server import Server
 from services.meshkit.guard import access_gate
 from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 from services.orchestrator.clients.run_events import EraseRunEvents
+from services.orchestrator.engine.engine import Engine
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage.blob_sweep import TenantObjects
 from services.orchestrator.storage.tenant_data import TENANT_DATA
@@ -71,9 +74,19 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 *opened.guard.background,
             ),
             ready=opened.guard.ready,
+            beside=(partial(_told_to_stop, driven.engine),),
             metrics_listen=settings.metrics_listen,
             notice_seconds=settings.notice_seconds,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
             clock=clock,
         )
+
+
+@asynccontextmanager
+async def _told_to_stop(engine: Engine, _: Drain) -> AsyncGenerator[None]:
+    """Lets the time of calls in progress begin with the drain of the server."""
+    try:
+        yield
+    finally:
+        engine.told_to_stop()

@@ -96,6 +96,7 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
             ),
             tokens=tokens,
             storage=SqlStorageRoom(app=ground.app, tenants=ground.guard.feed, clock=clock),
+            clock=clock,
             random=Random(),
         )
         steps = StepPools(

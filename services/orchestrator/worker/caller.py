@@ -14,6 +14,7 @@ from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2
 from comitia.tools.v1 import tool_service_pb2
+from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.retry import Backoff
@@ -117,12 +118,14 @@ class Caller:
         sub_runs: SubRunStarts,
         tokens: RunTokens,
         storage: StorageRoom,
+        clock: Clock,
         random: Random,
     ) -> None:
         self._neighbours = neighbours
         self._sub_runs = sub_runs
         self._tokens = tokens
         self._storage = storage
+        self._clock = clock
         self._random = random
         self._backoff = Backoff(first_seconds=0.1, most_seconds=_MAX_WAIT_SECONDS)
 
@@ -149,7 +152,8 @@ class Caller:
                     if kind == journal_pb2.CALL_KIND_RUN:
                         return await self._sub_runs.prepare(principal, started, intended)
                     context = _context(run, started, intended, speaker=outcome.speaker)
-                    return await self._ask(principal, context, intended, outcome, tries)
+                    with outcome.asking():
+                        return await self._ask(principal, context, intended, outcome, tries)
             except MeshError as error:
                 if error.reason == TokenRevoked.reason and not renewed:
                     # Roles or the secret changed of whoever stands behind the run, or they ended: the gateway knows.
@@ -168,7 +172,7 @@ class Caller:
                 wait = next(waits)
                 if error.retry_after is not None:
                     wait = max(wait, min(error.retry_after.total_seconds(), _MAX_WAIT_SECONDS))
-                await outcome.pause(wait)
+                await self._clock.sleep(wait)
 
     async def _ask(
         self,
@@ -205,7 +209,7 @@ class Caller:
                 generate.context.CopyFrom(context)
                 # A plan, or what was read for one, is no answer: only the answer is shown as it is written.
                 shown = call.kind == journal_pb2.CALL_KIND_GENERATE
-                if shown and tries > 1:
+                if shown and (tries > 1 or outcome.again):
                     await outcome.delta(intended.path, "", restart=True)
 
                 async def show(text: str, restart: bool) -> None:

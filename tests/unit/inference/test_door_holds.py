@@ -74,6 +74,7 @@ async def a_door(cost: FakeHolds) -> AsyncGenerator[Door]:
     holds = DoorHolds(cost, clock=clock)
     async with AsyncExitStack() as within:
         door = Door(clock, holds, asyncio.create_task(holds()), within)
+        await asyncio.sleep(0)
         yield door
         await door.stop()
 
@@ -154,18 +155,47 @@ async def test_a_fault_of_ours_in_one_settlement_leaves_its_hold_to_expire_and_s
         assert not door.settling.done()
 
 
-@pytest.mark.parametrize("stops", [False, True])
-async def test_a_hold_that_pays_for_nothing_is_freed_though_cost_is_away_for_a_moment(stops: bool) -> None:
+async def unused(door: Door, cost: FakeHolds) -> None:
+    """Makes a call whose prompt is refused once its money is held."""
+    asked = an_asked(context=a_context("refused"), repeatable=False)
+    async with door.holds.ahead(asked, OPENAI):
+        await until(lambda: cost.states[-1:] == ["dispatched"])
+
+
+async def test_a_hold_that_pays_for_nothing_is_freed_at_once() -> None:
     async with a_door(cost := FakeHolds()) as door:
-        for fault in (Unavailable("cost"), Cancelled("the connection broke")):
-            cost.releasing.next(fault)
-        asked = an_asked(context=a_context("refused"), repeatable=False)
-        async with door.holds.ahead(asked, OPENAI):
-            await until(lambda: cost.states == ["dispatched"])
-        await door.gathered()
-        if stops:
-            await door.stop(seconds=1)
-        for _ in range(0 if stops else 2):
-            await door.clock.until_someone_sleeps()
-            door.clock.advance(seconds=1)
+        await unused(door, cost)
         await until(lambda: cost.states == ["released"])
+
+
+def away_for_a_moment() -> FakeHolds:
+    cost = FakeHolds()
+    for fault in (Unavailable("cost"), Cancelled("the connection broke")):
+        cost.releasing.next(fault)
+    return cost
+
+
+async def test_a_hold_that_pays_for_nothing_is_freed_though_cost_is_away_for_a_moment() -> None:
+    async with a_door(cost := away_for_a_moment()) as door:
+        await unused(door, cost)
+        await door.gathered()
+        await door.clock.until_someone_sleeps()
+        door.clock.advance(seconds=1)
+        await until(lambda: cost.states == ["released"])
+
+
+async def test_a_service_that_stops_frees_what_pays_for_nothing_though_cost_is_away_for_a_moment() -> None:
+    async with a_door(cost := away_for_a_moment()) as door:
+        await unused(door, cost)
+        await door.clock.until_someone_sleeps()
+        await door.stop(seconds=1)
+        assert cost.states == ["released"]
+
+
+async def test_what_is_owed_after_the_last_look_is_paid_at_once() -> None:
+    async with a_door(cost := FakeHolds()) as door:
+        await door.stop()
+        await door.answer("late")
+        assert cost.states == ["settled"]
+        await unused(door, cost)
+        await until(lambda: cost.states == ["settled", "released"])

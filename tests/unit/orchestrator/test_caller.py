@@ -1,5 +1,7 @@
 """How patiently a run's calls are made: what may pass is tried again, what stands is reported."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from random import Random
@@ -37,6 +39,16 @@ class CallInProgress(Conflict):
     """As inference says it."""
 
     reason = "CALL_IN_PROGRESS"
+
+
+class Slowly:
+    """A clock whose waits cost nothing and are noted."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
 
 
 class Tokens:
@@ -91,21 +103,35 @@ class Full:
 
 
 class Noted:
-    """Implements `Outcome`; its pauses cost nothing.
+    """Implements `Outcome`.
 
     Args:
-        pauses: after so many the run is driven elsewhere.
+        again: others may have made the call before.
+        tries: after so many that fail the run is driven elsewhere.
     """
 
     speaker = "Athena@1.0.0"
 
-    def __init__(self, *, pauses: int = 1_000) -> None:
+    def __init__(self, *, again: bool = False, tries: int = 1_000) -> None:
         self.parks: list[str] = []
-        self.waits: list[float] = []
-        self._pauses = pauses
+        self.shown: list[tuple[str, bool]] = []
+        self.again = again
+        self._tries = tries
+
+    @contextmanager
+    def asking(self) -> Generator[None]:
+        """See `Outcome.asking`."""
+        try:
+            yield
+        except MeshError as error:
+            self._tries -= 1
+            if self._tries == 0:
+                raise NobodyWaits from error
+            raise
 
     async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
         """See `Outcome.delta`."""
+        self.shown.append((text, restart))
 
     def parked(self, path: str, reason: str, message: str) -> None:
         """See `Outcome.parked`."""
@@ -113,12 +139,6 @@ class Noted:
 
     def resumed(self, path: str) -> None:
         """See `Outcome.resumed`."""
-
-    async def pause(self, seconds: float) -> None:
-        """See `Outcome.pause`."""
-        if len(self.waits) == self._pauses:
-            raise NobodyWaits
-        self.waits.append(seconds)
 
 
 def an_intent(kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL) -> journal_pb2.JournalEntry:
@@ -133,13 +153,14 @@ async def make(
     *,
     bundle: str = "",
     storage: "Full | None" = None,
-) -> tuple[Message, Noted]:
-    noted, room = Noted(), storage or Full(0)
-    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, random=Random(1))  # type: ignore[arg-type]
+    noted: Noted | None = None,
+) -> tuple[Message, Slowly, Noted]:
+    clock, noted, room = Slowly(), noted or Noted(), storage or Full(0)
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, clock=clock, random=Random(1))  # type: ignore[arg-type]
     started = a_start()
     if bundle:
         started.fork.bundle, started.fork.bundle_digest = bundle, "ab"
-    return await caller.make(RUN, started, an_intent(kind), noted), noted
+    return await caller.make(RUN, started, an_intent(kind), noted), clock, noted
 
 
 async def test_a_call_carries_its_place_its_budget_and_its_speaker() -> None:
@@ -158,7 +179,7 @@ async def test_a_call_of_a_run_that_a_step_started_names_that_step() -> None:
     memory, started = Memory(), a_start()
     started.parent_steps.append("run_1/nodes/inner")
     room = Full(0)
-    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, random=Random(1))  # type: ignore[arg-type]
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, clock=Slowly(), random=Random(1))  # type: ignore[arg-type]
     await caller.make(RUN, started, an_intent(), Noted())
     assert list(memory.requests[0].context.parent_steps) == ["run_1/nodes/inner"]
 
@@ -167,7 +188,7 @@ async def test_a_call_of_another_attempt_group_is_another_call() -> None:
     memory, intended = Memory(), an_intent(journal_pb2.CALL_KIND_RECALL)
     intended.call_intended.attempt_group = 3
     room = Full(0)
-    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, random=Random(1))  # type: ignore[arg-type]
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, clock=Slowly(), random=Random(1))  # type: ignore[arg-type]
     await caller.make(RUN, a_start(), intended, Noted())
     assert memory.requests[0].context.call_id.attempt_group == 3
 
@@ -187,15 +208,15 @@ async def test_models_of_a_fork_are_judged_by_its_bundle_and_nothing_else_is() -
 
 async def test_a_call_that_another_replica_makes_is_asked_for_again_until_its_answer_is_there() -> None:
     being_made = CallInProgress("it is being made", retry_after=timedelta(seconds=1))
-    answer, noted = await make(Memory(being_made, being_made))
+    answer, clock, _ = await make(Memory(being_made, being_made))
     assert isinstance(answer, memory_service_pb2.RecallResponse)
-    assert noted.waits == [1.0, 1.0]
+    assert clock.waits == [1.0, 1.0]
 
 
 async def test_what_may_pass_is_tried_again_with_growing_waits() -> None:
-    answer, noted = await make(Memory(Unavailable("memory"), Unavailable("memory")))
+    answer, clock, noted = await make(Memory(Unavailable("memory"), Unavailable("memory")))
     assert isinstance(answer, memory_service_pb2.RecallResponse)
-    assert len(noted.waits) == 2
+    assert len(clock.waits) == 2
     assert not noted.parks, "a recall is given up rather than waited for"
 
 
@@ -207,30 +228,37 @@ async def test_a_recall_is_given_up_after_three_tries() -> None:
 
 
 async def test_a_call_that_must_be_made_parks_the_run_and_goes_on() -> None:
-    _, noted = await make(Memory(*[Unavailable("tools")] * 6), journal_pb2.CALL_KIND_DESCRIBE_TOOLS)
+    _, clock, noted = await make(Memory(*[Unavailable("tools")] * 6), journal_pb2.CALL_KIND_DESCRIBE_TOOLS)
     assert noted.parks == ["UNAVAILABLE"] * 4
-    assert max(noted.waits) <= 5.0
+    assert max(clock.waits) <= 5.0
 
 
 async def test_a_call_of_a_run_that_is_driven_elsewhere_is_not_tried_again() -> None:
     memory = Memory(*[Unavailable("tools")] * 6)
-    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=Full(0), random=Random(1))  # type: ignore[arg-type]
     with pytest.raises(NobodyWaits):
-        await caller.make(RUN, a_start(), an_intent(journal_pb2.CALL_KIND_DESCRIBE_TOOLS), Noted(pauses=2))
+        await make(memory, journal_pb2.CALL_KIND_DESCRIBE_TOOLS, noted=Noted(tries=3))
     assert len(memory.requests) == 3
+
+
+@pytest.mark.parametrize(("again", "shown"), [(False, []), (True, [("", True)])])
+async def test_text_that_another_may_have_shown_is_void_before_more_comes(
+    again: bool, shown: list[tuple[str, bool]]
+) -> None:
+    _, _, noted = await make(Memory(), journal_pb2.CALL_KIND_GENERATE, noted=Noted(again=again))
+    assert noted.shown == shown
 
 
 async def test_a_suspended_tenants_call_waits_visibly_however_long_and_loses_no_try() -> None:
     memory = Memory(*[TenantSuspended()] * 20, Unavailable("memory"), Unavailable("memory"))
-    answer, noted = await make(memory)
+    answer, clock, noted = await make(memory)
     assert isinstance(answer, memory_service_pb2.RecallResponse)
     assert noted.parks == ["TENANT_SUSPENDED"] * 20
-    assert max(noted.waits) <= 5.0
+    assert max(clock.waits) <= 5.0
 
 
 async def test_a_run_whose_tenant_stores_too_much_waits_visibly_and_asks_nobody() -> None:
     memory = Memory()
-    answer, noted = await make(memory, storage=Full(20))
+    answer, _, noted = await make(memory, storage=Full(20))
     assert isinstance(answer, memory_service_pb2.RecallResponse)
     assert noted.parks == ["STORAGE_QUOTA_EXCEEDED"] * 20
     assert len(memory.requests) == 1
@@ -256,10 +284,10 @@ def held() -> BudgetExhausted:
 
 async def test_a_call_whose_money_others_hold_waits_visibly_until_it_is_free() -> None:
     memory = Memory(*[held() for _ in range(5)])
-    _, noted = await make(memory, journal_pb2.CALL_KIND_GENERATE)
+    _, clock, noted = await make(memory, journal_pb2.CALL_KIND_GENERATE)
     assert noted.parks == ["BUDGET_EXHAUSTED"] * 5
     assert len(memory.requests) == 6
-    assert min(noted.waits) >= 1.0
+    assert min(clock.waits) >= 1.0
 
 
 async def test_a_call_whose_money_is_spent_meanwhile_fails_at_once() -> None:
@@ -297,12 +325,12 @@ class Renewable(Tokens):
 
 @pytest.mark.parametrize("refusals", [1, 2])
 async def test_a_token_that_was_revoked_is_fetched_anew_once(refusals: int) -> None:
-    memory, tokens, noted = Memory(*[TokenRevoked()] * refusals), Renewable(), Noted()
-    caller = Caller(neighbours=memory, sub_runs=None, tokens=tokens, storage=Full(0), random=Random(1))  # type: ignore[arg-type]
-    call = caller.make(RUN, a_start(), an_intent(), noted)
+    memory, tokens, clock = Memory(*[TokenRevoked()] * refusals), Renewable(), Slowly()
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=tokens, storage=Full(0), clock=clock, random=Random(1))  # type: ignore[arg-type]
+    call = caller.make(RUN, a_start(), an_intent(), Noted())
     if refusals == 1:
         assert isinstance(await call, memory_service_pb2.RecallResponse)
     else:
         with pytest.raises(TokenRevoked):
             await call
-    assert (tokens.serial, noted.waits) == (1, [])
+    assert (tokens.serial, clock.waits) == (1, [])

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import REGISTRY
 
-from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_pb2
+from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, session_service_pb2, workflow_pb2
 from services.meshkit.blobs.store import BlobMissing
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Principal
@@ -851,19 +851,17 @@ async def test_a_cancelled_run_gives_up_its_calls_and_leaves_the_memory(house: H
 
 async def test_a_replica_that_stops_has_others_go_on_with_its_runs_while_its_calls_end(house: House) -> None:
     house.calls.open.clear()
-    stop = asyncio.Event()
     stored: list[StoredRun] = []
 
     async def leave_in_the_middle() -> None:
         async with house.replica("one", end_seconds=10.0) as engine:
             stored.append(await house.start(engine))
             await until(lambda: house.calls.begun > 0)
-            await stop.wait()
+            engine.told_to_stop()
 
     leaving = asyncio.create_task(leave_in_the_middle())
     await until(lambda: house.calls.begun > 0)
     begun = house.calls.begun
-    stop.set()
     await until(lambda: not any(shard.owner for shard in house.store.shards))
     async with house.replica("two"):
         await until(lambda: house.calls.begun == 2 * begun)
@@ -882,11 +880,13 @@ async def test_a_replica_that_stops_cuts_its_calls_when_their_time_is_over(house
         async with house.replica(end_seconds=10.0) as engine:
             await house.start(engine)
             await until(lambda: house.calls.begun > 0)
+            engine.told_to_stop()
+            house.clock.advance(seconds=4)  # in which the calls of others end
 
     leaving = asyncio.create_task(leave_in_the_middle())
     await until(lambda: house.calls.begun > 0)
     await settled()
-    house.clock.advance(seconds=9.9)
+    house.clock.advance(seconds=5.9)
     await settled()
     assert not leaving.done()
     house.clock.advance(seconds=0.2)
@@ -894,9 +894,17 @@ async def test_a_replica_that_stops_cuts_its_calls_when_their_time_is_over(house
     assert house.calls.cut == house.calls.begun
 
 
-async def test_calls_go_on_when_their_shard_goes_to_a_replica_that_has_come_and_change_nothing_here(
-    house: House,
-) -> None:
+async def test_a_replica_that_breaks_waits_for_no_call(house: House) -> None:
+    house.calls.open.clear()
+    with pytest.raises(ExceptionGroup):
+        async with house.replica(end_seconds=10.0) as engine:
+            await house.start(engine)
+            await until(lambda: house.calls.begun > 0)
+            raise OSError("the port is taken")
+    assert house.calls.cut == house.calls.begun
+
+
+async def test_calls_go_on_when_their_shard_is_lost_and_change_nothing_here(house: House) -> None:
     house.calls.open.clear()
     async with house.replica("one") as engine:
         stored = await house.start(engine)
@@ -911,6 +919,72 @@ async def test_calls_go_on_when_their_shard_goes_to_a_replica_that_has_come_and_
         await until(lambda: not engine._lane.calls._left)
         await settled()
     assert (house.calls.begun, house.calls.cut, len(stored.journal)) == (begun, 0, written)
+
+
+async def test_however_often_a_run_comes_back_its_call_is_left_here_once(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica("one") as engine:
+        stored = await house.start(engine)
+        await until(lambda: house.calls.begun > 0)
+        for times in range(2, 6):
+            engine._lane.remove(engine._lane.runs[stored.run.run_id], again=True)
+            await house.seconds(20)
+            await until(lambda times=times: house.calls.begun == times)
+        assert house.calls.cut == 3  # made five times: one by its run, one was left
+        assert REGISTRY.get_sample_value("comitia_queue_items", {"queue": "orchestrator.calls_left"}) == 1
+        house.calls.open.set()
+        await until(succeeded(stored))
+        await until(lambda: not engine._lane.calls._left)
+
+
+async def test_a_call_that_nobody_was_asked_yet_is_made_by_the_new_owner_alone(house: House) -> None:
+    house.calls.waits.clear()
+    async with house.replica("one") as engine:
+        stored = await house.start(engine)
+        await settled()
+        engine._shards.forget(stored.run.shard)
+        house.lose(stored.run.shard)
+        await settled()
+        house.calls.waits.set()
+        await settled()
+    assert house.calls.begun == 0
+
+
+async def test_a_call_that_was_left_and_fails_is_not_tried_again(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica("one") as engine:
+        stored = await house.start(engine)
+        await until(lambda: house.calls.begun > 0)
+        engine._shards.forget(stored.run.shard)
+        house.calls.failing = True
+        house.calls.open.set()
+        await until(lambda: not engine._lane.calls._left)
+    assert house.calls.given_up == 1
+
+
+async def test_the_calls_that_a_tenants_runs_left_end_with_its_erasure(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica("one") as engine:
+        stored = await house.start(engine)
+        await until(lambda: house.calls.begun > 0)
+        engine._shards.forget(stored.run.shard)
+        await engine.stop(TENANT)
+        assert house.calls.cut == house.calls.begun
+        assert not engine._lane.calls._left
+
+
+async def test_text_of_a_call_that_was_left_is_shown_by_the_new_owner_alone(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica("one") as engine:
+        stored = await house.start(engine)
+        await until(lambda: house.calls.begun > 0)
+        async with house.live.watch(TENANT, stored.run.run_id) as news:
+            engine._shards.forget(stored.run.shard)
+            house.calls.says = "rivers"
+            house.calls.open.set()
+            await until(lambda: not engine._lane.calls._left)
+            await house.live.publish(TENANT, stored.run.run_id, session_service_pb2.WatchSessionResponse(sequence=99))
+            assert (await anext(news)).sequence == 99
 
 
 # --- runs that cannot go on

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -32,9 +32,14 @@ class Reporter:
     """Implements `Outcome`."""
 
     speaker = ""
+    again = False
 
     def __init__(self) -> None:
         self.parks: list[tuple[str, str]] = []
+
+    def asking(self) -> AbstractContextManager[None]:
+        """See `Outcome.asking`."""
+        return nullcontext()
 
     async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
         """See `Outcome.delta`."""
@@ -46,9 +51,6 @@ class Reporter:
     def resumed(self, path: str) -> None:
         """See `Outcome.resumed`."""
         self.parks.clear()
-
-    async def pause(self, seconds: float) -> None:
-        """See `Outcome.pause`."""
 
 
 @dataclass(slots=True)
