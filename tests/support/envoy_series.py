@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-BOARD: Final = Path(__file__).parents[2] / "helm" / "comitia" / "files" / "dashboards" / "east-west.json"
+BOARD: Final = Path(__file__).parents[2] / "helm" / "comitia" / "files" / "dashboards" / "between-services.json"
 #: Whoever scrapes says whose figures they are; Envoy does not.
 SCRAPED: Final = {"service": "east-west"}
 _LABEL: Final = re.compile(r'(\w+)=~?"([^"]*)"')
