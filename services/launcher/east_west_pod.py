@@ -6,44 +6,32 @@ python -m services.launcher.east_west_pod keep       beside it, until SIGTERM
 
 import sys
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
+from typing import Final
 
 from services.launcher.east_west import EastWestSettings, render_east_west
-from services.launcher.edge import Address
 from services.launcher.envoy_pod import (
-    EVERYWHERE,
     MOUNTS,
     STATE,
+    EnvoyWishes,
     keep_envoy,
     mounted_mesh_tls,
+    own_addresses,
     run_pod,
     write_mesh_secrets,
 )
 from services.launcher.layout import write_private
-from services.launcher.ports import PREFERRED
-from services.launcher.services import SERVICES
 from services.meshkit.core.clock import SystemClock
 
-
-class EastWestWishes(BaseModel):
-    """What the chart says of its east-west listener, in `east-west/east-west.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    #: `host:port` of the seven services.
-    services: dict[str, str]
-    #: Longest time that calls have to end.
-    drain_seconds: float
-    max_connections: int
+_PART: Final = "east-west"
 
 
-def east_west_settings(wishes: EastWestWishes, *, mounts: Path = MOUNTS, state: Path = STATE) -> EastWestSettings:
+def east_west_settings(wishes: EnvoyWishes, *, mounts: Path = MOUNTS, state: Path = STATE) -> EastWestSettings:
     """Says what Envoy is to be like in a pod."""
+    listen, admin = own_addresses("east_west")
     return EastWestSettings(
-        listen=Address(EVERYWHERE, PREFERRED["east_west"]),
-        admin=Address("127.0.0.1", PREFERRED["east_west_admin"]),
-        services={service: [Address.parse(wishes.services[service])] for service in SERVICES},
+        listen=listen,
+        admin=admin,
+        services=wishes.members(),
         mesh_tls=mounted_mesh_tls(mounts, state),
         max_connections=wishes.max_connections,
     )
@@ -51,22 +39,18 @@ def east_west_settings(wishes: EastWestWishes, *, mounts: Path = MOUNTS, state: 
 
 def render(*, mounts: Path = MOUNTS, state: Path = STATE) -> Path:
     """Writes everything that Envoy reads, and gives the file of its configuration."""
-    settings = east_west_settings(_wishes(mounts), mounts=mounts, state=state)
+    settings = east_west_settings(EnvoyWishes.mounted(mounts, _PART), mounts=mounts, state=state)
     write_mesh_secrets(settings.mesh_tls)
-    configuration = state / "east-west.json"
+    configuration = state / f"{_PART}.json"
     write_private(configuration, render_east_west(settings).encode())
     return configuration
 
 
 async def keep() -> None:
     """Keeps the listener until SIGTERM, then ends when it is drained."""
-    wishes = _wishes(MOUNTS)
+    wishes = EnvoyWishes.mounted(MOUNTS, _PART)
     admin = east_west_settings(wishes).admin
     await keep_envoy(admin, listener="east_west", drain_seconds=wishes.drain_seconds, clock=SystemClock())
-
-
-def _wishes(mounts: Path) -> EastWestWishes:
-    return EastWestWishes.model_validate_json((mounts / "east-west" / "east-west.json").read_bytes())
 
 
 if __name__ == "__main__":

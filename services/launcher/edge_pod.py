@@ -9,8 +9,7 @@ The keeper also copies the gateway's key set to where Envoy follows it.
 import shutil
 import sys
 from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict
+from typing import Final
 
 from services.launcher.edge import (
     DESCRIPTORS,
@@ -22,54 +21,49 @@ from services.launcher.edge import (
 )
 from services.launcher.edge_tokens import TokenCheck
 from services.launcher.envoy_pod import (
-    EVERYWHERE,
     MOUNTS,
     STATE,
+    EnvoyWishes,
     keep_envoy,
     mounted_mesh_tls,
+    own_addresses,
     run_pod,
     write_mesh_secrets,
 )
 from services.launcher.layout import write_private
-from services.launcher.ports import PREFERRED
-from services.launcher.services import SERVICES
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.grpc.channel import bare_channel
 from services.meshkit.grpc.tls import MeshTls, TlsFiles
 from services.meshkit.guard.key_set_mirror import KeySetMirror
 
+_PART: Final = "edge"
 
-class EdgeWishes(BaseModel):
-    """What the chart says of its edge, in `edge/edge.json`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class EdgeWishes(EnvoyWishes):
+    """What the chart says of its edge."""
 
-    #: `host:port` of the seven services.
-    services: dict[str, str]
     #: `host:port` at which inference serves the dialects of model providers.
     doors: str
     #: Whether services show certificates, and whether callers are shown one.
     mesh_tls: bool
     tls: bool
-    #: Longest time that calls have to end.
-    drain_seconds: float
     flood_factor: float
     edge_per_second: int
     address_per_second: int
-    max_connections: int
     cors_origins: tuple[str, ...]
 
 
 def edge_settings(wishes: EdgeWishes, *, mounts: Path = MOUNTS, state: Path = STATE) -> EdgeSettings:
     """Says what Envoy is to be like in a pod."""
+    listen, admin = own_addresses("edge")
     tls = mounts / "tls"
     serving = ServingCertificate(
         secret=state / "serving.yaml", certificate_chain=tls / "tls.crt", private_key=tls / "tls.key"
     )
     return EdgeSettings(
-        listen=Address(EVERYWHERE, PREFERRED["edge"]),
-        admin=Address("127.0.0.1", PREFERRED["edge_admin"]),
-        services={service: [Address.parse(wishes.services[service])] for service in SERVICES},
+        listen=listen,
+        admin=admin,
+        services=wishes.members(),
         doors=[Address.parse(wishes.doors)],
         token_check=state / "token_check" / "token_check.json",
         descriptors=state / "comitia.binpb",
@@ -88,21 +82,21 @@ def render(*, mounts: Path = MOUNTS, state: Path = STATE) -> Path:
 
     The first key set is that of the installation; the keeper brings it up to date.
     """
-    settings = edge_settings(_wishes(mounts), mounts=mounts, state=state)
+    settings = edge_settings(EdgeWishes.mounted(mounts, _PART), mounts=mounts, state=state)
     shutil.copyfile(DESCRIPTORS, settings.descriptors)
     TokenCheck(mounts / "keys" / "jwks.json", settings.token_check).write()
     if settings.mesh_tls is not None:
         write_mesh_secrets(settings.mesh_tls)
     if settings.tls is not None:
         write_private(settings.tls.secret, render_serving_secret(settings.tls).encode())
-    configuration = state / "edge.json"
+    configuration = state / f"{_PART}.json"
     write_private(configuration, render_edge(settings).encode())
     return configuration
 
 
 async def keep() -> None:
     """Keeps the edge until SIGTERM, then ends when it is drained."""
-    clock, wishes = SystemClock(), _wishes(MOUNTS)
+    clock, wishes = SystemClock(), EdgeWishes.mounted(MOUNTS, _PART)
     settings = edge_settings(wishes)
     jwks = STATE / "jwks.json"
     gateway = wishes.services["gateway"]
@@ -115,10 +109,6 @@ async def keep() -> None:
             heard=jwks.exists,
             beside=(KeySetMirror(channel, jwks, clock=clock)(), TokenCheck(jwks, settings.token_check).follow()),
         )
-
-
-def _wishes(mounts: Path) -> EdgeWishes:
-    return EdgeWishes.model_validate_json((mounts / "edge" / "edge.json").read_bytes())
 
 
 def _mesh_tls(settings: EdgeSettings, gateway: str, clock: Clock) -> MeshTls | None:

@@ -12,13 +12,16 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict
 
 from services.launcher.edge import Address, MeshTlsFiles, render_mesh_secrets
 from services.launcher.layout import write_private
+from services.launcher.ports import PREFERRED
+from services.launcher.services import SERVICES
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 
@@ -36,6 +39,32 @@ _NOTICE_SECONDS: Final = 5.0
 _ADMIN_SECONDS: Final = 2.0
 #: Failures in a row after which Envoy counts as gone.
 _FAILURES: Final = 5
+
+
+class EnvoyWishes(BaseModel):
+    """What the chart says of an Envoy, whichever of the two it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: `host:port` of the seven services.
+    services: dict[str, str]
+    #: Longest time that calls have to end.
+    drain_seconds: float
+    max_connections: int
+
+    @classmethod
+    def mounted(cls, mounts: Path, part: str) -> Self:
+        """Reads them from `<part>/<part>.json`."""
+        return cls.model_validate_json((mounts / part / f"{part}.json").read_bytes())
+
+    def members(self) -> dict[str, list[Address]]:
+        """Gives where each of the seven is called: by a name that resolves to all of its replicas."""
+        return {service: [Address.parse(self.services[service])] for service in SERVICES}
+
+
+def own_addresses(port: str) -> tuple[Address, Address]:
+    """Gives where an Envoy listens in a pod: for all who may reach it, and its admin page for the pod alone."""
+    return Address(EVERYWHERE, PREFERRED[port]), Address("127.0.0.1", PREFERRED[f"{port}_admin"])
 
 
 def mounted_mesh_tls(mounts: Path, state: Path) -> MeshTlsFiles:

@@ -6,6 +6,7 @@ by its public doors.
 
 import asyncio
 import gzip
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -25,7 +27,9 @@ from comitia_sdk.errors import NotFound
 from services.launcher import background, status
 from services.launcher.admin import admin_url
 from services.launcher.backups.archive_segment import segment_path
-from services.launcher.layout import DataDir
+from services.launcher.layout import DataDir, read_state
+from services.launcher.ports import metrics_port_name
+from services.meshkit.telemetry.names import WAL_ARCHIVE_LATE_SECONDS
 from tests.e2e.conftest import until
 from tests.support.mesh import RunningMesh, running_mesh
 from tests.support.mesh_databases import service_url
@@ -130,6 +134,14 @@ async def an_archive_that_fails_is_told(mesh: RunningMesh, archive: Path) -> Non
         assert await until(failing, seconds=60)
         said = await asyncio.to_thread(mesh.comitia, "check", check=1)
         assert f"the log is not archived since segment {segment}" in said.stdout
+        page = f"http://127.0.0.1:{read_state(DataDir(mesh.data_dir))['ports'][metrics_port_name('gateway')]}/metrics"
+
+        async def shown() -> bool:
+            async with aiohttp.ClientSession() as http, http.get(page) as answer:
+                [line] = re.findall(rf"^{WAL_ARCHIVE_LATE_SECONDS} (.*)$", await answer.text(), re.MULTILINE)
+            return float(line) > 0
+
+        assert await until(shown, seconds=60)
         wrong.unlink()
     finally:
         await connection.close()

@@ -11,6 +11,7 @@ import promql_parser
 import pytest
 import yaml
 
+from tests.support.envoy_series import ENVOY_SERIES
 from tests.support.metrics_page import series
 
 CHECKOUT = Path(__file__).parents[2]
@@ -35,7 +36,8 @@ def panels(path: Path) -> list[dict[str, Any]]:
 @cache
 def known() -> Mapping[str, frozenset[str]]:
     recorded = {rule["record"]: frozenset[str]() for rule in rules() if "record" in rule}
-    return {**{name: labels | ADDED for name, labels in series().items()}, **OF_PROCESSES, **recorded}
+    shown = {**series(), **ENVOY_SERIES}
+    return {**{name: labels | ADDED for name, labels in shown.items()}, **OF_PROCESSES, **recorded}
 
 
 def problems(query: str, known: Mapping[str, frozenset[str]]) -> Iterator[str]:
@@ -46,10 +48,10 @@ def problems(query: str, known: Mapping[str, frozenset[str]]) -> Iterator[str]:
         yield f"{query}: {error}"
         return
     labels = set[str]()
-    for name in re.findall(r"\b(?:comitia|process|go|python)[\w:]*", re.sub(r'"[^"]*"', "", read.prettify())):
+    for name in re.findall(r"\b(?:comitia|envoy|process|go|python)[\w:]*", re.sub(r'"[^"]*"', "", read.prettify())):
         if name in known:
             labels |= known[name]
-        else:
+        elif not any(name in those for those in known.values()):
             yield f"{query}: no metric {name}"
     plain = read.prettify()
     spoken = re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", plain)

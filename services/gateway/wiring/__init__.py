@@ -17,6 +17,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.server import Server
 from services.meshkit.sql.request_ids import ForgetRequests
+from services.meshkit.sql.wal_archive import WalArchive
 
 
 @asynccontextmanager
@@ -50,6 +51,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             background=(
                 on.news,
                 ForgetRequests(on.maintenance, clock=clock),
+                WalArchive(on.maintenance, clock=clock),
                 *on.guard.background,
                 *identity.background,
                 *customers.background,

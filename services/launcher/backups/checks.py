@@ -26,15 +26,13 @@ from services.launcher.layout import DataDir, find_data_dir, holder
 from services.launcher.mesh_databases import MeshDatabases
 from services.launcher.options import Report, reported
 from services.meshkit.core.checked import Checked
+from services.meshkit.sql.wal_archive import read_archive
 
 #: Services that look through their own record, and what that is called.
 CHECKING: Final[Mapping[str, str]] = {"gateway": "audit trail", "cost": "money", "orchestrator": "journals"}
 #: Runs that are replayed unless somebody says otherwise.
 MOST_RUNS: Final = 200
 _CONNECT_SECONDS: Final = 5.0
-_ARCHIVER: Final = """
-    SELECT current_setting('archive_mode') AS mode, archived_count AS count, last_failed_wal AS segment,
-           last_failed_time > coalesce(last_archived_time, '-infinity') AS failing FROM pg_stat_archiver"""
 _CHECK_SECONDS: Final = 24 * 3600.0
 #: What `kek_status` calls whatever no file wraps.
 _A_KEY_SERVICE: Final = "a key service"
@@ -124,11 +122,11 @@ async def _databases(ours: MeshDatabases) -> Sequence[Checked]:
 async def _archive(address: str) -> Sequence[Checked]:
     """Says whether the log reaches its archive, where there is one."""
     async with connected(address) as connection:
-        row = await connection.fetchrow(_ARCHIVER)
-    if row["mode"] == "off":
+        state = await read_archive(connection)
+    if not state.kept:
         return ()
-    fault = f"the log is not archived since segment {row['segment']}; `comitia logs postgres` says why"
-    return (Checked(what=f"{row['count']} segments of the log archived", faults=(fault,) if row["failing"] else ()),)
+    fault = f"the log is not archived since segment {state.failed}; `comitia logs postgres` says why"
+    return (Checked(what=f"{state.segments} segments of the log archived", faults=(fault,) if state.failing else ()),)
 
 
 async def _migrations(ours: MeshDatabases) -> Checked:

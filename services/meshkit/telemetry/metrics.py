@@ -142,6 +142,7 @@ AUDIT_FEED_AWAY = Gauge(names.AUDIT_FEED_AWAY, "1 while a service's audit entrie
 AUDIT_HEADS = Counter(names.AUDIT_HEADS_TOTAL, "Heads of audit trails that were signed.")
 AUDIT_CONTRADICTIONS = Gauge(names.AUDIT_CONTRADICTIONS, "Tenants whose audit trail contradicts what was signed.")
 DATA_KEYS_REWRAPPED = Counter(names.DATA_KEYS_REWRAPPED_TOTAL, "Data keys that were wrapped anew.", ["service"])
+WAL_ARCHIVE_LATE = Gauge(names.WAL_ARCHIVE_LATE_SECONDS, "Seconds for which the log has not reached its archive.")
 SPANS = Counter(names.SPANS_TOTAL, "Spans by what became of them.", ["fate"])
 DATA_KEYS_WAITING = Gauge(names.DATA_KEYS_WAITING, "Data keys that an old key-encryption key wraps.", ["service"])
 

@@ -163,6 +163,9 @@ SEATS_REFUSED_TOTAL: Final = "comitia_seats_refused_total"
 #: Unix time at which the certificate that a service shows its neighbours expires. Labels: service.
 TLS_CERTIFICATE_EXPIRES_SECONDS: Final = "comitia_tls_certificate_expires_seconds"
 
+#: Seconds for which the archive of Postgres' log has taken nothing while a segment waits: what a machine that is lost
+#: now costs. 0 while none waits, and where there is no archive. Of the gateway, about the server of its database.
+WAL_ARCHIVE_LATE_SECONDS: Final = "comitia_wal_archive_late_seconds"
 #: Spans by what became of them: exported, dropped because too many waited for the collector, or lost because it did not
 #: take them. Labels: fate.
 SPANS_TOTAL: Final = "comitia_spans_total"

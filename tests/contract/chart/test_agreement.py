@@ -16,7 +16,7 @@ from comitia.guard_table import GUARDS
 from services.launcher import east_west_pod, edge_pod
 from services.launcher.cluster_keys import PrintedSecrets, make_missing
 from services.launcher.environment import MeshFacts, service_environment
-from services.launcher.envoy_pod import KEEPER_PORT, METRICS_PORT
+from services.launcher.envoy_pod import KEEPER_PORT, METRICS_PORT, EnvoyWishes
 from services.launcher.layout import DataDir, prepare
 from services.launcher.mesh_databases import ROLES, MeshDatabases, prefix_from
 from services.launcher.ports import DOORS, PREFERRED, metrics_port_name
@@ -361,7 +361,7 @@ def test_envoy_takes_the_listener_that_is_rendered_for_the_cluster(
     for name, content in (("tls.crt", certificate), ("tls.key", key), ("ca.crt", authority.pem)):
         (mounts / "mesh-tls" / name).write_bytes(content)
     refuses_nothing(east_west_pod.render(mounts=mounts, state=state))
-    settings = east_west_pod.east_west_settings(east_west_pod.EastWestWishes.model_validate_json(wishes))
+    settings = east_west_pod.east_west_settings(EnvoyWishes.model_validate_json(wishes))
     assert {name: f"{one.host}:{one.port}" for name, [one] in settings.services.items()} == {
         service: f"comitia-{service}:{PREFERRED[service]}" for service in SERVICES
     }

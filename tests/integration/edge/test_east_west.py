@@ -25,6 +25,7 @@ from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.authority import Authority
 from tests.support.east_west import RESERVE, Room, running_room, until
 from tests.support.edge import asked
+from tests.support.envoy_series import ENVOY_SERIES, matches, selectors, shown
 from tests.support.everything import refusal
 from tests.support.public_rpcs import INTERNAL, PUBLIC
 
@@ -52,6 +53,17 @@ async def test_the_callee_knows_who_calls(room: Room) -> None:
     async with room.through("inference", certificate_of="tools") as opened:
         assert await room.reason(opened) == "PEER_NOT_ALLOWED"
         assert await room.reason(opened, rpc=LIST_AGENTS) == "PEER_NOT_ALLOWED"
+
+
+async def test_a_real_envoy_shows_what_its_board_asks_for(room: Room) -> None:
+    async with room.through("inference", idempotent=(RESERVE.path,)) as opened:
+        assert await room.reason(opened) == ""
+    async with aiohttp.request("GET", f"http://{room.admin}/stats/prometheus") as answer:
+        found = shown(await answer.text())
+    assert [one for one in selectors() if not any(matches(one, series) for series in found)] == []
+    labels = {name: frozenset(one) for name, one in found}
+    assert {name: labels.get(name) for name in ENVOY_SERIES} == ENVOY_SERIES
+    assert await room.figure("upstream_rq_total", cluster="cost-repeatable") == 1
 
 
 async def test_every_internal_rpc_is_open_to_its_peers_alone(room: Room) -> None:
