@@ -73,6 +73,9 @@ class WalArchive:
                 await self.look()
             except MeshError as error:
                 log.warning("the archive of the log is not looked at right now", error=error.message)
+            except Exception as error:
+                # A server that is run by others may forbid the question, which is no reason to end the gateway.
+                log.exception("the archive of the log cannot be looked at", cause=str(error))
             await self._clock.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
