@@ -6,9 +6,8 @@ from typing import Final
 
 import pytest
 
-from comitia_sdk.sync import Client
-from tests.e2e.test_budgets import THINK, status, think
-from tests.e2e.test_command_line import AGENT, Shell
+from tests.e2e.shell import THINK, Shell, thinking
+from tests.e2e.test_budgets import status, think
 from tests.support.mesh import RunningMesh, running_mesh, running_provider
 from tests.support.mesh_databases import service_url
 from tests.support.providers.fake import KEY
@@ -48,13 +47,7 @@ def shell(dear_and_cheap: RunningMesh, tmp_path_factory: pytest.TempPathFactory)
     file = folder / "prices.csv"
     file.write_text(PRICES)
     dear_and_cheap.comitia("prices", "import", str(file), "--apply")
-    with Client(dear_and_cheap.url, api_key=dear_and_cheap.admin_key) as operator:
-        shell = Shell(dear_and_cheap, operator.tenants.create("thrifty").admin_api_key)
-    for noun, text in (("agent", AGENT.format(name="Ada")), ("workflow", THINK)):
-        file = folder / f"{noun}.yaml"
-        file.write_text(text)
-        shell.run(noun, "create", str(file))
-    return shell
+    return thinking(dear_and_cheap, "thrifty", folder)
 
 
 def test_runs_go_on_with_the_cheaper_model_from_the_warning_on(shell: Shell) -> None:

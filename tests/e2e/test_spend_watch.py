@@ -14,8 +14,8 @@ from comitia_sdk.sync import Client
 from services.cost.domain.hourly_spend import HOUR, hour_of
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
-from tests.e2e.test_budgets import THINK, status, think
-from tests.e2e.test_command_line import AGENT, Shell
+from tests.e2e.shell import AGENT, THINK, Shell
+from tests.e2e.test_budgets import status, think
 from tests.e2e.test_degrading import PRICES, models
 from tests.support.mesh import RunningMesh, running_mesh, running_provider
 from tests.support.mesh_bus import last_told
