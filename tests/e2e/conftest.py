@@ -16,6 +16,7 @@ import pytest
 from comitia.orchestrator.v1 import agent_pb2, session_pb2
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.sync import Client
+from tests.e2e.shell import Shell, thinking
 from tests.support.mesh import ProviderProcess, RunningMesh, running_mesh
 
 Found = TypeVar("Found")
@@ -62,6 +63,29 @@ def mesh() -> Iterator[RunningMesh]:
     }
     with running_mesh(environment=settings) as running:
         yield running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """Two runs, the first of which was told what to expect of it, and a session, all at their end."""
+
+    shell: Shell
+    warned: str
+    silent: str
+    session: str
+
+
+@pytest.fixture(scope="package")
+def begun(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    """Begins long before it is looked at, since runs are learnt from a minute after they began."""
+    shell = thinking(mesh, "learner", tmp_path_factory.mktemp("begun"))
+    warned = shell.json("run", "start", "think", "--preflight", "warn")["run_id"]
+    shell.run("run", "watch", warned)
+    silent = shell.json("run", "start", "think")["run_id"]
+    shell.run("run", "watch", silent)
+    session = shell.json("session", "start", "Why rivers?", "-a", "Ada", "--rounds", "1", "--preflight", "warn")
+    shell.run("session", "watch", session["session_id"])
+    return Begun(shell=shell, warned=warned, silent=silent, session=session["session_id"])
 
 
 @pytest.fixture(scope="package")

@@ -1,60 +1,22 @@
 """Budgets of projects and agents as people set them on the command line, and what they do to runs."""
 
-import asyncio
 import csv
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comitia_sdk.aio import AsyncClient
-from comitia_sdk.sync import Client
-from tests.e2e.conftest import until
-from tests.e2e.test_command_line import AGENT, Shell
+from tests.e2e.shell import Shell, thinking
 from tests.support.mesh import RunningMesh
 
-THINK = """
-name: think
-version: 1.0.0
-nodes:
-  - {id: answer, agent: {agent: Ada, prompt: Why rivers?}}
-"""
+# They are learnt from a minute later, when `test_estimates.py` looks at them.
+pytestmark = pytest.mark.usefixtures("begun")
 
 
 @pytest.fixture(scope="module")
 def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """Gives the command line of a tenant of its own, with a workflow of one answer."""
-    with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        shell = Shell(mesh, operator.tenants.create("budgeter").admin_api_key)
-    folder = tmp_path_factory.mktemp("budgets")
-    for noun, text in (("agent", AGENT.format(name="Ada")), ("workflow", THINK)):
-        file = folder / f"{noun}.yaml"
-        file.write_text(text)
-        shell.run(noun, "create", str(file))
-    return shell
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """Two runs, the first of which was told what to expect of it, and a session, all at their end."""
-
-    warned: str
-    silent: str
-    session: str
-
-
-@pytest.fixture(scope="module", autouse=True)
-def begun(shell: Shell) -> Begun:
-    """Begins before all else here, since runs are learnt from a minute after they began."""
-    warned = shell.json("run", "start", "think", "--preflight", "warn")["run_id"]
-    shell.run("run", "watch", warned)
-    silent = shell.json("run", "start", "think")["run_id"]
-    shell.run("run", "watch", silent)
-    session = shell.json("session", "start", "Why rivers?", "-a", "Ada", "--rounds", "1", "--preflight", "warn")
-    shell.run("session", "watch", session["session_id"])
-    return Begun(warned=warned, silent=silent, session=session["session_id"])
+    return thinking(mesh, "budgeter", tmp_path_factory.mktemp("budgets"))
 
 
 def think(shell: Shell, project: str, *more: str, code: int = 0) -> str:
@@ -197,40 +159,3 @@ def test_where_spend_is_heading_is_shown_and_a_spike_may_degrade_a_budget(shell:
     assert shell.json("budget", "on-spike", "project:heading", "--minutes", "30")["degrade_seconds"] == 1800
     assert "30" in shell.run("budget", "on-spike")
     assert shell.json("budget", "on-spike", "project:heading", "--minutes", "0").get("degrade_seconds", 0) == 0
-
-
-@pytest.mark.timeout(420)
-def test_what_runs_took_is_drawn_beside_what_was_expected(shell: Shell, begun: Begun) -> None:
-    shown = shell.run("run", "show", begun.warned)
-    assert "estimated" in shown
-    assert shown.count("; took ") == 3
-
-    async def learn() -> None:
-        async with AsyncClient(shell.mesh.url, api_key=shell.key) as client:
-
-            async def learnt() -> bool:
-                runs = {run.run_id async for run in client.estimates.list(page_size=500)}
-                return runs >= {begun.silent, begun.session}
-
-            await until(learnt, seconds=240)
-
-    for noun in ("session", "run"):
-        assert shell.run(noun, "show", begun.session).count("; took ") == 3
-
-    asyncio.run(learn())
-    assert "made after its end" in shell.run("run", "show", begun.silent)
-    runs = shell.json("estimate", "think", "--history")
-    assert {run["reference"] for run in runs} == {"think@1.0.0"}
-    assert all(int(run["cost_nano_usd"]) > 0 for run in runs)
-    # The latest rests on the one before it at least, so its interval was held against what came.
-    assert int(runs[0]["estimate"]["calibrated_on"]) > 0
-    drawn = shell.run("estimate", "think", "--history").splitlines()
-    assert drawn[0].split() == ["ended", "estimated", "actual", "run"]
-    rows = [line for line in drawn if "run_" in line]
-    # Runs of other tests may have been learnt from between the two.
-    ended = [run["run_id"] for run in reversed(runs)]
-    assert [found for line in rows if (found := line.split("  ")[-1].split()[0]) in ended] == ended
-    assert all("─" in line and ("●" in line or "○" in line) for line in rows)
-    assert "held the cost" in drawn[-1]
-    sessions = [run for run in shell.json("estimate", "--history") if run["reference"] == "debate"]
-    assert [run["run_id"] for run in sessions] == [begun.session]

@@ -3,38 +3,14 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from comitia_sdk.sync import Client
+from tests.e2e.shell import AGENT, Shell
 from tests.support.mesh import RunningMesh
 
-AGENT = """
-name: {name}
-version: 1.0.0
-instructions: Speak of rivers.
-memory: {{recent_turns: 3}}
-"""
 RULES = "rules: [{name: no_swords, type: keyword, keywords: [sword], action: warn}]"
-
-
-class Shell:
-    """The command line with a key of its own."""
-
-    def __init__(self, mesh: RunningMesh, key: str) -> None:
-        self.mesh = mesh
-        self.key = key
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        """Gives what a command printed."""
-        done = self.mesh.comitia(*arguments, check=code, COMITIA_URL=self.mesh.url, COMITIA_API_KEY=self.key)
-        assert not done.stderr or code, done.stderr
-        return done.stdout if code == 0 else done.stderr
-
-    def json(self, *arguments: str) -> Any:
-        """Gives the JSON that a command printed."""
-        return json.loads(self.run(*arguments, "-o", "json"))
 
 
 @pytest.fixture(scope="module")

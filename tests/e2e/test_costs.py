@@ -11,8 +11,8 @@ import pytest
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.sync import Client
 from tests.e2e.conftest import MakeTenant, Tenant
-from tests.e2e.test_budgets import THINK, think
-from tests.e2e.test_command_line import AGENT, Shell
+from tests.e2e.shell import AGENT, THINK, Shell
+from tests.e2e.test_budgets import think
 from tests.support.mesh import RunningMesh
 
 Found = TypeVar("Found")

@@ -12,7 +12,7 @@ from comitia.orchestrator.v1 import run_pb2, session_pb2
 from comitia_sdk.errors import InvalidRequest, NotFound
 from comitia_sdk.record.run_file import RunFileReader
 from comitia_sdk.sync import Client
-from tests.e2e.test_command_line import AGENT, Shell
+from tests.e2e.shell import AGENT, Shell
 from tests.support.mesh import CHECKOUT, RunningMesh
 
 #: Runs the command line in a process that has no network at all.

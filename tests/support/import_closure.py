@@ -5,7 +5,7 @@ of the night. Left out is what only type checkers see, and what may be missing (
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -82,15 +82,26 @@ def normal(name: str) -> str:
 
 
 @cache
+def installed_files() -> Mapping[str, Sequence[tuple[str, str]]]:
+    """Files of each package here: as it names them, and where they lie. Read once, for there are 50,000."""
+    # `one.name` reads the whole metadata each time that it is asked.
+    return {
+        normal(one.name): [(str(file), str(one.locate_file(file))) for file in one.files or ()]
+        for one in distributions()
+    }
+
+
+@cache
 def installed_modules() -> Mapping[str, frozenset[str]]:
     """Packages that bring a module, for all that is installed here; a name in a module counts as the module."""
     found: dict[str, set[str]] = {}
-    for one in distributions():
-        for file in one.files or ():
-            if file.suffix in (".py", ".so") and not file.is_absolute():
-                parts = [*file.parent.parts, file.name.partition(".")[0]]
-                name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-                found.setdefault(name, set()).add(normal(one.name))
+    for package, files in installed_files().items():
+        for file, _ in files:
+            if file.endswith((".py", ".so")) and not file.startswith("/"):
+                *folders, last = file.split("/")
+                stem = last.partition(".")[0]
+                name = ".".join(folders if stem == "__init__" else [*folders, stem])
+                found.setdefault(name, set()).add(package)
     return {name: frozenset(owners) for name, owners in found.items()}
 
 
@@ -107,6 +118,6 @@ def owners_of(module: str) -> frozenset[str]:
 def files_of(packages: set[str]) -> tuple[list[str], list[str]]:
     """Files that these packages have installed here, and those of all others."""
     found: tuple[list[str], list[str]] = [], []
-    for one in distributions():
-        found[normal(one.name) not in packages].extend(str(file.locate()) for file in one.files or ())
+    for package, files in installed_files().items():
+        found[package not in packages].extend(place for _, place in files)
     return found

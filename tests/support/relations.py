@@ -1,5 +1,6 @@
 """Relations for tests: tuples in memory, an answer worked out the long way, and models at random."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -57,6 +58,9 @@ def naive_check(model: Model, tuples: Iterable[RelationTuple], user: Object, goa
         for one in tuples
         if (direct := model.direct(one.object.type, one.relation)) is not None and one.user.kind in direct.kinds
     ]
+    users: defaultdict[tuple[Object, str], list[User]] = defaultdict(list)
+    for one in valid:
+        users[one.object, one.relation].append(one.user)
     objects = {one.object for one in valid} | {one.user.object for one in valid} | {goal.object}
     values: dict[Node, bool | None] = {
         Node(thing, name): None for thing in objects for name in model.types.get(thing.type, {})
@@ -68,13 +72,13 @@ def naive_check(model: Model, tuples: Iterable[RelationTuple], user: Object, goa
     def work_out(thing: Object, relation: str, expression: Expression) -> bool | None:
         match expression:
             case Direct():
-                named = [one.user for one in valid if (one.object, one.relation) == (thing, relation)]
+                named = users.get((thing, relation), [])
                 hit = any(not one.relation and one.type == user.type and one.id in (user.id, "*") for one in named)
                 return any_of([hit, *(values[Node(one.object, one.relation)] for one in named if one.relation)])
             case Computed(name):
                 return values[Node(thing, name)]
             case FromParent(name, parent):
-                parents = [one.user.object for one in valid if (one.object, one.relation) == (thing, parent)]
+                parents = [one.object for one in users.get((thing, parent), [])]
                 return any_of([values[Node(one, name)] for one in parents if name in model.types[one.type]])
             case Union(parts):
                 return any_of([work_out(thing, relation, part) for part in parts])

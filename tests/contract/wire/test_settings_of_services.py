@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -189,11 +190,10 @@ def test_a_directory_of_secrets_that_is_not_there_is_named(monkeypatch: pytest.M
 
 
 def test_all_seven_end_with_one_line(tmp_path: Path) -> None:
-    for service in SERVICES:
+    def started(service: str) -> subprocess.CompletedProcess[str]:
         environment = good(service, tmp_path)
-        missing = f"COMITIA_{service.upper()}_DATABASE_URL"
-        del environment[missing]
-        ended = subprocess.run(
+        del environment[f"COMITIA_{service.upper()}_DATABASE_URL"]
+        return subprocess.run(
             [sys.executable, "-m", f"services.{service}"],
             env=environment,
             capture_output=True,
@@ -201,8 +201,12 @@ def test_all_seven_end_with_one_line(tmp_path: Path) -> None:
             check=False,
             timeout=60,
         )
-        assert (ended.returncode, ended.stdout) == (2, "")
-        assert ended.stderr == f"{service} cannot start: {missing}: field required\n"
+
+    with ThreadPoolExecutor(len(SERVICES)) as all_at_once:
+        for service, ended in zip(SERVICES, all_at_once.map(started, SERVICES), strict=True):
+            assert (ended.returncode, ended.stdout) == (2, "")
+            missing = f"COMITIA_{service.upper()}_DATABASE_URL"
+            assert ended.stderr == f"{service} cannot start: {missing}: field required\n"
 
 
 def test_a_file_that_holds_something_else_is_named_with_its_variable(tmp_path: Path) -> None:
