@@ -470,6 +470,8 @@ class HeldCalls:
         self.waits.set()
         #: Calls that somebody was asked, those that were cut then, and those that failed when nobody waited for them.
         self.begun = self.cut = self.given_up = 0
+        #: Of each, whether others may have made it before.
+        self.again: list[bool] = []
         #: Text that each shows at its end, and whether it fails.
         self.says, self.failing = "", False
 
@@ -481,6 +483,7 @@ class HeldCalls:
         try:
             with outcome.asking():
                 self.begun += 1
+                self.again.append(outcome.again)
                 await self.open.wait()
                 if self.says:
                     await outcome.delta(intended.path, self.says)

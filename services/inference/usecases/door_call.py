@@ -223,8 +223,10 @@ class DoorHolds:
                     if not await self._settle_some():
                         await self._clock.sleep(_PAUSE_SECONDS)
         finally:
-            await asyncio.gather(self._end_freeing(), self._settle_the_rest())
-            self._over = True
+            try:
+                await asyncio.gather(self._end_freeing(), self._settle_the_rest())
+            finally:
+                self._over = True
 
     @property
     def _takes(self) -> bool:
@@ -252,7 +254,7 @@ class DoorHolds:
                         continue
                     if self._clock.monotonic() >= end:
                         return
-                    await self._clock.sleep(_PAUSE_SECONDS)
+                    await self._clock.sleep(_PAUSE_SECONDS if self._waiting else _GATHER_SECONDS)
 
     async def _settle_some(self) -> bool:
         """Settles those that wait longest; False when cost does not take them now."""
@@ -271,7 +273,7 @@ class DoorHolds:
             await owed.pay()
         except MeshError as error:
             owed.tries += 1
-            if error.kind in _MAY_PASS and owed.tries < _TRIES:
+            if error.kind in _MAY_PASS and owed.tries < _TRIES and not self._over:
                 self._put(owed)
                 return False
             log.warning("a door's hold is left to expire", hold_id=owed.hold_id, error=error.message)
@@ -306,9 +308,12 @@ class DoorHolds:
         except Exception:
             log.exception("a hold that was begun ahead is not there")
         else:
-            await self._settled(
-                _Owed(hold.id, partial(self._holds.release, principal, hold.id, dispatched_unbilled=True))
-            )
+            owed = _Owed(hold.id, partial(self._holds.release, principal, hold.id, dispatched_unbilled=True))
+            try:
+                await self._settled(owed)
+            except asyncio.CancelledError:
+                self._put(owed)
+                raise
 
 
 @dataclass(slots=True)

@@ -28,6 +28,8 @@ class Drain:
         #: Set when nobody has to be told first, or any longer, since everybody stops.
         self.at_once = asyncio.Event()
         self.begun = False
+        #: True where something broke: nobody waits for what could be ended in order.
+        self.broken = False
         self._listeners: set[Callable[[], None]] = set()
 
     def begin(self) -> None:

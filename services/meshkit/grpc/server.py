@@ -163,6 +163,7 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
                         await _let_callers_notice(server, drain)
                 finally:
                     # Background work that fails meanwhile ends the notice, and nothing of the drain.
+                    drain.broken = own is not None
                     drain.begin()
                     stopping = asyncio.ensure_future(grpc_server.stop(server.drain_seconds))
                     await beside.aclose()

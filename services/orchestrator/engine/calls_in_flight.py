@@ -27,8 +27,6 @@ from services.orchestrator.engine.sub_runs import SubRuns
 
 log = logger(__name__)
 
-#: How long a call goes on whose run is driven elsewhere. By then whoever has the run has joined it.
-_LEFT_SECONDS: Final = 60.0
 _BROKEN: Final = "the call could not be made, which is a fault of the mesh; report it with the id of the run"
 
 #: Has the lane look at a run again.
@@ -39,8 +37,8 @@ class CallsInFlight:
     """One task for each call but those that workers make. What a call answers goes into the inbox of its run.
 
     A run that another replica is to drive leaves the calls behind that others have been asked: that one makes them by
-    the same ids, and models and memory give it the answer that is being made. Were they cut, a model that answers just
-    then would be paid for, and asked again.
+    the same ids, and is given the answer of a model that is being made. Were they cut, a model that answers just then
+    would be paid for, and asked again.
     """
 
     def __init__(
@@ -70,12 +68,8 @@ class CallsInFlight:
         """
         self._group, self._context = group, context
 
-    def make(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry], *, again: bool = False) -> None:
-        """Makes the calls that recorded facts of a run ask for.
-
-        Args:
-            again: others may have made them before.
-        """
+    def make(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
+        """Makes the calls that recorded facts of a run ask for."""
         if self._group is None:
             return  # stopping: whoever owns the shard next makes them
         run_id = run.run.run_id
@@ -88,16 +82,21 @@ class CallsInFlight:
                 self._offer(run, key, intended)
                 continue
             task = self._group.create_task(
-                self._call(run, key, intended, again=again), name=f"call {run_id} {key}", context=self._context.copy()
+                self._call(run, key, intended), name=f"call {run_id} {key}", context=self._context.copy()
             )
             self._tasks[run_id][key] = task
             task.add_done_callback(partial(self._ended, run_id, key))
 
-    def revoke(self, run_id: str, keys: Collection[CallKey] | None = None) -> list[asyncio.Task[None]]:
+    def revoke(self, run: OwnedRun, keys: Collection[CallKey] | None = None) -> list[asyncio.Task[None]]:
         """Cancels calls of a run, all of them without `keys`; gives their tasks, which end soon."""
-        self._steps.withdraw(run_id, keys)
-        made = self._tasks.get(run_id, {})
+        self._steps.withdraw(run.run_id, keys)
+        made = self._tasks.get(run.run_id, {})
         tasks = [made[key] for key in (list(made) if keys is None else keys) if key in made]
+        # What it left here before it came back.
+        left = self._left.get(run.tenant, {})
+        tasks += [
+            task for (run_id, key), task in left.items() if run_id == run.run_id and (keys is None or key in keys)
+        ]
         for task in tasks:
             task.cancel()
         return tasks
@@ -110,21 +109,19 @@ class CallsInFlight:
         return tasks
 
     def leave(self, run: OwnedRun) -> None:
-        """Ends the calls of a run but for those that others have been asked: they go on for a while.
+        """Ends the calls of a run but for those that others have been asked: these go on until they are answered.
 
         Nobody hears of their outcomes, and none is tried again.
         """
         self._steps.withdraw(run.run_id)
         for key, task in self._tasks.pop(run.run_id, {}).items():
-            if task not in self._asked:
+            left, place = self._left.get(run.tenant, {}), (run.run_id, key)
+            # Of those that a run has left when it came and went, the first is the one that is being answered.
+            if task in self._asked and place not in left:
+                self._left[run.tenant][place] = task
+                task.add_done_callback(partial(self._left_ended, run.tenant, place))
+            else:
                 task.cancel()
-                continue
-            left, place = self._left[run.tenant], (run.run_id, key)
-            earlier, left[place] = left.get(place), task
-            if earlier is not None:
-                earlier.cancel()  # The later one has joined it.
-            patience = asyncio.get_running_loop().call_later(_LEFT_SECONDS, task.cancel)
-            task.add_done_callback(partial(self._left_ended, run.tenant, place, patience))
 
     def hold_back(self, run: LiveRun) -> None:
         """Takes back what a paused run need not wait for now: steps that no worker has begun, and runs of their own,
@@ -179,31 +176,22 @@ class CallsInFlight:
             if not made:
                 del self._tasks[run_id]
 
-    def _left_ended(
-        self,
-        tenant: TenantId,
-        place: tuple[str, CallKey],
-        patience: asyncio.TimerHandle,
-        task: asyncio.Task[None],
-    ) -> None:
-        patience.cancel()
-        left = self._left[tenant]
-        if left.get(place) is task:
-            del left[place]
-        if not left:
+    def _left_ended(self, tenant: TenantId, place: tuple[str, CallKey], _: asyncio.Task[None]) -> None:
+        del self._left[tenant][place]
+        if not self._left[tenant]:
             del self._left[tenant]
 
     def _count_left(self) -> int:
         return sum(map(len, self._left.values()))
 
-    async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry, *, again: bool) -> None:
+    async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
         """Makes one call and puts its outcome into the run's inbox."""
         path, index = key
         kind = intended.call_intended.kind
         entry = journal_pb2.JournalEntry(path=path)
         await failpoint("orchestrator.before_call")
         try:
-            reporter = _Reporter(run, self, run.speaker(path), again=again)
+            reporter = _Reporter(run, self, run.speaker(path), again=run.made_before(key))
             if kind == journal_pb2.CALL_KIND_RUN:
                 entry = await self._sub_runs.make(run.run, run.started, intended, reporter)
             else:

@@ -127,7 +127,7 @@ class Engine:
         """Ends the work on all runs of a tenant that is being erased. Their rows go next, so nothing can be written."""
         tasks: list[asyncio.Task[None]] = []
         for run in [run for run in self._lane.runs.values() if run.run.tenant == tenant]:
-            tasks += self._lane.calls.revoke(run.run.run_id)
+            tasks += self._lane.calls.revoke(run.run)
             self._lane.remove(run, again=False)
         tasks += self._lane.calls.revoke_left(tenant)
         if tasks:
@@ -179,7 +179,7 @@ class Engine:
             self._parts.times.recorded(first)
             live.recorded(first)
             self._room.take(run)
-            self._lane.add(live, begun_here=True)
+            self._lane.add(live)
         else:
             await self._parts.live.wake_owner(run.run_id)
         if first.view is None:
@@ -316,7 +316,7 @@ class Engine:
     async def _read(self, run: OwnedRun) -> None:
         live = await self._recovery.read(run)
         if live is not None:
-            self._lane.add(live, begun_here=False)
+            self._lane.add(live)
 
     def _failed(self, run: LiveRun, error: Exception) -> None:  # a callback
         self._faults.note(run.run.run_id, run.recorded_sequence, error)

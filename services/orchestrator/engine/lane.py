@@ -154,7 +154,7 @@ class Lane:
             self.remove(run, again=False)
         self._parts.times.forget(shard)
 
-    def add(self, run: LiveRun, *, begun_here: bool) -> None:
+    def add(self, run: LiveRun) -> None:
         """Drives a run whose facts are all recorded, if it holds the run's shard."""
         if run.run.shard not in self._leases:
             self._left(run, False)
@@ -162,7 +162,7 @@ class Lane:
         if run.run.run_id in self._runs:
             return  # whoever looked through its shard found it while it was being started
         self._runs[run.run.run_id] = run
-        self._go_on(run, None, again=not begun_here)
+        self._go_on(run, None)
         self._touch(run)
 
     def remove(self, run: LiveRun, *, again: bool) -> None:
@@ -173,7 +173,7 @@ class Lane:
         del self._runs[run.run.run_id]
         self._touched.pop(run.run.run_id, None)
         if run.ended:
-            self.calls.revoke(run.run.run_id)
+            self.calls.revoke(run.run)
         else:
             self.calls.leave(run.run)
         self.unready.drop(run.run.run_id)
@@ -285,22 +285,21 @@ class Lane:
             self.remove(run, again=True)
             return None
 
-    def _go_on(self, run: LiveRun, asked: Iterable[journal_pb2.JournalEntry] | None, *, again: bool = False) -> None:
+    def _go_on(self, run: LiveRun, asked: Iterable[journal_pb2.JournalEntry] | None) -> None:
         """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory.
 
         Args:
             asked: those facts; None for all whose calls wait for their outcome.
-            again: others may have made these calls before.
         """
         given_up = run.given_up()
         if given_up:
-            self.calls.revoke(run.run.run_id, given_up)
+            self.calls.revoke(run.run, given_up)
         if run.paused:
             self.calls.hold_back(run)
         if run.resting and not self.alarms.soon(run):
             self.remove(run, again=False)
             return
-        self.calls.make(run, run.outstanding if asked is None else asked, again=again)
+        self.calls.make(run, run.outstanding if asked is None else asked)
         self.alarms.set(run)
 
     async def _tell_watchers(self, run: LiveRun, write: RunWrite) -> None:

@@ -50,7 +50,7 @@ class LiveRun:
 
     # There may be very many, and each of their steps looks at most of this.
     __slots__ = (
-        *("_asked", "_calls", "_handed_down", "_held", "_inbox", "_later", "_noted"),
+        *("_asked", "_calls", "_found", "_handed_down", "_held", "_inbox", "_later", "_noted"),
         *("_only_calls", "_park_noted", "_parked", "_parked_steps", "_project", "_recorded"),
         *("_replay", "_settled", "_speakers", "_started", "_state", "_stranded", "_timers", "_told", "_unrecorded"),
         *("_view", "_waiting", "dry", "ended", "gone", "progressed", "recorded_sequence", "run", "sequence"),
@@ -65,6 +65,8 @@ class LiveRun:
         #: What arrived and is not decided yet, in order: what a command means depends on what came before it.
         self._inbox: list[Arrival] = []
         self._calls = RunCalls()
+        #: Sequence of the last fact that was there when it was taken up; 0 for a run that was begun here.
+        self._found = 0
         #: What its sub-runs are told, until a write says so.
         self._handed_down: list[HandedDown] = []
         #: Who speaks in the turns in progress, by path.
@@ -198,6 +200,7 @@ class LiveRun:
 
     def recovered(self) -> None:
         """Ends the reading of the journal; a run that does not follow from its program is stranded."""
+        self._found = self.sequence
         self._stranded = self._stranded or self._fault_of(None)
         replay, self._replay = self._replay, None
         if self._stranded is not None:
@@ -354,6 +357,10 @@ class LiveRun:
     def waits_for_runs(self) -> Sequence[CallKey]:
         """Gives the calls being made that are runs of their own."""
         return self._calls.of_sub_runs
+
+    def made_before(self, key: CallKey) -> bool:
+        """Says whether whoever drove the run before may have made a call that `due` gave."""
+        return self._calls.asked_at(key) <= self._found
 
     def left_out(self, key: CallKey) -> None:
         """Notes that a call which `due` gave is not being made yet."""

@@ -223,7 +223,7 @@ class Outcome(Protocol):
         ...
 
     def asking(self) -> AbstractContextManager[None]:
-        """Encloses one try, from the moment it is sent. Outside of it, a call ends when its run changes hands.
+        """Encloses one try, from where it is about to be sent. Outside of it, a call ends when its run changes hands.
 
         Raises: NobodyWaits: the try has failed, and the run is driven elsewhere.
         """

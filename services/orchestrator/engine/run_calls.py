@@ -58,6 +58,10 @@ class RunCalls:
         self._outstanding[key] = sequence, entry
         self._of_path[path] = key
 
+    def asked_at(self, key: CallKey) -> int:
+        """Gives the sequence of the fact that asks for a call which waits for its outcome."""
+        return self._outstanding[key][0]
+
     def begin(self, key: CallKey) -> bool:
         """Notes that a call is being made; False when it is already, or not waited for."""
         if key not in self._outstanding or key in self._in_flight:

@@ -84,9 +84,10 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
 
 
 @asynccontextmanager
-async def _told_to_stop(engine: Engine, _: Drain) -> AsyncGenerator[None]:
+async def _told_to_stop(engine: Engine, drain: Drain) -> AsyncGenerator[None]:
     """Lets the time of calls in progress begin with the drain of the server."""
     try:
         yield
     finally:
-        engine.told_to_stop()
+        if not drain.broken:
+            engine.told_to_stop()

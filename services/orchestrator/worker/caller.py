@@ -152,8 +152,12 @@ class Caller:
                     if kind == journal_pb2.CALL_KIND_RUN:
                         return await self._sub_runs.prepare(principal, started, intended)
                     context = _context(run, started, intended, speaker=outcome.speaker)
+                    # A plan, or what was read for one, is no answer: only the answer is shown as it is written.
+                    shown = kind == journal_pb2.CALL_KIND_GENERATE
+                    if shown and (tries > 1 or outcome.again):
+                        await outcome.delta(intended.path, "", restart=True)
                     with outcome.asking():
-                        return await self._ask(principal, context, intended, outcome, tries)
+                        return await self._ask(principal, context, intended, outcome if shown else None)
             except MeshError as error:
                 if error.reason == TokenRevoked.reason and not renewed:
                     # Roles or the secret changed of whoever stands behind the run, or they ended: the gateway knows.
@@ -179,8 +183,7 @@ class Caller:
         principal: Principal,
         context: content_pb2.CallContext,
         intended: journal_pb2.JournalEntry,
-        outcome: Outcome,
-        tries: int,
+        shown_to: Outcome | None,
     ) -> Message:
         neighbours, call = self._neighbours, intended.call_intended
         seconds = patience_with(call.kind).seconds
@@ -207,14 +210,10 @@ class Caller:
             case _:
                 generate = inference_service_pb2.StreamGenerateRequest.FromString(call.request)
                 generate.context.CopyFrom(context)
-                # A plan, or what was read for one, is no answer: only the answer is shown as it is written.
-                shown = call.kind == journal_pb2.CALL_KIND_GENERATE
-                if shown and (tries > 1 or outcome.again):
-                    await outcome.delta(intended.path, "", restart=True)
 
                 async def show(text: str, restart: bool) -> None:
-                    if shown:
-                        await outcome.delta(intended.path, text, restart=restart)
+                    if shown_to is not None:
+                        await shown_to.delta(intended.path, text, restart=restart)
 
                 return await neighbours.generate(principal, generate, seconds=seconds, on_text=show)
 

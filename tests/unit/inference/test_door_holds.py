@@ -199,3 +199,33 @@ async def test_what_is_owed_after_the_last_look_is_paid_at_once() -> None:
         assert cost.states == ["settled"]
         await unused(door, cost)
         await until(lambda: cost.states == ["settled", "released"])
+
+
+class SlowReleases(FakeHolds):
+    """Takes its time to free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
+        """See `FakeHolds.release`."""
+        self.asked.set()
+        await self.go.wait()
+        await super().release(principal, hold_id, dispatched_unbilled=dispatched_unbilled)
+
+
+async def test_a_service_that_stops_has_a_slow_release_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_call, "_FREEING_SECONDS", 0.01)
+    async with a_door(cost := SlowReleases()) as door:
+        await unused(door, cost)
+        await cost.asked.wait()
+        cost.asked.clear()
+        door.settling.cancel()
+        await door.clock.until_someone_sleeps()
+        door.clock.advance(seconds=0.05)
+        await until(lambda: not door.holds._freeing)
+        door.clock.advance(seconds=0.05)
+        await cost.asked.wait()
+        cost.go.set()
+        await until(lambda: cost.states == ["released"])

@@ -921,7 +921,7 @@ async def test_calls_go_on_when_their_shard_is_lost_and_change_nothing_here(hous
     assert (house.calls.begun, house.calls.cut, len(stored.journal)) == (begun, 0, written)
 
 
-async def test_however_often_a_run_comes_back_its_call_is_left_here_once(house: House) -> None:
+async def test_however_often_a_run_comes_back_its_call_is_left_here_once_and_ends_with_it(house: House) -> None:
     house.calls.open.clear()
     async with house.replica("one") as engine:
         stored = await house.start(engine)
@@ -930,11 +930,32 @@ async def test_however_often_a_run_comes_back_its_call_is_left_here_once(house: 
             engine._lane.remove(engine._lane.runs[stored.run.run_id], again=True)
             await house.seconds(20)
             await until(lambda times=times: house.calls.begun == times)
-        assert house.calls.cut == 3  # made five times: one by its run, one was left
+        assert house.calls.cut == 3  # made five times: by its run, and once before
         assert REGISTRY.get_sample_value("comitia_queue_items", {"queue": "orchestrator.calls_left"}) == 1
+        await engine.command(ADA, stored.run.run_id, "cancel")
+        await until(lambda: house.calls.cut == 5 and not engine._lane.calls._left)
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_call_that_others_may_have_made_is_known_as_such_whenever_it_is_made(
+    house: House, paused: bool
+) -> None:
+    house.calls.open.clear()
+    async with house.replica("one") as engine:
+        stored = await house.start(engine)
+        await until(lambda: house.calls.begun > 0)
+        if paused:
+            await engine.command(ADA, stored.run.run_id, "pause")
+    assert house.calls.again == [False]
+    async with house.replica("two") as engine:
+        if paused:
+            await settled()
+            await engine.command(ADA, stored.run.run_id, "resume")
+        await until(lambda: len(house.calls.again) == 2)
         house.calls.open.set()
         await until(succeeded(stored))
-        await until(lambda: not engine._lane.calls._left)
+    assert house.calls.again[1] is True
+    assert not any(house.calls.again[2:])
 
 
 async def test_a_call_that_nobody_was_asked_yet_is_made_by_the_new_owner_alone(house: House) -> None:
