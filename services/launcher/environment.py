@@ -24,7 +24,7 @@ _ORDINARY_PREFIXES: Final = ("LC_", "OTEL_")
 _PROVIDER_PREFIXES: Final = ("OPENAI_", "ANTHROPIC_")
 #: Settings that all services share, told once: `COMITIA_VAULT_URL` is `COMITIA_TOOLS_VAULT_URL` and so on.
 _SHARED_PREFIXES: Final = ("COMITIA_KEK_", "COMITIA_OTLP_", "COMITIA_VAULT_")
-#: The edge asks every 2 s how a service is.
+#: The edge asks every second how a service is, and believes the second answer.
 _NOTICE_SECONDS: Final = "3"
 _CERTIFICATE_SETTINGS: Final = ("TLS_CERT_PATH", "TLS_KEY_PATH", "TLS_CA_PATH")
 #: The launcher's own; each service is told its part by another name.

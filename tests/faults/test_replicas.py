@@ -13,13 +13,14 @@ from comitia_sdk.aio import AsyncClient
 from services.launcher.layout import DataDir
 from services.launcher.services import REPLICATED, SERVICES, processes
 from tests.faults.audit import Findings, audit
+from tests.faults.books import SWEEP, Books, read_books
 from tests.faults.callers import Callers
 from tests.faults.conftest import Stage, staged
 from tests.faults.crasher import Crasher
 from tests.faults.order_audit import audit_orders
 from tests.faults.order_workers import OrderWorkers
 from tests.faults.orders import Orders
-from tests.faults.workload import Workload, during
+from tests.faults.workload import ANSWER, Workload, during
 from tests.support.fault_rows import note
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("mesh-replicas")]
@@ -32,6 +33,8 @@ SECOND = tuple(processes(service, 2)[1] for service in REPLICATED)
 ASLEEP_SECONDS = 20.0
 LONG_ASLEEP_SECONDS = 60.0
 ROUNDS = 2
+#: Most of a turn, but less than memory waits for a vector.
+SLOWLY_SECONDS = 0.4
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,31 @@ async def test_restarts_of_all_orchestrators_and_workers_in_turn_fail_no_session
     assert workers.ended == {0: ROUNDS * workers.count}
     assert (await audit_orders(stage.mesh, client, orders.over, workers.effects)).orders >= 4
     assert (await audit(stage.mesh, client, sessions)).sessions >= 6
+
+
+@pytest.mark.faults
+async def test_models_that_answer_slowly_are_asked_once_while_orchestrators_restart(
+    stage: Stage, client: AsyncClient, crasher: Crasher
+) -> None:
+    stage.mesh.provider.behave(default=True, text=ANSWER, wait=SLOWLY_SECONDS)
+    before = await read_books(stage.mesh)
+
+    async def trouble() -> None:
+        for replica in REPLICAS:
+            await crasher.restart(replica)
+
+    callers = Callers(stage.mesh, client)
+    await during(trouble(), *callers.lanes(sessions=6, doors=0))
+    assert callers.failed == []
+    findings = await audit(stage.mesh, client, callers.ended)
+    assert findings.sessions >= 6
+    # Each turn asks the model once; what a replica had asked when it stopped was answered to the other.
+    assert set(findings.left) <= set(before.checked(within=SWEEP).left)
+    assert _answers(await read_books(stage.mesh)) == _answers(before) + findings.turns
+
+
+def _answers(books: Books) -> int:
+    return sum(call.model == "gpt-4o-mini" for call in books.calls)
 
 
 async def test_restarts_of_all_services_fail_no_request_and_no_session(

@@ -242,7 +242,7 @@ spec:
 {{- end }}
 - {name: {{ $own }}EDGE_NETWORKS, value: {{ toJson $root.Values.edge.networks | quote }}}
 - {name: {{ $own }}LOG_LEVEL, value: {{ .values.logLevel }}}
-# Envoy asks every 2 s how a service is.
+# Envoy asks every second how a service is.
 - {name: {{ $own }}NOTICE_SECONDS, value: "5"}
 - {name: {{ $own }}DRAIN_SECONDS, value: {{ .values.drainSeconds | int64 | quote }}}
 {{- with $root.Values.monitoring.otlpEndpoint }}
