@@ -81,9 +81,8 @@ class CallsInFlight:
             if intended.call_intended.kind == journal_pb2.CALL_KIND_STEP:
                 self._offer(run, key, intended)
                 continue
-            task = self._group.create_task(
-                self._call(run, key, intended), name=f"call {run_id} {key}", context=self._context.copy()
-            )
+            made = self._call(run, key, intended, again=run.made_before(key))
+            task = self._group.create_task(made, name=f"call {run_id} {key}", context=self._context.copy())
             self._tasks[run_id][key] = task
             task.add_done_callback(partial(self._ended, run_id, key))
 
@@ -184,14 +183,14 @@ class CallsInFlight:
     def _count_left(self) -> int:
         return sum(map(len, self._left.values()))
 
-    async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
+    async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry, *, again: bool) -> None:
         """Makes one call and puts its outcome into the run's inbox."""
         path, index = key
         kind = intended.call_intended.kind
         entry = journal_pb2.JournalEntry(path=path)
         await failpoint("orchestrator.before_call")
         try:
-            reporter = _Reporter(run, self, run.speaker(path), again=run.made_before(key))
+            reporter = _Reporter(run, self, run.speaker(path), again=again)
             if kind == journal_pb2.CALL_KIND_RUN:
                 entry = await self._sub_runs.make(run.run, run.started, intended, reporter)
             else:
