@@ -156,7 +156,8 @@ class Books:
     def _bill(self) -> Bill:
         holds = self._of_provider()
         left = tuple(
-            f"{HoldState(hold['state']).name} {id_} of {hold['created_time']:%T.%f} for {hold['run_id']} {hold['path']}"
+            f"{HoldState(hold['state']).name} {id_} of {hold['created_time']:%T.%f} "
+            f"for {hold['model']} in {hold['run_id']} {hold['path']}"
             for id_, hold in holds
             if hold["state"] in (HoldState.DISPATCHED, HoldState.ASSUMED)
         )
