@@ -54,7 +54,7 @@ class CallsInFlight:
         #: Those of them that somebody has been asked and has not answered.
         self._asked = set[asyncio.Task[None]]()
         #: Those that go on though their run is not driven here any more.
-        self._left: defaultdict[TenantId, dict[tuple[str, CallKey], asyncio.Task[None]]] = defaultdict(dict)
+        self._left: defaultdict[OwnedRun, dict[CallKey, asyncio.Task[None]]] = defaultdict(dict)
         self._group: asyncio.TaskGroup | None = None
         self._context = Context()
         metrics.QUEUE_ITEMS.labels("orchestrator.calls_left").set_function(self._count_left)
@@ -89,20 +89,17 @@ class CallsInFlight:
     def revoke(self, run: OwnedRun, keys: Collection[CallKey] | None = None) -> list[asyncio.Task[None]]:
         """Cancels calls of a run, all of them without `keys`; gives their tasks, which end soon."""
         self._steps.withdraw(run.run_id, keys)
-        made = self._tasks.get(run.run_id, {})
-        tasks = [made[key] for key in (list(made) if keys is None else keys) if key in made]
-        # What it left here before it came back.
-        left = self._left.get(run.tenant, {})
-        tasks += [
-            task for (run_id, key), task in left.items() if run_id == run.run_id and (keys is None or key in keys)
-        ]
+        tasks: list[asyncio.Task[None]] = []
+        # And what it left here before it came back.
+        for made in (self._tasks.get(run.run_id, {}), self._left.get(run, {})):
+            tasks += [made[key] for key in (list(made) if keys is None else keys) if key in made]
         for task in tasks:
             task.cancel()
         return tasks
 
     def revoke_left(self, tenant: TenantId) -> list[asyncio.Task[None]]:
         """Cancels the calls that runs of a tenant have left here; gives their tasks, which end soon."""
-        tasks = list(self._left.get(tenant, {}).values())
+        tasks = [task for run, made in self._left.items() if run.tenant == tenant for task in made.values()]
         for task in tasks:
             task.cancel()
         return tasks
@@ -114,11 +111,10 @@ class CallsInFlight:
         """
         self._steps.withdraw(run.run_id)
         for key, task in self._tasks.pop(run.run_id, {}).items():
-            left, place = self._left.get(run.tenant, {}), (run.run_id, key)
             # Of those that a run has left when it came and went, the first is the one that is being answered.
-            if task in self._asked and place not in left:
-                self._left[run.tenant][place] = task
-                task.add_done_callback(partial(self._left_ended, run.tenant, place))
+            if task in self._asked and key not in self._left.get(run, {}):
+                self._left[run][key] = task
+                task.add_done_callback(partial(self._left_ended, run, key))
             else:
                 task.cancel()
 
@@ -140,7 +136,7 @@ class CallsInFlight:
 
     async def end(self, seconds: float) -> None:
         """Waits so long for the calls that were left, then cancels them."""
-        left = [task for of_tenant in self._left.values() for task in of_tenant.values()]
+        left = [task for made in self._left.values() for task in made.values()]
         if not left:
             return
         log.info("calls go on", calls=len(left), seconds=seconds)
@@ -175,10 +171,10 @@ class CallsInFlight:
             if not made:
                 del self._tasks[run_id]
 
-    def _left_ended(self, tenant: TenantId, place: tuple[str, CallKey], _: asyncio.Task[None]) -> None:
-        del self._left[tenant][place]
-        if not self._left[tenant]:
-            del self._left[tenant]
+    def _left_ended(self, run: OwnedRun, key: CallKey, _: asyncio.Task[None]) -> None:
+        del self._left[run][key]
+        if not self._left[run]:
+            del self._left[run]
 
     def _count_left(self) -> int:
         return sum(map(len, self._left.values()))
