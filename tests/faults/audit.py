@@ -24,9 +24,7 @@ class Findings:
     served: int
     #: Of those, settled with exactly their tokens.
     settled: int
-    #: Holds that nobody could settle: still dispatched, or charged at their bound.
-    uncertain: int
-    #: Which ones: state, when it was made, and for which call.
+    #: Holds that nobody could settle, still dispatched or charged at their bound: state, when it was made, what for.
     left: tuple[str, ...]
 
 
@@ -46,7 +44,6 @@ async def audit(mesh: RunningMesh, client: AsyncClient, sessions: Sequence[sessi
         memories=sum(memories),
         served=bill.served,
         settled=bill.settled,
-        uncertain=bill.uncertain,
         left=bill.left,
     )
 

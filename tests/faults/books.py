@@ -38,9 +38,7 @@ class Bill:
     served: int
     #: Of those, settled with exactly their tokens.
     settled: int
-    #: Holds that nobody could settle: still dispatched, or charged at their bound.
-    uncertain: int
-    #: Which ones: state, when it was made, and for which call.
+    #: Holds that nobody could settle, still dispatched or charged at their bound: state, when it was made, what for.
     left: tuple[str, ...]
 
 
@@ -164,7 +162,6 @@ class Books:
         return Bill(
             served=sum(call.confirmed for call in self.calls),
             settled=sum(hold["state"] == HoldState.SETTLED for _, hold in holds),
-            uncertain=len(left),
             left=left,
         )
 
