@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import pytest
@@ -18,6 +18,8 @@ _SECONDS: Final = 60
 _SAID: Final = "Rivers meet, and then they argue about the sea. Nobody wins. The sea takes all of them in the end."
 #: What a provider that fails says, so that nobody waits long.
 _SOON: Final = [["retry-after-ms", "10"]]
+#: Fewer than the failures in a row that have a model left alone: each of them has one on purpose, of the same model.
+_AT_ONCE: Final = 4
 #: What each client raises for a model that nobody knows, and for a wrong key. Behind a slash: in which dialect.
 _CLIENTS: Final = {
     "openai_client": ("openai.NotFoundError", "openai.AuthenticationError"),
@@ -75,22 +77,28 @@ def begun(client: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def showings(mesh: RunningMesh) -> Iterator[Mapping[str, Showing]]:
-    """Has all clients that are installed show what they do, at once."""
+def showing(mesh: RunningMesh) -> Iterator[Callable[[str], Showing]]:
+    """Has clients that are installed show what they do, the next ones beside the one that is looked at."""
     with Client(mesh.url, api_key=mesh.admin_key) as admin:
         key = admin.tenants.create("clients").admin_api_key
     showings: dict[str, Showing] = {}
-    for client in _CLIENTS:
-        prepare(mesh.provider, client)
-        try:
-            showings[client] = begun(client, {"COMITIA_URL": mesh.url, "COMITIA_API_KEY": key})
-        except pytest.skip.Exception as missing:
-            showings[client] = missing
-    yield showings
-    for showing in showings.values():
-        if isinstance(showing, subprocess.Popen):
-            showing.kill()
-            showing.communicate()
+
+    def of(client: str) -> Showing:
+        place = list(_CLIENTS).index(client)
+        for one in list(_CLIENTS)[place : place + _AT_ONCE]:
+            if one not in showings:
+                prepare(mesh.provider, one)
+                try:
+                    showings[one] = begun(one, {"COMITIA_URL": mesh.url, "COMITIA_API_KEY": key})
+                except pytest.skip.Exception as missing:
+                    showings[one] = missing
+        return showings[client]
+
+    yield of
+    for one in showings.values():
+        if isinstance(one, subprocess.Popen):
+            one.kill()
+            one.communicate()
 
 
 @pytest.fixture(scope="module", params=_CLIENTS)
@@ -100,13 +108,13 @@ def client(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def shown(client: str, showings: Mapping[str, Showing], mesh: RunningMesh) -> Shown:
+def shown(client: str, showing: Callable[[str], Showing], mesh: RunningMesh) -> Shown:
     """Gives what came of each case, and how often the provider was asked for it."""
-    showing = showings[client]
-    if not isinstance(showing, subprocess.Popen):
-        raise showing
-    out, said = showing.communicate(timeout=_SECONDS)
-    assert showing.returncode == 0, said
+    process = showing(client)
+    if not isinstance(process, subprocess.Popen):
+        raise process
+    out, said = process.communicate(timeout=_SECONDS)
+    assert process.returncode == 0, said
     cases: Shown = json.loads(out)
     return {
         name: {**case, "asked": len(mesh.provider.meter(f"{client}:{name}:")["calls"])} for name, case in cases.items()

@@ -27,7 +27,7 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.course import Course, end_of, take_over
-from services.inference.usecases.deployment_gates import AT_ITS_LIMIT, COOLING_DOWN
+from services.inference.usecases.deployment_gates import BREAKER_OPEN, RETRIES_SPENT
 from services.inference.usecases.ports import (
     Gatekeeper,
     HoldClient,
@@ -185,7 +185,7 @@ class Chain:
             candidate, wait = soonest
             if not self._worth_waiting(course, wait):
                 break
-            await self._clock.sleep(wait.seconds)
+            await self._wait(course, wait)
             course.passed.remove(soonest)
             given = self._allowed(course, candidate)
             if isinstance(given, Permit):
@@ -197,14 +197,26 @@ class Chain:
         bound = course.asked.bound(candidate.version)
         return self._gates.allow(candidate, bound=bound, now=self._clock.monotonic(), repeat=repeat)
 
+    async def _once_allowed(self, course: Course, candidate: Candidate, *, repeat: bool = False) -> Permit | None:
+        """Gives leave to ask one that is not given up for another; None: it would have to be waited for too long."""
+        while isinstance(given := self._allowed(course, candidate, repeat=repeat), Wait):
+            if not self._worth_waiting(course, given):
+                return None
+            # Others who share it may be told to wait meanwhile: then so is this call.
+            await self._wait(course, given)
+        return given
+
     def _worth_waiting(self, course: Course, wait: Wait) -> bool:
-        now, left = self._clock.monotonic(), self._left(course)
-        if course.waits_since is None:
-            course.waits_since = now
-        most = (left + now - course.waits_since) * _SHARE_TO_WAIT
-        if wait.reason not in (COOLING_DOWN, AT_ITS_LIMIT):
+        if wait.reason == RETRIES_SPENT:
+            return False
+        most = (self._left(course) + course.waited) * _SHARE_TO_WAIT
+        if wait.reason == BREAKER_OPEN:
             most = min(most, _MOST_FOR_A_BREAKER)
-        return now + wait.seconds <= course.waits_since + most
+        return course.waited + wait.seconds <= most
+
+    async def _wait(self, course: Course, wait: Wait) -> None:
+        course.waited += wait.seconds
+        await self._clock.sleep(wait.seconds)
 
     async def _ask(self, course: Course, candidate: Candidate, permit: Permit) -> _Answered | None:
         """Asks a candidate, again if that may help; None: the next one is to be asked.
@@ -241,14 +253,10 @@ class Chain:
         course.repaired = None
         if not isinstance(failure, OutputInvalid) or repairs >= candidate.hop.repairs:
             return None
-        given = self._allowed(course, candidate)
-        if isinstance(given, Wait) and self._worth_waiting(course, given):
-            # The answer is paid for: it is not given up because another call was told to come again shortly.
-            await self._clock.sleep(given.seconds)
-            given = self._allowed(course, candidate)
-        if not isinstance(given, Permit):
-            return None
-        course.repaired = repaired(course.asked.prompt, failure, model=candidate.version.model)
+        # The answer is paid for: it is not given up because another call was told to come again shortly.
+        given = await self._once_allowed(course, candidate)
+        if given is not None:
+            course.repaired = repaired(course.asked.prompt, failure, model=candidate.version.model)
         return given
 
     async def _again(self, course: Course, candidate: Candidate, failure: MeshError, tried: int) -> Permit | None:
@@ -260,6 +268,8 @@ class Chain:
         if pause is None:
             return None
         await self._clock.sleep(pause)
+        if not course.waiting:
+            return await self._once_allowed(course, candidate, repeat=True)
         given = self._allowed(course, candidate, repeat=True)
         return given if isinstance(given, Permit) else None
 

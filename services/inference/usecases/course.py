@@ -48,8 +48,8 @@ class Course:
     continued_by: str = ""
     #: What is sent in place of the prompt to have an answer repaired.
     repaired: Prompt | None = None
-    #: When the call began to wait for somebody who was passed over.
-    waits_since: float | None = None
+    #: How long the call has waited for those that were to be left alone, seconds.
+    waited: float = 0.0
     #: True once a second one was asked beside the first: that happens once.
     hedged: bool = False
 

@@ -24,6 +24,7 @@ from services.meshkit.core.errors import DeadlineExceeded
 from services.meshkit.telemetry import metrics
 from tests.support.inference import ANTHROPIC, LOCAL, OPENAI, Script, a_context, a_prompt, an_asked, failing, says
 from tests.unit.inference.conftest import Room, make_room, until
+from tests.unit.inference.test_generate import NUMBER
 from tests.unit.inference.test_stream_generate import a_moment, shown
 
 SEARCH = ToolDefinition(name="search", description="Searches.", input_schema={"type": "object"})
@@ -85,6 +86,33 @@ async def test_who_has_no_time_to_wait_hears_when_to_come_back() -> None:
             await nth(room, 1)
         assert limited.value.retry_after == timedelta(seconds=40)
     assert len(room.openai.asked) == 1
+
+
+async def test_an_answer_is_repaired_however_often_others_are_told_to_wait_meanwhile() -> None:
+    room, gates = make_room([OPENAI]), [asyncio.Event() for _ in range(3)]
+    room.openai.scripts = [says('{"n": "three"}'), asking_to_wait(1), asking_to_wait(2), says('{"n": 3}')]
+    closed = list(gates)
+
+    async def gated() -> None:
+        if closed:
+            await closed.pop(0).wait()
+
+    room.openai.before_piece = gated
+    broken = asyncio.ensure_future(room.ask(prompt=a_prompt(output_format=NUMBER)))
+    await until(lambda: len(closed) == 2)
+    others = [asyncio.ensure_future(nth(room, number)) for number in (2, 3)]
+    await until(lambda: not closed)
+    for gate, other in zip(gates[1:], others, strict=True):
+        gate.set()
+        with pytest.raises(ProviderRateLimited):
+            await other
+        gates[0].set()
+        await room.clock.until_someone_sleeps()
+    for _ in range(2):
+        await room.clock.until_someone_sleeps()
+        room.clock.advance(seconds=1)
+    answer = await broken
+    assert (text_of(answer.parts), answer.repairs) == ('{"n": 3}', 1)
 
 
 async def test_a_deployment_that_keeps_failing_is_left_alone_and_found_out_about_with_one_call(room: Room) -> None:
