@@ -38,7 +38,7 @@ log = logger(__name__)
 #: A hold outlives the deadline of its call by this long: time to settle.
 _HOLD_MARGIN_SECONDS: Final = 60.0
 _HOLD_MOST_SECONDS: Final = 3600.0
-#: Settlements and releases that wait; beyond, calls wait for theirs.
+#: Settlements and releases that wait or are on their way; beyond, calls wait for theirs.
 _MOST_WAITING: Final = 2000
 #: Settlements that are sent at once: they share frames.
 _AT_ONCE: Final = 64
@@ -128,6 +128,8 @@ class DoorHolds:
         self._ahead: dict[CallKey, _Ahead] = {}
         self._amounts: dict[tuple[TenantId, str], NanoUsd] = {}
         self._waiting: deque[_Owed] = deque()
+        #: Settlements that are on their way; those that cost does not take wait again.
+        self._paying = 0
         #: Ends with this object's own work.
         self._freeing: set[asyncio.Task[None]] = set()
         #: True once what waits is looked at by nobody any more.
@@ -202,7 +204,7 @@ class DoorHolds:
     async def settle(self, principal: Principal, hold_id: str, usage: Usage | None, /) -> NanoUsd:
         """See `Holds.settle`, but soon instead of now; gives the most that will be charged."""
         amount = self._amounts.get((principal.tenant, hold_id))
-        if amount is None or not self._takes:
+        if amount is None or self._over or self._full:
             self._refused.inc()
             return await self._holds.settle(principal, hold_id, usage)
         self._put(_Owed(hold_id, partial(self._holds.settle, principal, hold_id, usage)))
@@ -229,8 +231,8 @@ class DoorHolds:
                 self._over = True
 
     @property
-    def _takes(self) -> bool:
-        return not self._over and len(self._waiting) < _MOST_WAITING
+    def _full(self) -> bool:
+        return len(self._waiting) + self._paying + len(self._freeing) >= _MOST_WAITING
 
     async def _end_freeing(self) -> None:
         if self._freeing:
@@ -259,6 +261,7 @@ class DoorHolds:
     async def _settle_some(self) -> bool:
         """Settles those that wait longest; False when cost does not take them now."""
         group = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+        self._paying = len(group)
         try:
             return all(await asyncio.gather(*(self._settled(owed) for owed in group)))
         except asyncio.CancelledError:
@@ -266,6 +269,7 @@ class DoorHolds:
             self._waiting.extendleft(reversed(group))
             raise
         finally:
+            self._paying = 0
             self._depth.set(len(self._waiting))
 
     async def _settled(self, owed: "_Owed") -> bool:
@@ -292,10 +296,11 @@ class DoorHolds:
 
     async def _free_soon(self, principal: Principal, holding: "asyncio.Task[DispatchedHold]") -> None:
         """Has a hold freed that pays for nothing. It may still wait for money, which its caller need not."""
+        full = self._full
         freeing = asyncio.create_task(self._free(principal, holding), name="free a hold")
         self._freeing.add(freeing)
         freeing.add_done_callback(self._freeing.discard)
-        if len(self._freeing) > _MOST_WAITING:
+        if full:
             self._refused.inc()
             await asyncio.wait((freeing,))
 

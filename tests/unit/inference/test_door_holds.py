@@ -229,3 +229,14 @@ async def test_a_service_that_stops_has_a_slow_release_begun_again(monkeypatch: 
         await cost.asked.wait()
         cost.go.set()
         await until(lambda: cost.states == ["released"])
+
+
+async def test_what_is_being_freed_takes_the_place_of_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door_call, "_MOST_WAITING", 1)
+    async with a_door(cost := SlowReleases()) as door:
+        await unused(door, cost)
+        await cost.asked.wait()
+        await door.answer("comes while another is owed")
+        assert cost.states == ["dispatched", "settled"], "it was charged before its answer left"
+        cost.go.set()
+        await until(lambda: cost.states == ["released", "settled"])
