@@ -18,9 +18,11 @@ from typing import Self
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
 
 from services.launcher.ports import PortClaims, is_free
-from services.meshkit.sql.roles import DatabaseUrls, provision
+from services.meshkit.sql.migrations import migrate
+from services.meshkit.sql.roles import DatabaseUrls, provision, roles_of
 
 MakeDatabase = Callable[[str], Awaitable[DatabaseUrls]]
 _CLAIMS = PortClaims()
@@ -109,6 +111,32 @@ async def make_database(postgres: str) -> AsyncIterator[MakeDatabase]:
     await drop_databases(postgres, made)
 
 
+@pytest.fixture(scope="session")
+def templates() -> dict[str, DatabaseUrls]:
+    """Gives the migrated databases, by service, of which others are copies."""
+    return {}
+
+
+@pytest.fixture
+async def make_migrated(postgres: str, templates: dict[str, DatabaseUrls]) -> AsyncIterator[MakeDatabase]:
+    """Gives a function that makes a database of a service with its tables; all are dropped afterwards.
+
+    They share the roles of the one that they are copies of, so that they cannot be migrated any further.
+    """
+    made: list[str] = []
+
+    async def make(service: str) -> DatabaseUrls:
+        template = f"comitia_{service}_template"
+        if service not in templates:
+            templates[service] = await provision(postgres, template)
+            await migrate(f"services.{service}", templates[service].migrator)
+        made.append(f"comitia_{service}_{secrets.token_hex(4)}")
+        return await copied(postgres, template, templates[service], made[-1])
+
+    yield make
+    await drop_databases(postgres, made)
+
+
 def free_port() -> int:
     """Finds a port of the loopback that is free, and stays so: no other test and no outgoing connection gets it."""
     while True:
@@ -126,6 +154,23 @@ async def _tune(url: str) -> None:
         await connection.execute("SELECT pg_reload_conf()")
     finally:
         await connection.close()
+
+
+async def copied(url: str, template: str, urls: DatabaseUrls, name: str) -> DatabaseUrls:
+    """Copies a database that nobody is connected to. Gives the addresses of the copy, by the same roles."""
+    roles = roles_of(template)
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        await connection.execute(f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
+        await connection.execute(f'GRANT CONNECT ON DATABASE "{name}" TO "{roles.app}", "{roles.maintenance}"')
+    finally:
+        await connection.close()
+
+    def there(role: str) -> str:
+        return make_url(role).set(database=name).render_as_string(hide_password=False)
+
+    return DatabaseUrls(app=there(urls.app), maintenance=there(urls.maintenance), migrator=there(urls.migrator))
 
 
 async def drop_databases(url: str, names: Iterable[str]) -> None:

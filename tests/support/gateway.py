@@ -15,7 +15,6 @@ from services.meshkit.core.ids import SystemIds
 from services.meshkit.crypto.kek_file import create_kek_file
 from services.meshkit.grpc.server import Serving, serve
 from services.meshkit.grpc.signed_token import SigningKey
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.mesh_keys import MeshKeys
 
@@ -42,7 +41,7 @@ def new_key_text() -> str:
 
 @asynccontextmanager
 async def running_gateway(
-    make_database: MakeDatabase,
+    make_migrated: MakeDatabase,
     folder: Path,
     *,
     clock: Clock | None = None,
@@ -53,12 +52,12 @@ async def running_gateway(
     """Runs a gateway on a fresh database.
 
     Args:
+        make_migrated: makes it, with its tables.
         targets: settings such as `cost_target`; what is not named answers to nobody.
         others: further settings by name.
     """
     moment = SystemClock() if clock is None else clock
-    urls = await make_database("gateway")
-    await migrate("services.gateway", urls.migrator)
+    urls = await make_migrated("gateway")
     keys = MeshKeys.make(folder, clock=moment)
     admin_key = new_key_text()
     (folder / "admin.key").write_text(admin_key + "\n")

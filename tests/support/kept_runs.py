@@ -19,7 +19,6 @@ from services.meshkit.crypto.kek_file import KekFile, create_kek_file
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.sql.scope import driver_scope
 from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
@@ -131,7 +130,6 @@ class KeptRuns:
 @asynccontextmanager
 async def kept_runs(urls: DatabaseUrls, folder: Path) -> AsyncGenerator[KeptRuns]:
     """Opens a migrated database with an object store beside it."""
-    await migrate("services.orchestrator", urls.migrator)
     create_kek_file(folder / "kek")
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=3) as maintenance:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(folder / "kek"), clock=SystemClock(), ids=SystemIds())

@@ -24,6 +24,7 @@ from comitia.orchestrator.v1.session_service_pb2_grpc import (
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import NotFound
 from services.meshkit.grpc.server import Server, serve
+from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.support.edge import RunningEdge, edge_settings, running_edge
@@ -133,11 +134,13 @@ def reason_of(body: Any) -> str:
 async def outside(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Outside]:
     folder = tmp_path_factory.mktemp("edge")
 
-    async def make_database(service: str) -> DatabaseUrls:
-        return await provision(postgres, f"comitia_{service}_{token_hex(4)}")
+    async def make_migrated(service: str) -> DatabaseUrls:
+        urls = await provision(postgres, f"comitia_{service}_{token_hex(4)}")
+        await migrate(f"services.{service}", urls.migrator)
+        return urls
 
     agents, sessions = EchoAgents(), EchoSessions()  # pyright: ignore[reportAbstractUsage]
-    async with running_gateway(make_database, folder) as gateway:
+    async with running_gateway(make_migrated, folder) as gateway:
         orchestrator = Server(
             name="orchestrator",
             listen="127.0.0.1:0",

@@ -30,9 +30,9 @@ from tests.support.gateway import RunningGateway, running_gateway
 
 @asynccontextmanager
 async def an_edge(
-    make_database: MakeDatabase, folder: Path, *, rate_factor: float = 1.0, **chosen: Any
+    make_migrated: MakeDatabase, folder: Path, *, rate_factor: float = 1.0, **chosen: Any
 ) -> AsyncIterator[tuple[RunningGateway, RunningEdge]]:
-    async with running_gateway(make_database, folder, targets={"rate_factor": str(rate_factor)}) as gateway:
+    async with running_gateway(make_migrated, folder, targets={"rate_factor": str(rate_factor)}) as gateway:
         plain = edge_settings({"gateway": gateway.target}, jwks=gateway.keys.jwks_path, log=folder / "access.log")
         async with running_edge(replace(plain, **chosen), folder) as edge:
             yield gateway, edge
@@ -44,10 +44,10 @@ def bearer(keys: MeshKeys, tenant: int, subject: str = "key_a") -> dict[str, str
 
 
 async def test_a_tenant_that_floods_the_edge_is_told_to_wait_and_others_are_not(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        an_edge(make_database, tmp_path, flood_factor=0.02) as (gateway, edge),
+        an_edge(make_migrated, tmp_path, flood_factor=0.02) as (gateway, edge),
         aiohttp.ClientSession() as http,
     ):
 
@@ -66,10 +66,10 @@ async def test_a_tenant_that_floods_the_edge_is_told_to_wait_and_others_are_not(
 
 
 async def test_a_caller_that_floods_the_edge_leaves_the_others_of_its_tenant_their_share(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        an_edge(make_database, tmp_path, flood_factor=0.02) as (gateway, edge),
+        an_edge(make_migrated, tmp_path, flood_factor=0.02) as (gateway, edge),
         aiohttp.ClientSession() as http,
     ):
 
@@ -86,10 +86,10 @@ async def test_a_caller_that_floods_the_edge_leaves_the_others_of_its_tenant_the
 
 
 async def test_an_address_that_floods_the_edge_leaves_others_room_and_health_its_answer(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        an_edge(make_database, tmp_path, address_per_second=1) as (_, edge),
+        an_edge(make_migrated, tmp_path, address_per_second=1) as (_, edge),
         aiohttp.ClientSession() as greedy,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))) as polite,
         grpc.aio.insecure_channel(edge.address) as channel,
@@ -105,10 +105,10 @@ async def test_an_address_that_floods_the_edge_leaves_others_room_and_health_its
 
 
 async def test_an_edge_that_has_no_room_left_still_tells_that_it_works(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        an_edge(make_database, tmp_path, edge_per_second=1) as (_, edge),
+        an_edge(make_migrated, tmp_path, edge_per_second=1) as (_, edge),
         aiohttp.ClientSession() as http,
         grpc.aio.insecure_channel(edge.address) as channel,
     ):
@@ -119,9 +119,9 @@ async def test_an_edge_that_has_no_room_left_still_tells_that_it_works(
     assert {answer.status for answer in health} == {HealthCheckResponse.SERVING}
 
 
-async def test_health_is_counted_by_address_too(make_database: MakeDatabase, tmp_path: Path) -> None:
+async def test_health_is_counted_by_address_too(make_migrated: MakeDatabase, tmp_path: Path) -> None:
     async with (
-        an_edge(make_database, tmp_path, address_per_second=1) as (_, edge),
+        an_edge(make_migrated, tmp_path, address_per_second=1) as (_, edge),
         grpc.aio.insecure_channel(edge.address) as channel,
     ):
         stub: Any = HealthStub(channel)
@@ -132,10 +132,10 @@ async def test_health_is_counted_by_address_too(make_database: MakeDatabase, tmp
 
 
 async def test_the_limits_of_services_reach_rest_callers_as_headers(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        an_edge(make_database, tmp_path, rate_factor=0.01) as (gateway, edge),
+        an_edge(make_migrated, tmp_path, rate_factor=0.01) as (gateway, edge),
         aiohttp.ClientSession() as http,
     ):
         answers: list[tuple[int, CIMultiDict[str], object]] = []
@@ -157,10 +157,10 @@ async def test_the_limits_of_services_reach_rest_callers_as_headers(
 
 
 async def test_grpc_callers_get_the_same_as_metadata_through_the_edge(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        an_edge(make_database, tmp_path, rate_factor=0.01) as (gateway, edge),
+        an_edge(make_migrated, tmp_path, rate_factor=0.01) as (gateway, edge),
         grpc.aio.insecure_channel(edge.address) as channel,
     ):
         stub = IdentityServiceStub(channel)
@@ -180,9 +180,9 @@ async def test_grpc_callers_get_the_same_as_metadata_through_the_edge(
     assert error.retry_after is not None
 
 
-async def test_nobody_gets_another_address_by_a_header(make_database: MakeDatabase, tmp_path: Path) -> None:
+async def test_nobody_gets_another_address_by_a_header(make_migrated: MakeDatabase, tmp_path: Path) -> None:
     headers = ("x-forwarded-for", "X-Forwarded-For", "x-real-ip", "forwarded")
-    async with an_edge(make_database, tmp_path, rate_factor=0.05) as (_, edge):
+    async with an_edge(make_migrated, tmp_path, rate_factor=0.05) as (_, edge):
         for number, header in enumerate(headers, start=2):
             # Each header from an address of its own.
             connector = aiohttp.TCPConnector(local_addr=(f"127.0.0.{number}", 0))

@@ -50,9 +50,9 @@ class Face:
 
 
 @pytest.fixture
-async def face(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Face]:
+async def face(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Face]:
     async with (
-        running_gateway(make_database, tmp_path) as gateway,
+        running_gateway(make_migrated, tmp_path) as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
         yield Face.of(gateway, opened)

@@ -29,10 +29,10 @@ USER = identity_pb2.ROLE_TENANT_USER
 
 
 @pytest.fixture
-async def face(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Face]:
+async def face(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Face]:
     bounds: Any = {"max_api_keys": 3, "max_service_accounts": 3, "max_users": 3, "max_relation_tuples": 3}
     async with (
-        running_gateway(make_database, tmp_path, **bounds) as gateway,
+        running_gateway(make_migrated, tmp_path, **bounds) as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
         yield Face.of(gateway, opened)

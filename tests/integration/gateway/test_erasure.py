@@ -18,7 +18,6 @@ from services.meshkit.core.errors import NotFound, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import ErasureAction, ErasureStep, TenantState
 from services.meshkit.sql.engine import AsyncEngine, sql_engine
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.scope import tenant_scope
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.integration.conftest import MakeDatabase
@@ -104,9 +103,8 @@ class Room:
 
 
 @pytest.fixture
-async def room(make_database: MakeDatabase) -> AsyncIterator[Room]:
-    urls = await make_database("gateway")
-    await migrate("services.gateway", urls.migrator)
+async def room(make_migrated: MakeDatabase) -> AsyncIterator[Room]:
+    urls = await make_migrated("gateway")
     async with sql_engine(urls.app, pool_size=2) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         room = Room(app, maintenance)
         await room.mark(room.tenant)

@@ -179,8 +179,8 @@ async def until_it_works(call: Callable[[], Awaitable[object]], *, within_second
                 return
 
 
-async def test_two_gateways_tell_of_each_others_changes(make_database: MakeDatabase, tmp_path: Path) -> None:
-    async with running_gateway(make_database, tmp_path) as first:
+async def test_two_gateways_tell_of_each_others_changes(make_migrated: MakeDatabase, tmp_path: Path) -> None:
+    async with running_gateway(make_migrated, tmp_path) as first:
         settings = gateway_settings(
             tmp_path, first.keys, first.urls, targets={f"{name}_target": "127.0.0.1:1" for name in NEIGHBOURS}
         )
@@ -211,8 +211,8 @@ async def test_two_gateways_tell_of_each_others_changes(make_database: MakeDatab
             assert took < 1.0
 
 
-async def test_a_stopped_gateway_takes_nothing_from_issued_tokens(make_database: MakeDatabase, tmp_path: Path) -> None:
-    async with running_gateway(make_database, tmp_path) as running:
+async def test_a_stopped_gateway_takes_nothing_from_issued_tokens(make_migrated: MakeDatabase, tmp_path: Path) -> None:
+    async with running_gateway(make_migrated, tmp_path) as running:
         async with channel(running.target, identity=running.keys.workload("tools")) as opened:
             identity = IdentityServiceStub(opened)
             answer = await identity.ExchangeApiKey(pb.ExchangeApiKeyRequest(api_key=running.admin_key))
@@ -235,11 +235,11 @@ async def test_a_stopped_gateway_takes_nothing_from_issued_tokens(make_database:
 
 
 async def test_a_service_that_starts_while_the_gateway_is_away_goes_by_what_it_heard_before(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     kept, nowhere = tmp_path / "kept" / "orchestrator", "127.0.0.1:1"
     async with (
-        running_gateway(make_database, tmp_path) as running,
+        running_gateway(make_migrated, tmp_path) as running,
         channel(running.target, identity=running.keys.workload("tools")) as opened,
     ):
         identity = IdentityServiceStub(opened)
@@ -270,10 +270,10 @@ async def refusal(call: Awaitable[object]) -> str:
 
 
 async def test_a_gateway_that_stops_ends_its_feeds_and_does_not_wait_for_them(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        running_gateway(make_database, tmp_path) as running,
+        running_gateway(make_migrated, tmp_path) as running,
         channel(running.target, identity=running.keys.workload("tools")) as opened,
     ):
         stream = GuardFeedServiceStub(opened).WatchGuard(feed_pb.WatchGuardRequest())

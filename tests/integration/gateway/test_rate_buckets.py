@@ -12,7 +12,6 @@ import pytest
 from services.gateway.storage.rate_buckets import SqlRateBuckets
 from services.meshkit.core.rate import Ask
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from tests.integration.conftest import MakeDatabase
 
@@ -26,9 +25,8 @@ class Buckets:
 
 
 @pytest.fixture
-async def shared(make_database: MakeDatabase) -> AsyncIterator[Buckets]:
-    urls = await make_database("gateway")
-    await migrate("services.gateway", urls.migrator)
+async def shared(make_migrated: MakeDatabase) -> AsyncIterator[Buckets]:
+    urls = await make_migrated("gateway")
     async with AsyncExitStack() as stack:
         engines = [
             await stack.enter_async_context(sql_engine(urls.maintenance, pool_size=2, application_name="test"))

@@ -49,12 +49,12 @@ PER_SECOND = 40
 
 
 @pytest.fixture
-async def narrow(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[RunningGateway]:
+async def narrow(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[RunningGateway]:
     """Gives a gateway whose limits are a hundredth: 1 a second for a tenant, half of it for a caller, 5 at once.
 
     An address may make 0.2 open calls a second.
     """
-    async with running_gateway(make_database, tmp_path, targets={"rate_factor": "0.01"}) as gateway:
+    async with running_gateway(make_migrated, tmp_path, targets={"rate_factor": "0.01"}) as gateway:
         yield gateway
 
 
@@ -236,9 +236,9 @@ async def hammer(stub: "PricingServiceAsyncStub", metadata: Any, *, seconds: flo
 
 
 async def test_two_replicas_share_one_limit_and_one_tenant_does_not_slow_another(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
-    async with running_gateway(make_database, tmp_path) as gateway, AsyncExitStack() as stack:
+    async with running_gateway(make_migrated, tmp_path) as gateway, AsyncExitStack() as stack:
         replicas = [(await stack.enter_async_context(a_replica(gateway)))[0] for _ in range(2)]
         greedy, polite = bearer(gateway.keys, tenant=1), bearer(gateway.keys, tenant=2)
         began = time.monotonic()
@@ -256,10 +256,10 @@ async def test_two_replicas_share_one_limit_and_one_tenant_does_not_slow_another
 
 
 async def test_without_the_gateway_a_replica_goes_on_with_a_quarter(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(running_gateway(make_database, tmp_path))
+        gateway = await stack.enter_async_context(running_gateway(make_migrated, tmp_path))
         away = RunningGateway(
             target="127.0.0.1:1",
             keys=gateway.keys,

@@ -32,7 +32,6 @@ from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.identity import TokenSigner
 from services.meshkit.grpc.server import serve
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.scope import maintenance_scope
 from tests.integration.conftest import MakeDatabase
 from tests.integration.gateway.conftest import Face, Metadata
@@ -46,9 +45,9 @@ _WAITING = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 
 
 
 @pytest.fixture
-async def face(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Face]:
+async def face(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Face]:
     async with (
-        running_gateway(make_database, tmp_path, signing_key_lead_seconds=LEAD_SECONDS) as running,
+        running_gateway(make_migrated, tmp_path, signing_key_lead_seconds=LEAD_SECONDS) as running,
         channel(running.target, identity=running.keys.workload("orchestrator")) as opened,
     ):
         yield Face.of(running, opened)
@@ -117,10 +116,10 @@ async def test_only_an_operator_rotates(face: Face) -> None:
 
 
 async def test_private_keys_are_stored_wrapped_and_survive_a_restart(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        running_gateway(make_database, tmp_path, signing_key_lead_seconds=1.0) as running,
+        running_gateway(make_migrated, tmp_path, signing_key_lead_seconds=1.0) as running,
         channel(running.target, identity=running.keys.workload("orchestrator")) as opened,
     ):
         face = Face.of(running, opened)
@@ -146,9 +145,8 @@ async def test_private_keys_are_stored_wrapped_and_survive_a_restart(
             assert kid_of((("authorization", f"Bearer {answer.access_token}"),)) == rotated.key_id
 
 
-async def test_gateways_that_start_together_bring_one_first_key(make_database: MakeDatabase) -> None:
-    urls = await make_database("gateway")
-    await migrate("services.gateway", urls.migrator)
+async def test_gateways_that_start_together_bring_one_first_key(make_migrated: MakeDatabase) -> None:
+    urls = await make_migrated("gateway")
     first = StoredSigningKey(kid="first", public=b"p" * 32, sealed=b"of one", sign_time=datetime.now(UTC))
     async with sql_engine(urls.maintenance) as engine, sql_engine(urls.maintenance) as other:
         async with maintenance_scope(other) as scope:
@@ -163,8 +161,8 @@ async def test_gateways_that_start_together_bring_one_first_key(make_database: M
         assert [key.sealed for key in await SqlSigningKeyStore(engine).all()] == [b"of one"]
 
 
-async def test_signing_keys_follow_the_key_that_wraps_them(make_database: MakeDatabase, tmp_path: Path) -> None:
-    async with running_gateway(make_database, tmp_path) as running, sql_engine(running.urls.maintenance) as engine:
+async def test_signing_keys_follow_the_key_that_wraps_them(make_migrated: MakeDatabase, tmp_path: Path) -> None:
+    async with running_gateway(make_migrated, tmp_path) as running, sql_engine(running.urls.maintenance) as engine:
         store = SqlWrappedSigningKeys(engine)
         add_kek(tmp_path / "kek")
         wrapper = await KekFile.read(tmp_path / "kek")

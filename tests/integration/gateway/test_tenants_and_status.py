@@ -105,11 +105,11 @@ async def test_the_status_names_all_seven_and_takes_two_seconds_at_most(face: Fa
 
 
 async def test_a_service_that_serves_is_seen(
-    face: Face, make_database: MakeDatabase, tmp_path_factory: pytest.TempPathFactory
+    face: Face, make_migrated: MakeDatabase, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("second")
     async with (
-        running_gateway(make_database, folder, targets={"cost_target": face.gateway.target}) as second,
+        running_gateway(make_migrated, folder, targets={"cost_target": face.gateway.target}) as second,
         grpc.aio.insecure_channel(second.target) as channel,
     ):
         ask = channel.unary_unary(
@@ -145,8 +145,10 @@ UNTENANTED = {
 }
 
 
-async def test_every_table_is_guarded(face: Face) -> None:
-    async with sql_engine(face.gateway.urls.migrator) as engine, engine.connect() as connection:
+async def test_every_table_is_guarded(make_database: MakeDatabase) -> None:
+    urls = await make_database("gateway")
+    await migrate("services.gateway", urls.migrator)
+    async with sql_engine(urls.migrator) as engine, engine.connect() as connection:
         guards = await audit_catalogue(connection)
     assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
     assert {guard.name for guard in guards if guard.untenanted} == UNTENANTED

@@ -36,7 +36,7 @@ def signer(keys: MeshKeys, service: str, files: TlsFiles, target: str) -> Worklo
 
 
 async def test_a_gateway_with_a_certificate_serves_those_who_show_one(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     authority = Authority()
     files = authority.equips("gateway", tmp_path / "gateway")
@@ -48,7 +48,7 @@ async def test_a_gateway_with_a_certificate_serves_those_who_show_one(
         "tls_ca_path": files.authorities,
         "gateway_target": target,
     }
-    async with running_gateway(make_database, tmp_path, **certificate) as gateway:
+    async with running_gateway(make_migrated, tmp_path, **certificate) as gateway:
         own = authority.equips("orchestrator", tmp_path / "orchestrator")
         identity = signer(gateway.keys, "orchestrator", own, gateway.target)
         async with channel(gateway.target, identity=identity) as opened:

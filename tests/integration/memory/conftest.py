@@ -27,7 +27,6 @@ from services.meshkit.crypto.kek_file import create_kek_file
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.server import serve
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.sql.scope import maintenance_scope
 from services.meshkit.testing import failpoints
@@ -161,10 +160,9 @@ async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 20
 
 
 @pytest.fixture
-async def around(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Neighbours]:
+async def around(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Neighbours]:
     """Gives an empty, migrated database, keys, and the two fakes."""
-    urls = await make_database("memory")
-    await migrate("services.memory", urls.migrator)
+    urls = await make_migrated("memory")
     clock = TravelClock()
     keys = MeshKeys.make(tmp_path, clock=clock, services=SERVICES)
     create_kek_file(tmp_path / "kek")

@@ -25,7 +25,7 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import drift, migrate
 from services.meshkit.sql.scope import maintenance_scope
 from services.meshkit.testing.mesh_keys import TENANT
-from tests.integration.conftest import free_port
+from tests.integration.conftest import MakeDatabase, free_port
 from tests.integration.memory.conftest import (
     MemoryMesh,
     Neighbours,
@@ -169,8 +169,9 @@ async def test_what_a_store_that_is_away_misses_is_placed_when_it_is_back(
     assert mesh.around.inference.texts.count("ban cars 0") == 1
 
 
-async def test_tables_are_as_the_migrations_make_them_and_guarded(around: Neighbours) -> None:
-    urls = around.urls
+async def test_tables_are_as_the_migrations_make_them_and_guarded(make_database: MakeDatabase) -> None:
+    urls = await make_database("memory")
+    await migrate("services.memory", urls.migrator)
     assert not await drift("services.memory", urls.migrator, METADATA)
     async with sql_engine(urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
         guards = await audit_catalogue(scope)

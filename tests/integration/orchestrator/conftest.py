@@ -37,7 +37,6 @@ from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import call_metadata
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients.live_events import live_events
@@ -387,10 +386,9 @@ class House:
 
 
 @pytest.fixture
-async def house(make_database: MakeDatabase, nats_server: NatsServer, tmp_path: Path) -> House:
+async def house(make_migrated: MakeDatabase, nats_server: NatsServer, tmp_path: Path) -> House:
     """Gives a migrated database on which replicas can start."""
-    urls = await make_database("orchestrator")
-    await migrate("services.orchestrator", urls.migrator)
+    urls = await make_migrated("orchestrator")
     return House(urls=urls, nats=nats_server, folder=tmp_path, world=World())
 
 

@@ -95,8 +95,8 @@ def a_caller(tenant: TenantId, *roles: Role) -> Caller:
 
 
 @pytest.fixture
-async def room(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Room]:
-    async with kept_runs(await make_database("orchestrator"), tmp_path) as opened:
+async def room(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Room]:
+    async with kept_runs(await make_migrated("orchestrator"), tmp_path) as opened:
         yield Room(opened)
     arm("")
 
@@ -255,8 +255,10 @@ async def test_requests_take_nothing_out_of_the_journal(room: Room, tenant: Tena
                 await scope.driver.execute(f"DELETE FROM {table}")
 
 
-async def test_the_tables_of_the_archive_go_back_and_forth(room: Room) -> None:
-    await migrate("services.orchestrator", room.kept.urls.migrator, to="0010", back=True)
-    await migrate("services.orchestrator", room.kept.urls.migrator)
-    async with sql_engine(room.kept.urls.migrator) as engine, maintenance_scope(engine) as scope:
+async def test_the_tables_of_the_archive_go_back_and_forth(make_database: MakeDatabase) -> None:
+    urls = await make_database("orchestrator")
+    await migrate("services.orchestrator", urls.migrator)
+    await migrate("services.orchestrator", urls.migrator, to="0010", back=True)
+    await migrate("services.orchestrator", urls.migrator)
+    async with sql_engine(urls.migrator) as engine, maintenance_scope(engine) as scope:
         assert [guard.name for guard in await audit_catalogue(scope) if guard.faults] == []

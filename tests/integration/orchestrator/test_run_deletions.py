@@ -138,8 +138,8 @@ class Room:
 
 
 @pytest.fixture
-async def room(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Room]:
-    async with kept_runs(await make_database("orchestrator"), tmp_path) as opened:
+async def room(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Room]:
+    async with kept_runs(await make_migrated("orchestrator"), tmp_path) as opened:
         yield Room(opened)
     arm("")
 

@@ -16,8 +16,8 @@ from tests.support.kept_runs import KeptRuns, kept_runs
 
 
 @pytest.fixture
-async def kept(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[KeptRuns]:
-    async with kept_runs(await make_database("orchestrator"), tmp_path) as opened:
+async def kept(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[KeptRuns]:
+    async with kept_runs(await make_migrated("orchestrator"), tmp_path) as opened:
         yield opened
 
 

@@ -25,6 +25,7 @@ from services.orchestrator.engine.run import RunWrite, ShardLease
 from services.orchestrator.programs import dialogue
 from services.orchestrator.programs import run as program
 from services.orchestrator.storage.tables import METADATA
+from tests.integration.conftest import MakeDatabase
 from tests.integration.orchestrator.conftest import OTHER_TENANT, House, Replica
 from tests.support.sessions import a_generation
 
@@ -400,8 +401,10 @@ async def test_a_model_that_fails_for_good_fails_the_session_with_its_reason(rep
     assert ended.turn_count == 2
 
 
-async def test_every_table_is_guarded_and_matches_its_description(house: House) -> None:
-    async with sql_engine(house.urls.migrator) as engine, maintenance_scope(engine) as scope:
+async def test_every_table_is_guarded_and_matches_its_description(make_database: MakeDatabase) -> None:
+    urls = await make_database("orchestrator")
+    await migrate("services.orchestrator", urls.migrator)
+    async with sql_engine(urls.migrator) as engine, maintenance_scope(engine) as scope:
         guards = await audit_catalogue(scope)
     assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
     assert {guard.name for guard in guards if guard.untenanted} == {
@@ -410,6 +413,6 @@ async def test_every_table_is_guarded_and_matches_its_description(house: House) 
         "shard",
         "schema_version_orchestrator",
     }
-    assert await drift("services.orchestrator", house.urls.migrator, METADATA) == []
-    await migrate("services.orchestrator", house.urls.migrator, to="base", back=True)
-    await migrate("services.orchestrator", house.urls.migrator)
+    assert await drift("services.orchestrator", urls.migrator, METADATA) == []
+    await migrate("services.orchestrator", urls.migrator, to="base", back=True)
+    await migrate("services.orchestrator", urls.migrator)

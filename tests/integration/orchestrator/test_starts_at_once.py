@@ -16,8 +16,8 @@ _TAKE_OVER = text("SELECT pg_advisory_xact_lock(:lock, :shard)")
 _HELD_UP = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 
 
-async def test_whoever_leaves_is_told_once_the_run_has_begun(make_database: MakeDatabase, tmp_path: Path) -> None:
-    async with kept_runs(await make_database("orchestrator"), tmp_path) as runs:
+async def test_whoever_leaves_is_told_once_the_run_has_begun(make_migrated: MakeDatabase, tmp_path: Path) -> None:
+    async with kept_runs(await make_migrated("orchestrator"), tmp_path) as runs:
         first = runs.writes(TenantId(uuid4()))[0]
         lease = runs.leases[first.run.shard]
         async with runs.maintenance.connect() as other:

@@ -31,8 +31,8 @@ BIG = 3 * MOST_INLINE
 
 
 @pytest.fixture
-async def runs(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[KeptRuns]:
-    async with kept_runs(await make_database("orchestrator"), tmp_path) as opened:
+async def runs(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[KeptRuns]:
+    async with kept_runs(await make_migrated("orchestrator"), tmp_path) as opened:
         yield opened
 
 

@@ -82,14 +82,14 @@ async def until(ask: Ask, *, seconds: float = 10) -> None:
 
 @asynccontextmanager
 async def open_room(
-    make_database: MakeDatabase, folder: Path, *, feeds: dict[str, FakeAuditFeed] | None = None, **settings: Any
+    make_migrated: MakeDatabase, folder: Path, *, feeds: dict[str, FakeAuditFeed] | None = None, **settings: Any
 ) -> AsyncGenerator[Room]:
     """Runs a gateway that asks fast. The folder and the feeds may be those of an earlier one."""
     fed = {name: FakeAuditFeed(name) for name in NEIGHBOURS} if feeds is None else feeds
     quick: dict[str, Any] = {"audit_collect_seconds": 0.02, "audit_head_seconds": 0.05, "audit_archive_seconds": 0.05}
     async with (
         served(*fed.values()) as targets,
-        running_gateway(make_database, folder, targets=targets, **(quick | settings)) as gateway,
+        running_gateway(make_migrated, folder, targets=targets, **(quick | settings)) as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
         identity = IdentityServiceStub(opened)
@@ -109,8 +109,8 @@ async def open_room(
 
 
 @pytest.fixture
-async def room(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Room]:
-    async with open_room(make_database, tmp_path) as opened:
+async def room(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Room]:
+    async with open_room(make_migrated, tmp_path) as opened:
         yield opened
 
 

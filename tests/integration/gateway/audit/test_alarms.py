@@ -226,9 +226,9 @@ async def test_a_feed_that_cannot_be_right_is_not_chained(room: Room, wrong: dic
     assert (await room.status()).size == 1
 
 
-async def test_two_gateways_chain_every_entry_once(make_database: MakeDatabase, tmp_path: Path) -> None:
+async def test_two_gateways_chain_every_entry_once(make_migrated: MakeDatabase, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    async with open_room(make_database, tmp_path) as one:
+    async with open_room(make_migrated, tmp_path) as one:
         again = database_of(one)
         shared = {
             "kek_path": tmp_path / "kek",
@@ -251,8 +251,8 @@ def database_of(room: Room) -> MakeDatabase:
     return same
 
 
-async def test_a_new_gateway_goes_on_where_the_last_one_stopped(make_database: MakeDatabase, tmp_path: Path) -> None:
-    async with open_room(make_database, tmp_path) as first:
+async def test_a_new_gateway_goes_on_where_the_last_one_stopped(make_migrated: MakeDatabase, tmp_path: Path) -> None:
+    async with open_room(make_migrated, tmp_path) as first:
         for _ in range(40):
             first.feeds["cost"].write(first.tenant)
         await first.until_size(40)
@@ -267,9 +267,9 @@ async def test_a_new_gateway_goes_on_where_the_last_one_stopped(make_database: M
 
 
 async def test_a_gateway_that_died_between_head_store_and_database_signs_again(
-    make_database: MakeDatabase, postgres: str, tmp_path: Path
+    make_migrated: MakeDatabase, postgres: str, tmp_path: Path
 ) -> None:
-    async with open_room(make_database, tmp_path) as first:
+    async with open_room(make_migrated, tmp_path) as first:
         for _ in range(8):
             first.feeds["cost"].write(first.tenant, stream=0)
         await first.until_signed(8)
@@ -282,10 +282,10 @@ async def test_a_gateway_that_died_between_head_store_and_database_signs_again(
 
 
 async def test_a_damaged_head_store_is_an_alarm_for_its_tenant_only(
-    make_database: MakeDatabase, tmp_path: Path
+    make_migrated: MakeDatabase, tmp_path: Path
 ) -> None:
     other = uuid4()
-    async with open_room(make_database, tmp_path) as first:
+    async with open_room(make_migrated, tmp_path) as first:
         first.feeds["cost"].write(first.tenant)
         first.feeds["cost"].write(other)
         await first.until_signed(1)
@@ -323,9 +323,9 @@ async def rewrite(postgres: str, room: Room, *statements: str) -> None:
     ],
 )
 async def test_a_database_that_was_rewritten_is_an_alarm_at_the_start(
-    make_database: MakeDatabase, postgres: str, tmp_path: Path, statement: str, told: str
+    make_migrated: MakeDatabase, postgres: str, tmp_path: Path, statement: str, told: str
 ) -> None:
-    async with open_room(make_database, tmp_path) as first:
+    async with open_room(make_migrated, tmp_path) as first:
         for _ in range(20):
             first.feeds["cost"].write(first.tenant, stream=0)
         await first.until_signed(20)
@@ -360,9 +360,9 @@ async def test_nothing_is_signed_over_a_history_that_was_changed_while_the_gatew
 
 
 async def test_an_entry_whose_content_alone_was_changed_is_found_by_reading_through(
-    make_database: MakeDatabase, postgres: str, tmp_path: Path
+    make_migrated: MakeDatabase, postgres: str, tmp_path: Path
 ) -> None:
-    async with open_room(make_database, tmp_path, audit_read_through_seconds=0.05) as room:
+    async with open_room(make_migrated, tmp_path, audit_read_through_seconds=0.05) as room:
         for _ in range(5):
             room.feeds["cost"].write(room.tenant, stream=0)
         await room.until_signed(5)

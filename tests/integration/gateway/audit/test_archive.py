@@ -39,10 +39,10 @@ async def hot(postgres: str, room: Room) -> tuple[int, int]:
 
 @pytest.mark.parametrize("place", ["{folder}/audit", "file://{folder}/bucket"])
 async def test_archived_entries_are_exported_and_proven_as_before(
-    make_database: MakeDatabase, postgres: str, tmp_path: Path, place: str
+    make_migrated: MakeDatabase, postgres: str, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "bucket").mkdir()
-    async with open_room(make_database, tmp_path, audit_store=place.format(folder=tmp_path)) as room:
+    async with open_room(make_migrated, tmp_path, audit_store=place.format(folder=tmp_path)) as room:
         await fill(room)
 
         async def archived() -> bool:
@@ -63,10 +63,10 @@ async def test_archived_entries_are_exported_and_proven_as_before(
         assert [line.entry.index for line in some if line.HasField("entry")] == list(range(OLD - 2, OLD + NEW))
 
 
-async def test_what_is_not_signed_is_not_archived(make_database: MakeDatabase, postgres: str, tmp_path: Path) -> None:
+async def test_what_is_not_signed_is_not_archived(make_migrated: MakeDatabase, postgres: str, tmp_path: Path) -> None:
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit" / "heads").write_text("no folder, so nothing can be signed")
-    async with open_room(make_database, tmp_path, audit_archive_seconds=0.02) as room:
+    async with open_room(make_migrated, tmp_path, audit_archive_seconds=0.02) as room:
         entry = room.feeds["cost"].write(room.tenant, stream=0)
         entry.record_time.FromDatetime(datetime.now(UTC) - timedelta(days=200))
         await room.until_size(1)
@@ -79,8 +79,8 @@ async def test_what_is_not_signed_is_not_archived(make_database: MakeDatabase, p
         assert await hot(postgres, room) == (1, 1)
 
 
-async def test_a_changed_archive_is_not_passed_on(make_database: MakeDatabase, postgres: str, tmp_path: Path) -> None:
-    async with open_room(make_database, tmp_path) as room:
+async def test_a_changed_archive_is_not_passed_on(make_migrated: MakeDatabase, postgres: str, tmp_path: Path) -> None:
+    async with open_room(make_migrated, tmp_path) as room:
         await fill(room)
 
         async def archived() -> bool:

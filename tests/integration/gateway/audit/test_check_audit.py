@@ -28,12 +28,12 @@ async def looked_through(room: Room) -> tuple[str, Sequence[str]]:
 
 
 async def test_heads_that_the_store_has_lost_are_told_and_put_back_and_hide_no_change(
-    make_database: MakeDatabase, postgres: str, tmp_path: Path
+    make_migrated: MakeDatabase, postgres: str, tmp_path: Path
 ) -> None:
     async def same(_service: str) -> DatabaseUrls:
         return first.gateway.urls
 
-    async with open_room(make_database, tmp_path) as first:
+    async with open_room(make_migrated, tmp_path) as first:
         for _ in range(8):
             first.feeds["cost"].write(first.tenant, stream=0)
         await first.until_signed(8)

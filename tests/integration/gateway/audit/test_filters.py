@@ -12,7 +12,6 @@ from services.gateway.storage.audit_reader import PAGE, SqlAuditReader
 from services.gateway.usecases.audit_ports import EntryFilter
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.scope import driver_scope
 from tests.integration.conftest import MakeDatabase
 from tests.integration.gateway.audit.conftest import administrator
@@ -45,9 +44,8 @@ FILTERS = {
 
 
 @asynccontextmanager
-async def a_long_trail(make_database: MakeDatabase, postgres: str) -> AsyncIterator[AsyncEngine]:
-    urls = await make_database("gateway")
-    await migrate("services.gateway", urls.migrator)
+async def a_long_trail(make_migrated: MakeDatabase, postgres: str) -> AsyncIterator[AsyncEngine]:
+    urls = await make_migrated("gateway")
     async with administrator(postgres, urls) as connection:
         await connection.execute(_FILL, TENANT, BEGIN, ENTRIES)
         await connection.execute("ANALYZE audit_chain")
@@ -55,8 +53,8 @@ async def a_long_trail(make_database: MakeDatabase, postgres: str) -> AsyncItera
         yield app
 
 
-async def test_no_filter_reads_more_than_it_shows(make_database: MakeDatabase, postgres: str) -> None:
-    async with a_long_trail(make_database, postgres) as app:
+async def test_no_filter_reads_more_than_it_shows(make_migrated: MakeDatabase, postgres: str) -> None:
+    async with a_long_trail(make_migrated, postgres) as app:
         reader = SqlAuditReader(app)
         for name, (wanted, found) in FILTERS.items():
             page = await reader.page(TENANT, wanted, before=None, most=MOST)

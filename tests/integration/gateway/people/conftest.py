@@ -103,9 +103,9 @@ def clock() -> Shifted:
 
 
 @pytest.fixture
-async def people(make_database: MakeDatabase, tmp_path: Path, clock: Shifted) -> AsyncIterator[People]:
+async def people(make_migrated: MakeDatabase, tmp_path: Path, clock: Shifted) -> AsyncIterator[People]:
     async with (
-        running_gateway(make_database, tmp_path, clock=clock, oidc_reach_local="everybody") as gateway,
+        running_gateway(make_migrated, tmp_path, clock=clock, oidc_reach_local="everybody") as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
         yield People(gateway, UserServiceStub(opened), IdentityServiceStub(opened))

@@ -246,10 +246,10 @@ async def test_a_grant_of_a_person_lasts_until_they_are_removed(people: People, 
 
 
 async def test_nobody_joins_a_tenant_beyond_its_bound(
-    make_database: MakeDatabase, tmp_path: Path, provider: OidcProvider
+    make_migrated: MakeDatabase, tmp_path: Path, provider: OidcProvider
 ) -> None:
     async with (
-        running_gateway(make_database, tmp_path, oidc_reach_local="everybody", max_users=2) as gateway,
+        running_gateway(make_migrated, tmp_path, oidc_reach_local="everybody", max_users=2) as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
         people = People(gateway, UserServiceStub(opened), IdentityServiceStub(opened))
