@@ -25,6 +25,7 @@ EDGE: Final = "edge"
 _SECONDS: Final = 15.0
 #: Calls beyond the rate are made again so often before the test gives up.
 _TRIES: Final = 20
+#: For what is heard of a watch that has begun. There may be nothing.
 _SILENCE_SECONDS: Final = 0.5
 #: What gRPC makes of a stream that was refused before its first request was written; why is told to who writes none.
 _ENDED_BEFORE: Final = "Internal error from Core"
@@ -83,9 +84,12 @@ class Doors:
             call = start(asked, metadata=headers, timeout=_SECONDS)
             if not rpc.streams:
                 return Answer("OK", body=await call)
-            # A stream that has nothing to say yet has let its caller in, too.
-            # Where refusals are on record, one is answered once it has been written.
-            silence = _SECONDS if rpc.guard.audit_read else _SILENCE_SECONDS
+            # One that is fed ends with what it is fed by. A watch says that it has begun, or is refused, before it says
+            # anything else: however long that takes, silence after it means that its caller was let in.
+            silence = _SECONDS
+            if not rpc.method.client_streaming:
+                await call.initial_metadata()
+                silence = _SILENCE_SECONDS
             body = await asyncio.wait_for(call.read(), silence)
             if body is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
                 body = b""

@@ -13,6 +13,7 @@ from openai import AsyncOpenAI
 
 from comitia_sdk.aio import AsyncClient
 from tests.e2e.conftest import MakeTenant, Tenant, until
+from tests.e2e.doors import at_once
 from tests.e2e.test_doors_openai import MODEL, asked, asking, opened
 from tests.support.mesh import RunningMesh
 from tests.support.pictures import a_png
@@ -138,7 +139,7 @@ async def test_long_requests_of_a_tenant_leave_room_for_others(mesh: RunningMesh
         one.says("There is room.")
         return (await knock(one, picture(one), **{"x-api-key": one.key}))[0] == 200
 
-    assert await until(room_again, seconds=5)
+    assert await until(room_again)
 
 
 async def test_nothing_else_is_served_at_the_doors(tenant: Tenant) -> None:
@@ -171,10 +172,11 @@ async def test_whoever_sends_many_unknown_keys_has_to_wait(mesh: RunningMesh) ->
         async with session.post(f"{mesh.url}{CHAT}", headers={"x-api-key": key}, json={}) as answer:
             return answer.status
 
-    # From an address of its own: others come from that of the tests.
+    # From an address of its own: others come from that of the tests. Twenty at a time: a machine that has more to do
+    # than it can answers one after the other more slowly than the ten a second that are looked up.
     elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
     async with aiohttp.ClientSession(connector=elsewhere) as session:
-        assert {await status(session, number) for number in range(60)} == {401, 429}
+        assert {*await at_once(20, (status(session, number) for number in range(200)))} == {401, 429}
 
 
 async def test_the_official_client_without_a_key_is_told_so(mesh: RunningMesh) -> None:

@@ -52,7 +52,8 @@ async def run_through(tenant: Tenant, what: str) -> tuple[list[str], session_pb2
     tenant.says(f"At last, {what}", match=(case,))
     session = await tenant.start("Ada", about=case, max_rounds=1)
     reasons: list[str] = []
-    async with asyncio.timeout(40):
+    # A deployment is left alone for twice as long each time that it fails again: the later cancels come, the longer.
+    async with asyncio.timeout(100):
         async for event in tenant.client.sessions.watch(session.session_id):
             if event.state_changed.state == PARKED:
                 assert len(event.state_changed.state_message) > 20
@@ -94,7 +95,8 @@ async def test_a_session_parks_with_the_reason_until_it_goes_on_or_is_cancelled(
 async def test_a_session_fails_when_the_provider_refuses_for_good(cast: Tenant, status: int) -> None:
     cast.provider.behave(match=[cast.mark], status=status)
     session = await cast.start("Ada", max_rounds=2)
-    ended = await cast.ended(session.session_id)
+    # The failures before this may have the deployment left alone still.
+    ended = await cast.ended(session.session_id, seconds=60)
     assert (ended.state, ended.state_reason) == (session_pb2.SESSION_STATE_FAILED, "PROVIDER_REFUSED")
     assert str(status) in ended.state_message
     assert (ended.turn_count, ended.rounds_executed, ended.cost_nano_usd) == (0, 0, 0)
@@ -108,11 +110,12 @@ async def test_a_session_fails_when_the_provider_refuses_for_good(cast: Tenant, 
 async def test_when_one_of_two_fails_the_session_fails_once(tenant: Tenant) -> None:
     await tenant.cast("Ada", "Bob")
     tenant.provider.behave(match=[tenant.mark, "You are Ada."], status=401)
-    tenant.says("Too late", match=("You are Bob.",), wait=0.3)
+    tenant.says("Too late", match=("You are Bob.",), held=tenant.mark)
     session = await tenant.start("Ada", "Bob", strategy="parallel", max_rounds=2)
     ended = await tenant.ended(session.session_id)
     assert (ended.state_reason, ended.turn_count) == ("PROVIDER_REFUSED", 0)
     assert await tenant.turns(session.session_id) == []
+    tenant.provider.release(tenant.mark)
     again = await tenant.client.sessions.get(session.session_id)
     assert again == ended
 

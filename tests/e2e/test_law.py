@@ -45,7 +45,7 @@ async def test_a_warning_lets_the_session_go_on_and_is_on_the_record(tenant: Ten
         listed = await tenant.rest.ask("GET", f"/violations?run_id={session.session_id}&rule=no_swords")
         return {one["violation_id"] for one in listed.body["violations"]} == {one.violation_id for one in found}
 
-    await until(listed_alike, seconds=5)
+    await until(listed_alike)
 
 
 async def test_a_topic_that_the_law_blocks_never_reaches_the_provider(tenant: Tenant) -> None:

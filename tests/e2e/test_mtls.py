@@ -192,7 +192,7 @@ async def test_renewals_under_a_running_session_fail_nothing(inside: Inside, ten
             await renewed(inside, renew)
             if renew is by_authority:
                 await until(lambda: forgotten(inside, old), seconds=60)
-                await until(inside.all_show_what_lies_there)
+                await until(inside.all_show_what_lies_there, seconds=60)
             assert load.calls > before
             await client.sessions.advance(session.session_id)
         kinds = await asyncio.wait_for(watching, 20)
@@ -222,7 +222,7 @@ async def renewed(inside: Inside, renew: Callable[[], None]) -> None:
         return all(one.serial not in before and one.made >= began for one in found)
 
     await until(there, seconds=60)
-    await until(inside.all_show_what_lies_there)
+    await until(inside.all_show_what_lies_there, seconds=60)
 
 
 async def forgotten(inside: Inside, authority: bytes) -> bool:

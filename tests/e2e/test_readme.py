@@ -1,7 +1,6 @@
 """The snippets of README.md, docs/budgets.md and docs/models.md, run as they stand on a whole mesh."""
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import pytest
 from comitia_sdk import Client
 from services.launcher import ports, status
 from services.launcher.layout import DataDir, write_state
+from tests.integration.conftest import free_port
 from tests.support.mesh import RunningMesh, running_provider
 from tests.support.oidc_provider import running_oidc_provider
 from tests.support.providers.fake import KEY
@@ -48,10 +48,7 @@ def reader(mesh: RunningMesh) -> dict[str, str]:
     """Gives the environment of a reader with a tenant of her own."""
     with Client(mesh.url, api_key=mesh.admin_key) as client:
         key = client.tenants.create("reader").admin_api_key
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return {"COMITIA_URL": mesh.url, "COMITIA_API_KEY": key, "PORT": str(port)}
+    return {"COMITIA_URL": mesh.url, "COMITIA_API_KEY": key, "PORT": str(free_port())}
 
 
 @pytest.mark.parametrize("snippet", ON_A_MESH, ids=lambda snippet: snippet.name)

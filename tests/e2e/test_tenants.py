@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import count
 from typing import Any
 
 import aiohttp
@@ -75,8 +76,10 @@ async def test_runs_in_progress_are_counted_exactly_and_make_room_when_they_end(
     client: AsyncClient, tenant: Tenant
 ) -> None:
     await tenant.cast("Ada")
-    await client.tenants.set_quotas(await id_of(client, tenant), {"max_concurrent_runs": 2})
-    await asyncio.sleep(2)  # services follow within this time; what runs before counts as well
+    await client.tenants.set_quotas(await id_of(client, tenant), {"max_concurrent_runs": 2, "max_agents": 1})
+    # Who counts the runs has heard of both quotas once it heeds this one; what runs before counts as well.
+    names = (f"Agent{number}" for number in count())
+    await refused_with("QUOTA_EXCEEDED", lambda: tenant.client.agents.create(next(names)))
     wish: dict[str, Any] = {"max_rounds": 2, "manual_advance": True}
     outcomes = await asyncio.gather(*(tenant.start("Ada", **wish) for _ in range(8)), return_exceptions=True)
     started = [one for one in outcomes if isinstance(one, session_pb2.Session)]
@@ -147,8 +150,8 @@ async def test_tools_that_the_rules_forbid_are_offered_to_nobody_and_shown_to_wh
     async def told_in_a_turn() -> list[str]:
         session = await tenant.start("Ada", max_rounds=1)
         await tenant.ended(session.session_id)
-        request = tenant.provider.meter(tenant.mark)["calls"][-1]["body"]
-        return [tool["function"]["name"] for tool in request.get("tools", [])]
+        asked = [call["body"] for call in tenant.provider.meter(tenant.mark)["calls"] if "messages" in call["body"]]
+        return [tool["function"]["name"] for tool in asked[-1].get("tools", [])]
 
     await tenant.client.tenants.set_security_policy(allowed_tools=["adder"])
     await until(lambda: there(["adder@1.0.0", "adder@1.1.0"]), seconds=10)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import pytest
@@ -33,15 +33,23 @@ async def server_sent(tenant: Tenant, path: str) -> AsyncGenerator[dict[str, Any
                 yield json.loads(line.removeprefix(b"data:"))
 
 
+async def sse_of(tenant: Tenant, session_id: str, after: int) -> AsyncGenerator[WatchSessionResponse]:
+    async for event in server_sent(tenant, f"/v1/sessions/{session_id}:watch?after_sequence={after}"):
+        yield ParseDict(event, WatchSessionResponse())
+
+
 async def by_sse(tenant: Tenant, session_id: str, *, after: int = 0) -> list[WatchSessionResponse]:
-    path = f"/v1/sessions/{session_id}:watch?after_sequence={after}"
     async with asyncio.timeout(20):
-        return [ParseDict(event, WatchSessionResponse()) async for event in server_sent(tenant, path)]
+        return [event async for event in sse_of(tenant, session_id, after)]
+
+
+def grpc_of(tenant: Tenant, session_id: str, after: int) -> AsyncIterator[WatchSessionResponse]:
+    return tenant.client.sessions.watch(session_id, after_sequence=after)
 
 
 async def by_grpc(tenant: Tenant, session_id: str, *, after: int = 0) -> list[WatchSessionResponse]:
     async with asyncio.timeout(20):
-        return [event async for event in tenant.client.sessions.watch(session_id, after_sequence=after)]
+        return [event async for event in grpc_of(tenant, session_id, after)]
 
 
 def kinds(events: list[WatchSessionResponse]) -> list[str | None]:
@@ -52,15 +60,20 @@ def recorded(events: list[WatchSessionResponse]) -> list[WatchSessionResponse]:
     return [event for event in events if event.WhichOneof("event") != "text_delta"]
 
 
-@pytest.mark.parametrize("watch", [by_grpc, by_sse])
+@pytest.mark.parametrize("watch", [grpc_of, sse_of])
 async def test_a_session_is_watched_live_with_its_text(tenant: Tenant, watch: Any) -> None:
     await tenant.cast("Ada", "Bob")
     # Nobody has anything to hear yet: the first answer waits until the watch has begun.
-    tenant.says(TEXT, wait=0.5, pause=0.03)
+    tenant.says(TEXT, held=tenant.mark, pause=0.03)
     tenant.says(TEXT, pause=0.03)
     session_id = (await tenant.start("Ada", "Bob", max_rounds=1)).session_id
 
-    events = await watch(tenant, session_id)
+    events: list[WatchSessionResponse] = []
+    async with asyncio.timeout(20):
+        async for event in watch(tenant, session_id, 0):
+            events.append(event)
+            if len(events) == 1:
+                tenant.provider.release(tenant.mark)
 
     assert kinds(recorded(events)) == STORY
     sequences = [event.sequence for event in recorded(events)]

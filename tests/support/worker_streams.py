@@ -1,6 +1,7 @@
 """A worker's stream in raw bytes, so that a test can say anything on it."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc.aio
@@ -19,8 +20,9 @@ class Stream:
         self.call = call
 
     async def send(self, message: pb.WorkRequest | bytes) -> None:
-        """Sends a frame."""
-        await self.call.write(message if isinstance(message, bytes) else message.SerializeToString())
+        """Sends a frame. Why a stream has been ended meanwhile is told to who reads."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            await self.call.write(message if isinstance(message, bytes) else message.SerializeToString())
 
     async def hello(self, *steps: str, credits: int = 4, held: Any = (), projects: Any = ()) -> "Stream":
         """Says who works."""

@@ -496,7 +496,7 @@ async def test_closing_a_stream_closes_its_socket_at_once(
     stream = provider.stream(call)
     assert isinstance(await anext(stream), TextDelta)
     await stream.aclose()
-    await server.until(lambda meter: meter.calls[0].abandoned, seconds=1.0)
+    await server.until(lambda meter: meter.calls[0].abandoned)
 
 
 @pytest.mark.parametrize("form", AdapterForm)
@@ -511,7 +511,7 @@ async def test_cancelling_the_asker_reaches_the_provider(
     await server.until(lambda meter: meter.calls)
     asking.cancel()
     await asyncio.wait([asking])
-    await server.until(lambda meter: meter.calls[0].abandoned, seconds=1.0)
+    await server.until(lambda meter: meter.calls[0].abandoned)
     assert asking.cancelled()
 
 

@@ -338,7 +338,9 @@ async def test_who_closes_a_stream_of_pieces_takes_its_item_back(tmp_path: Path)
 async def test_pieces_end_with_the_error_of_their_item(tmp_path: Path) -> None:
     ledger = make_ledger(by_item=True)
     async with spending(tmp_path, ledger) as (server, spend):
-        answers = spend.stream(mark("pieces:1"), principal=server.keys.principal(), timeout_seconds=0.2)
+        principal = server.keys.principal()
+        await outcome(spend, "hold_1", principal)  # so that the time is not that of connecting
+        answers = spend.stream(mark("pieces:1"), principal=principal, timeout_seconds=1.0)
         assert [(await anext(answers)).hold.hold_id, (await anext(answers)).hold.hold_id] == ["one", "two"]
         with pytest.raises(MeshError) as raised:
             await anext(answers)
@@ -369,7 +371,8 @@ async def test_a_deadline_ends_the_wait_of_its_item_only(tmp_path: Path) -> None
     async with spending(tmp_path, ledger) as (server, spend):
         principal = server.keys.principal()
         neighbour = asyncio.create_task(outcome(spend, "wait:2", principal))
-        late = await outcome(spend, "wait:1", principal, timeout_seconds=0.1)
+        await until(lambda: ledger.seen == ["wait:2"])
+        late = await outcome(spend, "wait:1", principal, timeout_seconds=0.5)
         assert isinstance(late, MeshError)
         assert late.kind is ErrorKind.DEADLINE
         await until(lambda: "wait:1" in ledger.cancelled)
@@ -563,6 +566,6 @@ async def test_a_service_that_is_no_peer_opens_no_stream(tmp_path: Path, ledger:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not true():  # noqa: ASYNC110  # what it waits for happens in gRPC
             await asyncio.sleep(0.005)

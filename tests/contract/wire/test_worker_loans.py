@@ -195,11 +195,11 @@ async def test_a_replica_with_idle_workers_helps_one_whose_workers_are_busy(hous
 async def test_cancels_and_signs_of_life_cross_replicas(house: House) -> None:
     here, there = await house.open("here"), await house.open("there")
     stream = await here.worker().hello(credits=1)
-    there.offer(heartbeat=0.4)
+    there.offer(heartbeat=1.0)
     [lease] = (await stream.hears()).leases
     for _ in range(8):
         await stream.send(pb.WorkRequest(heartbeats=pb.Heartbeats(lease_ids=[lease.lease_id])))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.15)
     there.pools.withdraw("run_there")
     assert list((await stream.hears()).revoked_lease_ids) == [lease.lease_id]
     there.offer("nodes/next")

@@ -101,7 +101,7 @@ async def test_a_worker_gets_leases_in_one_frame_and_answers_them(served: Served
 
 async def test_a_stream_that_is_to_end_soon_is_given_steps_for_half_its_time(served: Served) -> None:
     served.offer()
-    stream = await served.open(seconds=2.0).hello()
+    stream = await served.open(seconds=5.0).hello()
     assert (await stream.hears()).leases
     assert (await stream.hears()).draining
     stream.call.cancel()

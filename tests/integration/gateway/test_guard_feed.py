@@ -142,7 +142,7 @@ async def test_a_key_revoked_under_load_has_no_success_later_than_five_seconds(f
             while len(refusals) < before + 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             stopped.set()
-    assert successes[-1] - revoked < 1.0
+    assert successes[-1] - revoked < 5.0
     assert max(refusals) > max(successes)
     assert reasons <= {"API_KEY_INVALID", "TOKEN_REVOKED"}
 

@@ -221,10 +221,11 @@ async def a_replica(gateway: RunningGateway) -> AsyncIterator[tuple["PricingServ
             yield PricingServiceStub(opened), gate
 
 
-async def hammer(stub: "PricingServiceAsyncStub", metadata: Any, *, seconds: float, pause: float) -> int:
-    """Calls again and again; gives how often it was let in."""
-    end, taken, reasons = time.monotonic() + seconds, 0, {"RATE_LIMITED"}
+async def hammer(stub: "PricingServiceAsyncStub", metadata: Any, *, seconds: float, pause: float) -> tuple[int, int]:
+    """Calls again and again; gives how often it was let in, and how often it called."""
+    end, taken, calls, reasons = time.monotonic() + seconds, 0, 0, {"RATE_LIMITED"}
     while time.monotonic() < end:
+        calls += 1
         try:
             await stub.ListPrices(cost.ListPricesRequest(), metadata=metadata)
             taken += 1
@@ -232,7 +233,7 @@ async def hammer(stub: "PricingServiceAsyncStub", metadata: Any, *, seconds: flo
             reasons.add(remote_error(error).reason)
         await asyncio.sleep(pause)
     assert reasons == {"RATE_LIMITED"}
-    return taken
+    return taken, calls
 
 
 async def test_two_replicas_share_one_limit_and_one_tenant_does_not_slow_another(
@@ -242,17 +243,17 @@ async def test_two_replicas_share_one_limit_and_one_tenant_does_not_slow_another
         replicas = [(await stack.enter_async_context(a_replica(gateway)))[0] for _ in range(2)]
         greedy, polite = bearer(gateway.keys, tenant=1), bearer(gateway.keys, tenant=2)
         began = time.monotonic()
-        first, second, other = await asyncio.gather(
+        (first, tried), (second, tried_too), (other, asked) = await asyncio.gather(
             hammer(replicas[0], greedy, seconds=4, pause=0.005),
             hammer(replicas[1], greedy, seconds=4, pause=0.005),
             hammer(replicas[1], polite, seconds=4, pause=0.1),
         )
         took = time.monotonic() - began
     assert first + second <= most_admitted(PER_SECOND, seconds=took, replicas=2)
-    # What was promised is also given: the burst of 80 and 40 a second.
-    assert first + second >= 0.85 * (PER_SECOND * 4 + 2 * PER_SECOND)
+    # What was promised is also given, as far as it was asked for: the burst of 80 and 40 a second.
+    assert first + second >= 0.85 * min(PER_SECOND * 4 + 2 * PER_SECOND, tried + tried_too)
     assert min(first, second) > 20
-    assert other >= 25
+    assert other == asked > 1
 
 
 async def test_without_the_gateway_a_replica_goes_on_with_a_quarter(
@@ -268,7 +269,7 @@ async def test_without_the_gateway_a_replica_goes_on_with_a_quarter(
             serving=gateway.serving,
         )
         stub, gate = await stack.enter_async_context(a_replica(away))
-        taken = await hammer(stub, bearer(gateway.keys), seconds=3, pause=0.005)
+        taken, _ = await hammer(stub, bearer(gateway.keys), seconds=3, pause=0.005)
     assert gate.lessee.outage == 1
     # A quarter of 40 a second and of the burst of 80, and what went ahead.
     assert 3 * 10 <= taken <= 3.2 * 10 + 20 + 3

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -9,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from comitia.common.v1 import content_pb2
 from comitia.tools.v1 import tool_service_pb2 as pb
+from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.testing import failpoints
@@ -413,6 +415,21 @@ async def test_two_replicas_that_make_the_same_call_agree_on_one_result(mesh: To
     assert (budget.spent_nano_usd, budget.held_nano_usd) == (6, 0)
 
 
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Is set once a replica that has started has looked for what is to be settled."""
+    done, look = asyncio.Event(), Sweep.settle_pending
+
+    async def noted(sweep: Sweep, *, leave_alone: timedelta) -> int:
+        found = await look(sweep, leave_alone=leave_alone)
+        if not leave_alone:
+            done.set()
+        return found
+
+    monkeypatch.setattr(Sweep, "settle_pending", noted)
+    return done
+
+
 async def test_a_call_that_a_dead_replica_left_runs_again_under_a_new_hold(mesh: ToolsMesh, start: StartTools) -> None:
     await mesh.register(**a_template(mesh.site.url("/{city}"), cost_nano_usd=3))
     failpoints.arm("tools.after_begin=error@1")
@@ -429,10 +446,12 @@ async def test_a_call_that_a_dead_replica_left_runs_again_under_a_new_hold(mesh:
     assert row.hold_id != left.hold_id
 
 
-async def test_a_pending_settlement_is_made_at_the_next_start(mesh: ToolsMesh, start: StartTools) -> None:
+async def test_a_pending_settlement_is_made_at_the_next_start(
+    mesh: ToolsMesh, start: StartTools, looked: asyncio.Event
+) -> None:
     async with start(sweep_seconds=3600) as stopped:
         await stopped.register(cost_nano_usd=17)
-        await asyncio.sleep(0.1)
+        await looked.wait()
         failpoints.arm("cost.before_settle_commit=error@1")
         await stopped.invoke("sums", arguments={"expression": "1"}, path="swept")
         failpoints.arm("")
@@ -445,10 +464,12 @@ async def test_a_pending_settlement_is_made_at_the_next_start(mesh: ToolsMesh, s
         assert (budget.spent_nano_usd, budget.held_nano_usd) == (17, 0)
 
 
-async def test_a_token_that_cannot_be_opened_holds_up_no_other_settlement(start: StartTools) -> None:
+async def test_a_token_that_cannot_be_opened_holds_up_no_other_settlement(
+    start: StartTools, looked: asyncio.Event
+) -> None:
     async with start(sweep_seconds=3600) as stopped:
         await stopped.register(cost_nano_usd=17)
-        await asyncio.sleep(0.1)
+        await looked.wait()
         for path in ("broken", "whole"):
             failpoints.arm("cost.before_settle_commit=error@1")
             await stopped.invoke("sums", arguments={"expression": "1"}, path=path)
@@ -458,10 +479,10 @@ async def test_a_token_that_cannot_be_opened_holds_up_no_other_settlement(start:
         await started.until_settled("lapsed", "settled")
 
 
-async def test_a_repeat_settles_what_was_left_undone(start: StartTools) -> None:
+async def test_a_repeat_settles_what_was_left_undone(start: StartTools, looked: asyncio.Event) -> None:
     async with start(sweep_seconds=3600) as mesh:
         await mesh.register(cost_nano_usd=17)
-        await asyncio.sleep(0.1)
+        await looked.wait()
         failpoints.arm("cost.before_settle_commit=error@1")
         first = await mesh.invoke("sums", arguments={"expression": "1"}, path="again")
         assert await mesh.invoke("sums", arguments={"expression": "1"}, path="again") == first

@@ -18,7 +18,7 @@ from services.meshkit.core.errors import Unavailable
 from tests.integration.conftest import NatsServer, RunNats, free_port
 
 
-async def until(condition: Callable[[], bool], *, seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  the condition is the consumer's own counter
             await asyncio.sleep(0.01)
@@ -157,10 +157,11 @@ async def test_slow_work_is_extended_and_not_delivered_twice(mesh: Bus, stream: 
 
     async def handle(message: Message) -> None:
         seen.append(message.deliveries)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(2.5)
 
     await mesh.publish(event_subject(service, "tool", "approved"), b"", msg_id="one")
-    async with Running(Consumer(mesh, stream, f"{service}-test", handle, ack_seconds=0.5)) as consumer:
+    # Long enough that a machine that has more to do than it can extends it in time.
+    async with Running(Consumer(mesh, stream, f"{service}-test", handle, ack_seconds=1.5)) as consumer:
         await until(lambda: consumer.handled == 1)
         await asyncio.sleep(0.7)
     assert seen == [1]
