@@ -4,6 +4,8 @@ Exit codes: 0 done · 1 refused or failed · 2 used wrongly · 3 the mesh does n
 Heavy imports stand inside the commands, so that `--help` stays fast.
 """
 
+import atexit
+import gc
 import sys
 from typing import Annotated, Final
 
@@ -43,6 +45,8 @@ from comitia_sdk.cli import (
 from comitia_sdk.cli.failure import report_failure
 
 _INTERRUPTED: Final = 130
+#: New objects before the youngest are looked through for garbage. A command makes few that do not live as long as it.
+_OBJECTS_BEFORE_A_LOOK: Final = 20_000
 
 app: Final = typer.Typer(
     name="comitia",
@@ -132,6 +136,9 @@ def options(
 
 def run() -> None:
     """Runs the command line. Shows one sentence for a failure, never a stack trace without `--debug`."""
+    gc.set_threshold(_OBJECTS_BEFORE_A_LOOK)
+    # The end of the process frees everything at once, and need not look at each object before that.
+    atexit.register(gc.freeze)
     try:
         code = app(prog_name="comitia", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):

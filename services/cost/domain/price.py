@@ -1,7 +1,7 @@
 """Prices: integers of nano-USD per million tokens, by class, rounded up once per call."""
 
 import json
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
@@ -27,6 +27,21 @@ class Rates:
     audio_in: int = 0
     audio_out: int = 0
     image: int = 0
+
+    @property
+    def each(self) -> tuple[int, ...]:
+        """All of them, in this order."""
+        return (
+            self.input,
+            self.cache_read,
+            self.cache_write_5m,
+            self.cache_write_1h,
+            self.output,
+            self.reasoning,
+            self.audio_in,
+            self.audio_out,
+            self.image,
+        )
 
     def price(self, usage: Usage) -> NanoUsd:
         """Prices token counts."""
@@ -87,13 +102,13 @@ class Price:
         starts = [tier.min_prompt_tokens for tier in self.tiers]
         if starts[:1] != [0] or starts != sorted(set(starts)):
             raise ValueError(f"tiers of {self.model!r} must ascend from 0")
-        if any(rate < 0 for tier in self.tiers for rate in astuple(tier.rates)):
+        if any(rate < 0 for tier in self.tiers for rate in tier.rates.each):
             raise ValueError(f"a rate of {self.model!r} is negative")
         content = [
             self.provider,
             self.model,
             sorted(self.aliases),
-            [[tier.min_prompt_tokens, *astuple(tier.rates)] for tier in self.tiers],
+            [[tier.min_prompt_tokens, *tier.rates.each] for tier in self.tiers],
             self.start.isoformat(),
             self.source,
         ]

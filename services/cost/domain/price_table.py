@@ -66,14 +66,11 @@ def renewal(known: Sequence[Price], listed: Sequence[Price], *, now: datetime) -
     imported = {key for price in known if price.imported and not price.void for key in price.keys}
     wanted = [_without(price, imported) for price in listed if price.key not in imported]
     owners = {key: price.key for price in _from(wanted, now) for key in price.keys}
-    models: dict[NameKey, list[Price]] = {}
-    for price in wanted:
-        models.setdefault(price.key, []).append(price)
+    table = _by_model(known)
     added: list[Price] = []
     ends: dict[bytes, datetime | None] = {}
-    for key, prices in models.items():
-        before = [price for price in known if price.key == key]
-        if before:
+    for key, prices in _by_model(wanted).items():
+        if before := table.get(key):
             _renew(before, prices, now, added, ends)
         else:
             others = [one for one in known if any(one.keys & price.keys and one.meets(price) for price in prices)]
@@ -134,6 +131,13 @@ def overlaps(prices: Iterable[Price]) -> frozenset[NameKey]:
         if any(end is None or end > start for (_, end), (start, _) in pairwise(intervals)):
             found.add(key)
     return frozenset(found)
+
+
+def _by_model(prices: Iterable[Price]) -> dict[NameKey, list[Price]]:
+    models: dict[NameKey, list[Price]] = {}
+    for price in prices:
+        models.setdefault(price.key, []).append(price)
+    return models
 
 
 def _renew(

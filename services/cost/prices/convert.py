@@ -11,7 +11,7 @@ their calls would be charged too little.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, fields
+from dataclasses import fields
 from datetime import UTC, datetime, time
 from decimal import Decimal
 from importlib.metadata import version
@@ -188,7 +188,7 @@ def _to_json(price: Price) -> dict[str, object]:
         "aliases": price.aliases,
         "start": price.start.isoformat(),
         "end": None if price.end is None else price.end.isoformat(),
-        "tiers": [[tier.min_prompt_tokens, *astuple(tier.rates)] for tier in price.tiers],
+        "tiers": [[tier.min_prompt_tokens, *tier.rates.each] for tier in price.tiers],
         "digest": price.digest.hex(),
     }
 

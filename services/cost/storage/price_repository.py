@@ -1,7 +1,6 @@
 """Keeps the price table."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
 from datetime import datetime
 from typing import Final
 
@@ -105,10 +104,7 @@ def _tier_rows(price: Price) -> list[dict[str, object]]:
         {
             "digest": price.digest,
             "min_prompt_tokens": tier.min_prompt_tokens,
-            **{
-                f"{name}_nano_usd_per_million": rate
-                for name, rate in zip(USAGE_CLASSES, astuple(tier.rates), strict=True)
-            },
+            **{f"{name}_nano_usd_per_million": rate for name, rate in zip(USAGE_CLASSES, tier.rates.each, strict=True)},
         }
         for tier in price.tiers
     ]

@@ -1,10 +1,11 @@
+import gc
 import subprocess
 import sys
 from importlib import import_module
 
 import pytest
 
-from services.meshkit.core.imports import hollow, without
+from services.meshkit.core.imports import for_good, hollow, without
 
 
 def test_a_module_is_missing_inside_and_back_outside() -> None:
@@ -25,8 +26,15 @@ def test_a_hollow_module_has_every_name_inside_and_is_itself_outside() -> None:
     assert "this_module_is_nowhere" not in sys.modules
 
 
+def test_what_is_imported_for_good_is_not_looked_through() -> None:
+    with for_good():
+        inside = gc.isenabled()
+        import_module("colorsys")
+    assert (inside, gc.isenabled()) == (False, True)
+
+
 @pytest.mark.parametrize("service", ["cost", "gateway", "inference", "memory", "orchestrator", "policy", "tools"])
-def test_a_service_tells_grpc_how_to_wait_before_it_imports_it_and_loads_nothing_that_it_never_uses(
+def test_a_service_tells_grpc_how_to_wait_before_it_imports_it_and_imports_for_good_only_what_it_uses(
     service: str,
 ) -> None:
     speaks_http = service in ("gateway", "inference", "tools")
@@ -34,11 +42,12 @@ def test_a_service_tells_grpc_how_to_wait_before_it_imports_it_and_loads_nothing
     code = (
         "import sys, os; os.environ.pop('GRPC_EXPERIMENTS', None); import services;"
         "print(os.environ['GRPC_EXPERIMENTS'], 'grpc' in sys.modules, sep=';');"
-        f"import services.{service}.__main__; print('grpc' in sys.modules);"
+        "import gc; looks = []; gc.callbacks.append(lambda *_: looks.append('grpc' in sys.modules));"
+        f"import services.{service}.__main__; print('grpc' in sys.modules, any(looks), gc.isenabled());"
         f"print(*sorted({never} & set(sys.modules)))"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.splitlines() == ["-event_engine_client,-event_engine_listener;False", "True", ""]
+    assert told.stdout.splitlines() == ["-event_engine_client,-event_engine_listener;False", "True False True", ""]
 
 
 def test_grpc_knows_the_switches_that_it_is_told() -> None:
