@@ -120,4 +120,15 @@ FIND_GRANT: Final = OneTrip(
         WHERE kept.id = $1;""",
 )
 
-ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY, ADD_GRANT, FIND_GRANT)
+#: What changed behind a version that services have to know, in order. Asked for four times a second.
+GUARD_CHANGES: Final = OneTrip(
+    name="guard_changes",
+    planned_once=True,
+    arguments=("bigint", "integer"),
+    returns="TABLE (version bigint, noun text, about text, changed_tenant uuid)",
+    body="""
+        RETURN QUERY SELECT version, noun, about, changed_tenant FROM guard_change
+        WHERE version > $1 ORDER BY version LIMIT $2;""",
+)
+
+ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY, ADD_GRANT, FIND_GRANT, GUARD_CHANGES)

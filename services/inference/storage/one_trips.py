@@ -1,4 +1,4 @@
-"""What a call of a model writes while its caller waits, each a transaction of one round trip.
+"""What a call of a model writes while its caller waits, and what is asked all the time: one round trip each.
 
 Calls are claimed and recorded many at a time: one array per column, the first five of them tenant, run, path, attempt
 group and index. What stands in the way of some comes with their places; nothing comes when all is written.
@@ -162,6 +162,15 @@ ACKNOWLEDGE_CALLS: Final = OneTrip(
         AND call.acknowledged_time IS NULL;""",
 )
 
+#: The number of the last change of models, routes and rollouts.
+NEWEST_CHANGE: Final = OneTrip(
+    name="newest_change",
+    planned_once=True,
+    arguments=(),
+    returns="bigint",
+    body="RETURN (SELECT version FROM registry_version);",
+)
+
 ONE_TRIPS: Final = (
     CLAIM_CALLS,
     GIVE_BACK,
@@ -170,4 +179,5 @@ ONE_TRIPS: Final = (
     JUDGE_CALL,
     MARK_SETTLED,
     ACKNOWLEDGE_CALLS,
+    NEWEST_CHANGE,
 )

@@ -75,12 +75,8 @@ class JudgeRollouts:
             for tenant, rollout in self._registry.running():
                 with _apart(rollout):
                     await self._tell(tenant, rollout)
-            async with self._records.judging() as mine:
-                if mine:
-                    for tenant, rollout in self._registry.running():
-                        with _apart(rollout):
-                            await self._decide(tenant, rollout)
-                    await self._forget()
+            if self._registry.running() or self._clock.monotonic() >= self._forget_at:
+                await self._judge()
         except MeshError as error:
             if not self._alone:
                 log.warning("each replica judges rollouts by what it has seen itself", error=error.message)
@@ -120,6 +116,15 @@ class JudgeRollouts:
         except MeshError:
             observed.fresh = (fresh + observed.fresh)[:_MOST_FRESH]
             raise
+
+    async def _judge(self) -> None:
+        """Decides what is to be decided, unless another replica is at it."""
+        async with self._records.judging() as mine:
+            if mine:
+                for tenant, rollout in self._registry.running():
+                    with _apart(rollout):
+                        await self._decide(tenant, rollout)
+                await self._forget()
 
     async def _decide(self, tenant: TenantId, rollout: Rollout) -> None:
         found = judge(rollout, await self._records.judged(tenant, rollout), now=self._clock.now())

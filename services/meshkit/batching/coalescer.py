@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from math import inf
 from random import Random
 from types import TracebackType
 from typing import Any, Final, Generic, Self
@@ -21,8 +22,8 @@ from services.meshkit.telemetry.scope import current_scope
 
 #: Age at which a stream is replaced, if nobody says otherwise.
 STREAM_SECONDS: Final = 240.0
-#: How often calls are looked through for those whose time is up, seconds.
-_SWEEP_SECONDS: Final = 0.05
+#: Least time between two looks for calls whose time is up, seconds.
+_LOOK_SECONDS: Final = 0.05
 _BACKOFF: Final = Backoff(first_seconds=0.05, most_seconds=1.0)
 #: What the header and the token of an item may add to its size, bytes.
 _OVERHEAD_BYTES: Final = 256
@@ -70,8 +71,10 @@ class Coalescer(Generic[Item, Answer]):
         self._clock = clock
         self._max_waiting = max_waiting
         self._waiting = 0
-        self._busy = asyncio.Event()
-        self._depth = metrics.QUEUE_ITEMS.labels(name)
+        #: When calls were looked through for those whose time is up, and when they will be: as that of the first is.
+        self._looked, self._looks_at = -inf, inf
+        self._timer: asyncio.TimerHandle | None = None
+        metrics.QUEUE_ITEMS.labels(name).set_function(lambda: self._waiting)
         self._tasks: list[asyncio.Task[None]] = []
         self._lanes = [
             Lane(
@@ -88,7 +91,6 @@ class Coalescer(Generic[Item, Answer]):
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(lane.run(), name=f"{self._name}-lane") for lane in self._lanes]
-        self._tasks.append(asyncio.create_task(self._sweep(), name=f"{self._name}-sweep"))
         return self
 
     async def __aexit__(
@@ -97,6 +99,8 @@ class Coalescer(Generic[Item, Answer]):
         """Ends the streams; who still waits gets UNAVAILABLE."""
         tasks, self._tasks = self._tasks, []
         left = [waiting for lane in self._lanes for waiting in lane.waiting()]
+        if self._timer is not None:
+            self._timer.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -157,7 +161,7 @@ class Coalescer(Generic[Item, Answer]):
         lane = self._lanes[0] if len(self._lanes) == 1 else min(self._lanes, key=_load)
         lane.send(waiting)
         self._waiting += 1
-        self._busy.set()
+        self._look_at(waiting.expires)
         return waiting, lane
 
     def _end(self, waiting: Waiting, lane: Lane) -> None:
@@ -193,21 +197,29 @@ class Coalescer(Generic[Item, Answer]):
             future=loop.create_future(),
         )
 
-    async def _sweep(self) -> None:
-        """Ends the wait of those whose time is up. Looks now and then instead of setting a timer per call."""
-        while True:
-            if not self._waiting:
-                self._busy.clear()
-                self._depth.set(0)
-                await self._busy.wait()
-            await self._clock.sleep(_SWEEP_SECONDS)
-            self._depth.set(self._waiting)
-            now = asyncio.get_running_loop().time()
-            for lane in self._lanes:
-                for waiting in lane.waiting():
-                    if waiting.expires <= now and not waiting.future.done():
-                        waiting.future.set_exception(DeadlineExceeded("the answer was not ready in time"))
-                        lane.forget(waiting)
+    def _look_at(self, when: float) -> None:
+        """Has calls looked through at `when`, unless that is done before. One timer stands for all that wait."""
+        when = max(when, self._looked + _LOOK_SECONDS)
+        if when < self._looks_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._looks_at = when
+            self._timer = asyncio.get_running_loop().call_at(when, self._look)
+
+    def _look(self) -> None:
+        """Ends the wait of those whose time is up."""
+        # The timer of a loop that counts milliseconds may come a part of one early.
+        self._looked, self._looks_at = max(self._looks_at, asyncio.get_running_loop().time()), inf
+        first = inf
+        for lane in self._lanes:
+            for waiting in lane.waiting():
+                if waiting.expires > self._looked:
+                    first = min(first, waiting.expires)
+                elif not waiting.future.done():
+                    waiting.future.set_exception(DeadlineExceeded("the answer was not ready in time"))
+                    lane.forget(waiting)
+        if first < inf:
+            self._look_at(first)
 
 
 def _load(lane: Lane) -> int:

@@ -16,6 +16,24 @@ _FIND: Final = """
     WHERE tenant_id = $1 AND run_id = $2 AND path = $3 AND attempt_group = $4 AND call_index = $5;"""
 _FIND_IF_NOT_WRITTEN: Final = f"IF NOT FOUND THEN {_FIND} END IF;"
 
+#: Tools by name and version, the highest of a name whose version is NULL.
+FIND_TOOLS: Final = OneTrip(
+    name="find_tools",
+    planned_once=True,
+    arguments=("uuid", "text[]", "integer[]", "integer[]", "integer[]"),
+    returns="TABLE (tool_id uuid, definition bytea, create_time timestamptz)",
+    body="""
+    RETURN QUERY SELECT found.tool_id, found.definition, found.create_time
+    FROM unnest($2, $3, $4, $5) AS asked (name, major, minor, patch) CROSS JOIN LATERAL (
+        SELECT tool.tool_id, tool.definition, tool.create_time FROM tool
+        WHERE tool.tenant_id = $1 AND tool.name = asked.name AND (
+            asked.major IS NULL
+            OR tool.major = asked.major AND tool.minor = asked.minor AND tool.patch = asked.patch
+        )
+        ORDER BY tool.major DESC, tool.minor DESC, tool.patch DESC LIMIT 1
+    ) AS found;""",
+)
+
 FIND_INVOCATION: Final = OneTrip(
     name="find_invocation", planned_once=True, arguments=_KEY, returns=_STANDING, body=_FIND
 )
@@ -63,4 +81,4 @@ MARK_SETTLED: Final = OneTrip(
         AND invocation.hold_id = done.hold AND invocation.settle_state = 'pending';""",
 )
 
-ONE_TRIPS: Final = (FIND_INVOCATION, BEGIN_INVOCATION, RECORD_INVOCATION, MARK_SETTLED)
+ONE_TRIPS: Final = (FIND_TOOLS, FIND_INVOCATION, BEGIN_INVOCATION, RECORD_INVOCATION, MARK_SETTLED)

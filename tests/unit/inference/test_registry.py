@@ -189,6 +189,8 @@ class Records:
 
     def __init__(self) -> None:
         self.away = False
+        #: How often a judge asked whether it is the one.
+        self.asked = 0
 
     async def add(
         self, tenant: TenantId, rollout_id: str, events: Sequence[BadEvent], tallies: Mapping[Arm, Tally], *, step: int
@@ -203,6 +205,7 @@ class Records:
 
     @asynccontextmanager
     async def judging(self) -> AsyncIterator[bool]:
+        self.asked += 1
         if self.away:
             raise Unavailable("postgres")
         yield True
@@ -282,6 +285,19 @@ async def test_a_judge_takes_the_step_of_the_rollout_that_it_has_judged_only(mon
     assert rollouts.promoted == [3]
     await judge.look()
     assert (rollouts.promoted, rollouts.standing.step) == ([3, 3], 1)
+
+
+async def test_a_judge_asks_for_nothing_while_no_rollout_runs_but_what_may_be_forgotten_now_and_then() -> None:
+    clock, records = FakeClock(), Records()
+    rollouts: Any = Rollouts(records, a_rollout())
+    registry = a_registry(held(routes=[a_route("w", OPENAI.name)]))
+    judge = JudgeRollouts(registry=registry, observe=ObserveRollouts(), records=records, rollouts=rollouts, clock=clock)
+    for _ in range(3):
+        await judge.look()
+    assert records.asked == 1
+    clock.advance(seconds=901)
+    await judge.look()
+    assert records.asked == 2
 
 
 @pytest.mark.parametrize("error", [ValueError("math domain error"), ModelNotFound("w")])
