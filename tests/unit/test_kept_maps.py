@@ -193,6 +193,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "gateway/usecases/guard_news.py:GuardNews",
             "gateway/usecases/signing_key_ring.py:SigningKeyRing",
             "inference/clients/price_list.py:CostPriceList",
+            "memory/vectors/lite_client.py:LiteClient",
             "memory/vectors/milvus_client.py:MilvusClient",
             "meshkit/audit/feed.py:AuditFeed",
             "meshkit/batching/lane.py:Lane",

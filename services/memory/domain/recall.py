@@ -1,12 +1,12 @@
 """What is asked of a recall, and what of the findings fits into it."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from services.memory.domain.memory import Memory
+from services.memory.domain.memory import Memory, MemoryId
 from services.meshkit.content import CallContext
 from services.meshkit.core.errors import Invalid
 
@@ -83,11 +83,11 @@ class Recalled:
     truncated: bool
 
 
-def rank(found: Collection[Scored], *, without: Collection[Memory], least: float, most: int) -> tuple[Scored, ...]:
-    """Gives the best matches that are not among `without`, best first."""
+def rank(scores: Mapping[MemoryId, float], *, without: Collection[Memory], least: float) -> list[MemoryId]:
+    """Orders what is similar enough and not among `without`, best first."""
     shown = {memory.id for memory in without}
-    kept = [match for match in found if match.score >= least and match.memory.id not in shown]
-    return tuple(sorted(kept, key=lambda match: (-match.score, match.memory.id))[:most])
+    kept = [memory for memory, score in scores.items() if score >= least and memory not in shown]
+    return sorted(kept, key=lambda memory: (-scores[memory], memory))
 
 
 def fit(newest_first: Sequence[Memory], matches: Sequence[Scored], *, budget: int, skipped: bool) -> Recalled:

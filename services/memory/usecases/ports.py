@@ -74,7 +74,7 @@ class VectorStore(Protocol):
         ...
 
     async def count_of(self, tenant: TenantId) -> int:
-        """Counts the vectors of a tenant in all spaces, at most 16,384 of each. Raises: VectorsUnavailable."""
+        """Counts the vectors of a tenant in all spaces, of a server at most 16,384 each. Raises: VectorsUnavailable."""
         ...
 
     async def delete_all(self, tenant: TenantId) -> int:

@@ -78,8 +78,7 @@ class Recall:
         finally:
             similar.cancel()
             await asyncio.wait((similar,))
-        found = await self._rows(principal.tenant, matches or (), query)
-        best = rank(found, without=turns, least=query.least_score, most=query.semantic_matches)
+        best = await self._best(principal.tenant, matches or (), query, without=turns)
         return fit(turns, best, budget=query.token_budget, skipped=matches is None)
 
     async def _ring(self, tenant: TenantId, query: RecallQuery) -> Sequence[Memory]:
@@ -125,12 +124,19 @@ class Recall:
                 raise _Skipped from None
             return ()
 
-    async def _rows(self, tenant: TenantId, matches: Sequence[Match], query: RecallQuery) -> list[Scored]:
-        """Reads what was found from Postgres: tenant, project, agent and content are what the row says."""
-        scores: dict[MemoryId, float] = {
-            match.memory: match.score for match in matches if match.score >= query.least_score
-        }
-        if not scores:
-            return []
-        rows = await self._memories.those_of(tenant, scores.keys(), project=query.project, agent=query.agent)
-        return [Scored(memory, scores[memory.id]) for memory in rows]
+    async def _best(
+        self, tenant: TenantId, matches: Sequence[Match], query: RecallQuery, *, without: Sequence[Memory]
+    ) -> list[Scored]:
+        """Reads the best matches from Postgres: tenant, project, agent and content are what the row says.
+
+        As many as are wanted, and the others only when a row of these is gone: a row is opened at some cost.
+        """
+        scores: dict[MemoryId, float] = {match.memory: match.score for match in matches}
+        ranked = rank(scores, without=without, least=query.least_score)
+        found: list[Scored] = []
+        for asked in (ranked[: query.semantic_matches], ranked[query.semantic_matches :]):
+            if asked and len(found) < query.semantic_matches:
+                rows = await self._memories.those_of(tenant, asked, project=query.project, agent=query.agent)
+                there = {memory.id: memory for memory in rows}
+                found += [Scored(there[memory], scores[memory]) for memory in asked if memory in there]
+        return found[: query.semantic_matches]

@@ -1,10 +1,10 @@
-"""Milvus behind the port of vector stores: a server by address, or Milvus Lite in a folder of this service.
+"""Milvus behind the port of vector stores: a server by address, or Milvus Lite in this process and a folder of its own.
 
 One collection per space. Tenants share it by a partition key, and every search filters by tenant, project (and agent)
 as UUIDs that we make ourselves, so nothing a caller wrote is ever part of a filter. What is found is only a hint: rows
 are read from Postgres under row-level security.
 
-The library is heavy, so it is imported, in a thread, when the first vector is stored. Where there are vectors from
+Either library is heavy, so it is imported, in a thread, when the first vector is stored. Where there are vectors from
 before, that is done before the service serves: recalls would wait for it, or go without similarity.
 """
 
@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, Self, TypeAlias, TypeVar
 
 import grpc
 
@@ -21,8 +21,10 @@ from services.memory.domain.errors import VectorSpaceMissing, VectorsUnavailable
 from services.memory.domain.memory import MemoryId
 from services.memory.domain.vector import Space, Vector
 from services.memory.usecases.ports import Match, PlacedVector
-from services.memory.vectors.milvus_client import MilvusClient, lite_file
+from services.memory.vectors.lite_client import LiteClient, lite_file
+from services.memory.vectors.milvus_client import MilvusClient
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
@@ -38,6 +40,7 @@ _SEARCH_THREADS: Final = 4
 _MAX_SEARCHES: Final = 32
 _QUEUE: Final = "memory.search"
 
+Client: TypeAlias = MilvusClient | LiteClient
 Result = TypeVar("Result")
 
 log = logger(__name__)
@@ -55,7 +58,7 @@ class MilvusVectors:
         self._url = url
         self._data_dir = data_dir
         self._clock = clock
-        self._opening: asyncio.Future[MilvusClient] | None = None
+        self._opening: asyncio.Future[Client] | None = None
         self._reopen_at = 0.0
         self._had_vectors = lite_file(data_dir).exists()
         self._packing: asyncio.Task[None] | None = None
@@ -143,29 +146,29 @@ class MilvusVectors:
             seen = self._written
             await self._clock.sleep(_IDLE_SECONDS)
         try:
-            await self._call(self._writer, lambda client: client.pack())
+            await self._call(self._writer, _pack)
         except VectorsUnavailable:
             log.info("vectors are packed later")
 
-    async def _call(self, threads: ThreadPoolExecutor, work: Callable[[MilvusClient], Result]) -> Result:
+    async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Client], Result]) -> Result:
         """Runs a call in a thread; failures of Milvus come as one error of ours."""
         client = await self._opened()
         try:
             return await asyncio.get_running_loop().run_in_executor(threads, work, client)
+        except MeshError:
+            raise
         except (client.failure, grpc.RpcError, OSError) as cause:
             log.info("milvus failed", error=repr(cause))
             raise VectorsUnavailable("milvus") from cause
 
-    async def _opened(self) -> MilvusClient:
+    async def _opened(self) -> Client:
         """Gives the client. Who stops waiting for it leaves the opening to the next one."""
         if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
             now = self._clock.monotonic()
             if now < self._reopen_at:
                 raise VectorsUnavailable("milvus")
             self._reopen_at = now + _REOPEN_SECONDS
-            self._opening = asyncio.get_running_loop().run_in_executor(
-                self._writer, MilvusClient, self._url, self._data_dir
-            )
+            self._opening = asyncio.get_running_loop().run_in_executor(self._writer, self._open)
         if not self._opening.done():
             await asyncio.wait((self._opening,))
         failure = self._opening.exception()
@@ -173,3 +176,11 @@ class MilvusVectors:
             log.warning("milvus cannot be opened; recall goes without similarity", error=repr(failure))
             raise VectorsUnavailable("milvus") from failure
         return self._opening.result()
+
+    def _open(self) -> Client:
+        return LiteClient(self._data_dir) if self._url is None else MilvusClient(self._url)
+
+
+def _pack(client: Client) -> None:
+    if isinstance(client, LiteClient):
+        client.pack()

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from services.memory.domain.vector import Space
 from services.memory.storage.tables import METADATA
-from services.memory.vectors import milvus_client
+from services.memory.vectors.lite_client import LiteClient
 from services.memory.vectors.milvus import MilvusVectors
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import Unavailable
@@ -36,6 +36,7 @@ from tests.integration.memory.conftest import (
     until,
 )
 from tests.support.fault_rows import note
+from tests.support.milvus_server import milvus_server
 
 SPACE = Space("hashing-384", 384)
 
@@ -133,30 +134,31 @@ async def test_a_lost_vector_store_is_filled_again_without_asking_inference(
     assert [text for _, request in around.inference.asked[asked:] for text in request.texts] == ["ban cars"]
 
 
-async def test_a_collection_dropped_under_way_is_missed_and_filled(mesh: MemoryMesh) -> None:
-    await mesh.embedded(*[await mesh.remember(f"ban cars {number}") for number in range(3)])
-    file = mesh.around.folder / "vectors" / "vectors.db"
-    url = milvus_client.start_lite(file)
-    intruder = MilvusVectors(url=url, data_dir=file.parent, clock=SystemClock())
-    async with intruder:
-        await intruder.drop(SPACE)
-    answer = await mesh.recall("ban cars", semantic_matches=5)
-    assert answer.semantic_skipped or len(answer.semantic) == 3
-    await _until_found(mesh, 3)
+async def test_a_collection_dropped_under_way_is_missed_and_filled(
+    around: Neighbours, start_memory: StartMemory
+) -> None:
+    with milvus_server(around.folder / "server") as url:
+        intruder = MilvusVectors(url=url, data_dir=around.folder, clock=SystemClock())
+        async with start_memory(milvus_url=SecretStr(url)) as mesh, intruder:
+            await mesh.embedded(*[await mesh.remember(f"ban cars {number}") for number in range(3)])
+            await intruder.drop(SPACE)
+            answer = await mesh.recall("ban cars", semantic_matches=5)
+            assert answer.semantic_skipped or len(answer.semantic) == 3
+            await _until_found(mesh, 3)
 
 
 async def test_what_a_store_that_is_away_misses_is_placed_when_it_is_back(
     mesh: MemoryMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = [True]
-    real = milvus_client.MilvusClient.upsert
+    real = LiteClient.upsert
 
-    def upsert(self: milvus_client.MilvusClient, space: Space, vectors: Any) -> None:
+    def upsert(self: LiteClient, space: Space, vectors: Any) -> None:
         if away:
             raise OSError("no route to the vector store")
         real(self, space, vectors)
 
-    monkeypatch.setattr(milvus_client.MilvusClient, "upsert", upsert)
+    monkeypatch.setattr(LiteClient, "upsert", upsert)
     await mesh.remember("ban cars 0")
 
     async def recorded() -> bool:

@@ -97,11 +97,11 @@ def test_one_huge_match_does_not_push_out_everything() -> None:
 
 
 def test_ranking_drops_what_is_shown_already_or_too_far_off() -> None:
-    shown, near, nearer, far = (a_memory(text) for text in ("shown", "near", "nearer", "far"))
-    found = [Scored(near, 0.5), Scored(shown, 0.99), Scored(far, 0.29), Scored(nearer, 0.6)]
-    best = rank(found, without=[shown], least=0.3, most=5)
-    assert [match.memory for match in best] == [nearer, near]
-    assert [match.memory for match in rank(found, without=[shown], least=0.3, most=1)] == [nearer]
+    shown = a_memory("shown")
+    near, nearer, far = (MemoryId(uuid4()) for _ in range(3))
+    scores = {near: 0.5, shown.id: 0.99, far: 0.29, nearer: 0.6}
+    assert rank(scores, without=[shown], least=0.3) == [nearer, near]
+    assert rank(dict.fromkeys((near, nearer), 0.5), without=[], least=0.5) == sorted((near, nearer))
 
 
 def test_defaults_of_a_recall() -> None:
