@@ -10,10 +10,11 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 
-from services.memory.domain.errors import VectorSpaceMissing
+from services.memory.domain.errors import VectorSpaceMissing, VectorsUnavailable
 from services.memory.domain.memory import MemoryId
 from services.memory.domain.vector import Space
 from services.memory.usecases.ports import PlacedVector, VectorStore
+from services.memory.vectors.lite_client import LiteClient
 from services.memory.vectors.milvus import MilvusVectors
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import TenantId
@@ -196,6 +197,21 @@ async def test_milvus_lite_with_vectors_is_open_before_the_first_search(
         monkeypatch.setattr("services.memory.vectors.milvus.MilvusClient", None)  # it is opened no more
         found = await milvus.search(space, tenant, vector_of("ban cars", DIMENSIONS), project="", agent="", most=1)
         assert [match.memory for match in found] == [cars.memory]
+
+
+@pytest.mark.parametrize("failure", [KeyError("partition"), ValueError("vector"), OSError("disk")])
+async def test_whatever_fails_in_milvus_lite_is_a_store_that_is_away(
+    tmp_path: Path, space: Space, tenant: TenantId, failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise failure
+
+    cars = a_vector(tenant, "ban cars")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [cars])
+        monkeypatch.setattr(LiteClient, "search", fail)
+        with pytest.raises(VectorsUnavailable):
+            await milvus.search(space, tenant, cars.vector, project="", agent="", most=1)
 
 
 _BUSY = """
