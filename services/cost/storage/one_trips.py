@@ -4,6 +4,7 @@ from typing import Final
 
 from services.cost.storage.tables import GAUGES
 from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.sql.audit_store import AUDIT_PAGE
 from services.meshkit.sql.one_trip import RECORD, OneTrip
 
 #: Names and types of the columns of a group of rows.
@@ -249,4 +250,4 @@ ADD_RUN_BUDGET: Final = OneTrip(
         RETURN true;""",  # noqa: S608 - a constant
 )
 
-ONE_TRIPS: Final = (WRITE_SPENDING, LIMIT_BUDGET, ADD_RUN_BUDGET)
+ONE_TRIPS: Final = (WRITE_SPENDING, LIMIT_BUDGET, ADD_RUN_BUDGET, AUDIT_PAGE)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.meshkit.sql.audit_store import AUDIT_PAGE
 from services.meshkit.sql.one_trip import OneTrip
 
 #: Leases slices of token buckets, by the time of the database. A bucket that is not there is full. Buckets are locked
@@ -131,4 +132,4 @@ GUARD_CHANGES: Final = OneTrip(
         WHERE version > $1 ORDER BY version LIMIT $2;""",
 )
 
-ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY, ADD_GRANT, FIND_GRANT, GUARD_CHANGES)
+ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY, ADD_GRANT, FIND_GRANT, GUARD_CHANGES, AUDIT_PAGE)

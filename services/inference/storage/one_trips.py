@@ -6,6 +6,7 @@ group and index. What stands in the way of some comes with their places; nothing
 
 from typing import Final
 
+from services.meshkit.sql.audit_store import AUDIT_PAGE
 from services.meshkit.sql.one_trip import OneTrip
 
 _KEY: Final = ("uuid", "text", "text", "integer", "integer")
@@ -180,4 +181,5 @@ ONE_TRIPS: Final = (
     MARK_SETTLED,
     ACKNOWLEDGE_CALLS,
     NEWEST_CHANGE,
+    AUDIT_PAGE,
 )

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.meshkit.sql.audit_store import AUDIT_PAGE
 from services.meshkit.sql.one_trip import OneTrip
 
 _TYPES: Final = {
@@ -152,4 +153,4 @@ RECORD: Final = OneTrip(
         RETURNING memory_id;""",
 )
 
-ONE_TRIPS: Final = (REMEMBER, RINGS, THOSE, CLAIM, RECORD)
+ONE_TRIPS: Final = (REMEMBER, RINGS, THOSE, CLAIM, RECORD, AUDIT_PAGE)

@@ -243,7 +243,11 @@ def _register(grpc_server: grpc.aio.Server, server: Server) -> tuple[str, ...]:
 
 
 class _Recorder:
-    """Stands in for the server while generated code registers, and notes what it registers."""
+    """Stands in for the server while generated code registers, and notes what it registers.
+
+    It registers no method beside its service: gRPC would wait for the next call of each by a future of its own, and
+    look at all of these at every call.
+    """
 
     def __init__(self, grpc_server: grpc.aio.Server) -> None:
         self._grpc_server = grpc_server
@@ -258,8 +262,6 @@ class _Recorder:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         self.methods.extend(f"/{service}/{method}" for method in handlers)
-        registered: Any = self._grpc_server
-        registered.add_registered_method_handlers(service, handlers)
 
 
 def _add_health(grpc_server: grpc.aio.Server, health: HealthServicer) -> None:

@@ -10,14 +10,28 @@ from services.meshkit.core.audit import AuditDraft
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.audit import KEEP, STREAMS, AuditOutcome, adding
+from services.meshkit.sql.one_trip import OneTrip, one_trip
 from services.meshkit.sql.scope import driver_scope
 
-#: Entries behind a position of each stream, the nearest first.
-_PAGE: Final = """
-    SELECT entry.*, entry.details::text AS facts FROM unnest($1::smallint[], $2::bigint[]) AS known (stream, position),
-        LATERAL (SELECT * FROM audit_entry AS e WHERE e.stream = known.stream AND e.position > known.position
-                 ORDER BY e.position LIMIT $3) AS entry
-    ORDER BY entry.position - known.position, entry.stream LIMIT $3"""
+#: Entries behind a position of each stream, the nearest first. Stands in the `ONE_TRIPS` of each service: the gateways
+#: ask every second, and nearly always in vain.
+AUDIT_PAGE: Final = OneTrip(
+    name="audit_page",
+    planned_once=True,
+    arguments=("smallint[]", "bigint[]", "integer"),
+    returns="""TABLE (
+        stream smallint, "position" bigint, record_time timestamptz, tenant_id uuid, actor text, peer text, action text,
+        method text, target text, outcome smallint, reason text, request_hash bytea, request_id text,
+        correlation_id text, source_address text, details text)""",
+    body="""
+        RETURN QUERY SELECT entry.stream, entry.position, entry.record_time, entry.tenant_id, entry.actor, entry.peer,
+            entry.action, entry.method, entry.target, entry.outcome, entry.reason, entry.request_hash, entry.request_id,
+            entry.correlation_id, entry.source_address, entry.details::text
+        FROM unnest($1, $2) AS known (stream, position), LATERAL (
+            SELECT * FROM audit_entry AS e WHERE e.stream = known.stream AND e.position > known.position
+            ORDER BY e.position LIMIT $3) AS entry
+        ORDER BY entry.position - known.position, entry.stream LIMIT $3;""",
+)
 _FORGET: Final = """
     DELETE FROM audit_entry WHERE ctid = ANY(ARRAY(
         SELECT e.ctid FROM unnest($1::smallint[], $2::bigint[]) AS known (stream, position)
@@ -53,9 +67,8 @@ class SqlAuditStore:
             known: last known position by stream; a stream that is not named begins at its first entry.
         """
         places = {stream: known.get(stream, 0) for stream in range(STREAMS)}
-        async with driver_scope(self._maintenance, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(_PAGE, list(places), list(places.values()), most)
-        return [{**row, "details": json.loads(row["facts"])} for row in rows]
+        rows = await one_trip(self._maintenance, None, AUDIT_PAGE, list(places), list(places.values()), most)
+        return [{**row, "details": json.loads(row["details"])} for row in rows]
 
     async def forget(self, known: Mapping[int, int], *, most: int) -> int:
         """Deletes entries before these positions that are older than a week; returns how many."""

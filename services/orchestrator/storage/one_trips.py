@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.meshkit.sql.audit_store import AUDIT_PAGE
 from services.meshkit.sql.one_trip import OneTrip
 from services.orchestrator.storage.advisory_locks import SHARD_LOCK
 from services.orchestrator.storage.tables import PK_RUN
@@ -316,4 +317,4 @@ HOLD_SHARDS: Final = OneTrip(
         END;""",  # noqa: S608  # a constant of ours
 )
 
-ONE_TRIPS: Final = (HOLD_SHARDS, COMMIT_TICK, FIND_ANSWER, BEGIN_RUN, BEGIN_RUNS, VIEW_OF_RUN, FIND_AGENTS)
+ONE_TRIPS: Final = (HOLD_SHARDS, COMMIT_TICK, FIND_ANSWER, BEGIN_RUN, BEGIN_RUNS, VIEW_OF_RUN, FIND_AGENTS, AUDIT_PAGE)

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.meshkit.sql.audit_store import AUDIT_PAGE
 from services.meshkit.sql.one_trip import OneTrip
 
 #: Of a new violation: its tenant, how many of the same commit come after it, and what is stored.
@@ -46,4 +47,4 @@ ADD_VIOLATIONS: Final = OneTrip(
         JOIN moved USING (tenant_id);""",  # noqa: S608
 )
 
-ONE_TRIPS: Final = (ADD_VIOLATIONS,)
+ONE_TRIPS: Final = (ADD_VIOLATIONS, AUDIT_PAGE)

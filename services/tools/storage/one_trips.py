@@ -6,6 +6,7 @@ the row that stands, or nothing when they have written.
 
 from typing import Final
 
+from services.meshkit.sql.audit_store import AUDIT_PAGE
 from services.meshkit.sql.one_trip import OneTrip
 
 _KEY: Final = ("uuid", "text", "text", "integer", "integer")
@@ -81,4 +82,4 @@ MARK_SETTLED: Final = OneTrip(
         AND invocation.hold_id = done.hold AND invocation.settle_state = 'pending';""",
 )
 
-ONE_TRIPS: Final = (FIND_TOOLS, FIND_INVOCATION, BEGIN_INVOCATION, RECORD_INVOCATION, MARK_SETTLED)
+ONE_TRIPS: Final = (FIND_TOOLS, FIND_INVOCATION, BEGIN_INVOCATION, RECORD_INVOCATION, MARK_SETTLED, AUDIT_PAGE)

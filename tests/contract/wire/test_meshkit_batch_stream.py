@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -34,7 +35,7 @@ from services.meshkit.core.errors import (
     Precondition,
     Unavailable,
 )
-from services.meshkit.core.identity import Principal, Role
+from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.call import caller_of, seconds_left
 from services.meshkit.grpc.channel import call_metadata, channel
@@ -378,6 +379,39 @@ async def test_a_deadline_ends_the_wait_of_its_item_only(tmp_path: Path) -> None
         await until(lambda: "wait:1" in ledger.cancelled)
         ledger.gate.set()
         assert await neighbour == "wait:2 for key_test"
+
+
+class Silent:
+    """A stream whose server says nothing."""
+
+    async def write(self, frame: pb.BatchSpendRequest) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    async def __aiter__(self) -> AsyncIterator[pb.BatchSpendResponse]:
+        await asyncio.Event().wait()
+        yield pb.BatchSpendResponse()
+
+
+async def test_each_call_waits_as_long_as_it_may_for_a_server_that_says_nothing() -> None:
+    principal = Principal(tenant=TenantId(UUID(int=1)), subject="key_test", roles=frozenset(), token=Secret("signed"))
+    silent = Coalescer[Request, Answer](
+        Silent, frame=pb.BatchSpendRequest, name="cost", clock=SystemClock(), random=Random(1)
+    )
+    ended: list[str] = []
+
+    async def waits(name: str, seconds: float) -> None:
+        late = await outcome(silent, name, principal, timeout_seconds=seconds)
+        assert isinstance(late, MeshError)
+        ended.append(f"{name}: {late.kind.value}")
+
+    async with silent:
+        tasks = [asyncio.create_task(waits(name, seconds)) for name, seconds in (("hour", 3600), ("b", 0.2), ("a", 0))]
+        await until(lambda: len(ended) == 2)
+        tasks.append(asyncio.create_task(waits("c", 0.01)))
+        await until(lambda: len(ended) == 3)
+    await asyncio.gather(*tasks)
+    assert ended == ["a: deadline", "b: deadline", "c: deadline", "hour: unavailable"]
 
 
 async def test_an_answer_that_fits_no_frame_fails_its_item_only(tmp_path: Path, ledger: Ledger) -> None:

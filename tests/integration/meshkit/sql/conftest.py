@@ -67,6 +67,7 @@ SECOND = '''
 ONE_TRIPS = '''
     """Its transactions of one round trip."""
 
+    from services.meshkit.sql.audit_store import AUDIT_PAGE
     from services.meshkit.sql.one_trip import OneTrip
 
     ADD_TWO = OneTrip(
@@ -83,7 +84,7 @@ ONE_TRIPS = '''
         returns="TABLE (words text)",
         body="RETURN QUERY SELECT words FROM note ORDER BY words;",
     )
-    ONE_TRIPS = (ADD_TWO, WORDS)
+    ONE_TRIPS = (ADD_TWO, WORDS, AUDIT_PAGE)
 '''
 
 
