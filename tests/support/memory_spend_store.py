@@ -55,7 +55,7 @@ class MemorySpendStore:
     @asynccontextmanager
     async def begin(self, tenants: Iterable[TenantId], /) -> AsyncGenerator[UnitOfWork]:
         async with self._lock:
-            yield _Work(self, frozenset(tenants))
+            yield _Work(self, _listed(tenants))
 
     @asynccontextmanager
     async def sweep(self) -> AsyncGenerator[Sweep]:
@@ -82,7 +82,7 @@ class MemorySpendStore:
 
     async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
         async with self._lock:
-            rows, mine = self.rows, frozenset(tenants)
+            rows, mine = self.rows, _listed(tenants)
             requests = {(hold.tenant, hold.request_id) for hold in rows.holds.values()}
             if (
                 not self.stands(changes)
@@ -161,6 +161,12 @@ class MemoryBudgetAlerts:
 
 def _place(alert: KeptAlert) -> tuple[datetime, UUID]:
     return alert.at, alert.id
+
+
+def _listed(tenants: Iterable[TenantId]) -> frozenset[TenantId]:
+    mine = frozenset(tenants)
+    assert mine, "a scope is for one tenant at least"
+    return mine
 
 
 class _Work:

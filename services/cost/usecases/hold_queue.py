@@ -116,6 +116,9 @@ class HoldQueue:
         """Carries out a group of items. See `Spend`; groups of other tenants may be carried out meanwhile."""
         now = self._clock.monotonic()
         late = {index: error for index, item in enumerate(items) if (error := too_late(item, now)) is not None}
+        if len(late) == len(items):
+            # Nobody is left whose rows could be looked at.
+            return list(late.values())
         alive = [item for index, item in enumerate(items) if index not in late] if late else items
         # Whoever waits by now comes first.
         still = None if late or len(self._lines) else foreseen

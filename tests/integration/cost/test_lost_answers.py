@@ -121,7 +121,7 @@ async def test_two_calls_that_were_broken_off_find_a_hold_each(holds: CostHolds,
             *(holds.dispatch(anna.principal, a_call(), an_order(), ttl=TTL, needs=NEEDS) for _ in range(2))
         )
 
-    armed("cost.after_reserve_commit=delay:200")
+    armed("cost.after_reserve_commit=delay:1000")
     broken_off = asyncio.create_task(two())
     async with asyncio.timeout(5):
         while (await anna.budget()).held_nano_usd < 2 * BOUND:  # noqa: ASYNC110
@@ -146,7 +146,7 @@ async def test_a_refused_hold_is_asked_for_anew(holds: CostHolds, anna: CostCall
 async def test_a_hold_that_was_freed_when_its_asker_went_away_is_for_no_call(
     holds: CostHolds, anna: CostCaller, armed: Arm
 ) -> None:
-    armed("cost.after_reserve_commit=delay:200")
+    armed("cost.after_reserve_commit=delay:1000")
     broken_off = asyncio.create_task(holds.dispatch(anna.principal, a_call(), an_order(), ttl=TTL, needs=NEEDS))
     async with asyncio.timeout(5):
         while not (await anna.budget()).held_nano_usd:  # noqa: ASYNC110

@@ -218,13 +218,17 @@ async def test_at_the_end_of_its_time_the_cause_is_held(mesh: CostMesh, anna: Co
     assert ((await anna.budget()).held_nano_usd, waits()) == (BOUND, 0)
 
 
-async def passing(mesh: CostMesh, seconds: float, *ends: asyncio.Future[Any]) -> None:
-    """Lets so much of the mesh's time pass, in steps, until what is waited for has ended."""
+async def passing(mesh: CostMesh, seconds: float, *ends: asyncio.Future[Any], real: float = 0.002) -> None:
+    """Lets so much of the mesh's time pass, in steps, until what is waited for has ended.
+
+    Args:
+        real: seconds of a step, in which databases do their work.
+    """
     for _ in range(int(seconds * 10)):
         if all(one.done() for one in ends) and ends:
             return
         mesh.clock.advance(seconds=0.1)
-        await asyncio.sleep(0.002)
+        await asyncio.sleep(real)
 
 
 @pytest.mark.parametrize("form", ["unary", "batch"])
@@ -347,7 +351,7 @@ async def test_a_hold_that_is_made_as_its_caller_goes_away_is_freed(
     patient = asyncio.create_task(spender.reserve())
     await waiting(1)
     # The hold is in the ledger, and its maker has not come to tell.
-    armed("cost.after_reserve_commit=delay:300")
+    armed("cost.after_reserve_commit=delay:1000")
     await spender.settle(held)
     async with asyncio.timeout(5):
         while (await anna.budget()).held_nano_usd != BOUND:  # noqa: ASYNC110
@@ -449,7 +453,7 @@ async def test_two_replicas_serve_those_who_wait_at_both(start_cost: StartCost) 
             spender.settled += 1
 
         calls = [asyncio.create_task(one(spender)) for spender in spenders for _ in range(120)]
-        await passing(mesh, 200, *calls)
+        await passing(mesh, 200, *calls, real=0.02)
         await asyncio.wait_for(asyncio.gather(*calls), 10)
         budget = await anna.budget()
         assert (budget.held_nano_usd, budget.overrun_nano_usd) == (0, 0)

@@ -57,7 +57,9 @@ class Bench:
     async def watching(self) -> AsyncGenerator[AsyncIterator[pb.WatchSessionResponse]]:
         """Watches at the other replica."""
         async with self.edge.watch(TENANT, self.run_id) as news:
-            await asyncio.sleep(0.05)
+            async with asyncio.timeout(10):
+                while self.run_id not in self.owner._watched:  # noqa: ASYNC110  # pyright: ignore[reportPrivateUsage]
+                    await asyncio.sleep(0.005)
             yield news
 
 

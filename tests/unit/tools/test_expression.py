@@ -99,10 +99,10 @@ def test_precedence_is_pythons(text: str) -> None:
 
 @given(st.text(alphabet="0123456789.+-*/%()eE_, absqrtminx", max_size=60) | st.text(max_size=30))
 def test_any_text_has_a_result_or_a_sentence(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with suppress(NotComputable):
         assert compute(text)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_large_integers_stay_exact_up_to_the_bound() -> None:
     "text", ["1.0000001 ** 999999999", "9999 ** -99999", "(2 ** 6000) ** 0.5", "exp(ln(2)) ** 1000"]
 )
 def test_dear_looking_expressions_are_cheap(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with suppress(NotComputable):
         compute(text)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
