@@ -16,6 +16,31 @@ _FIND: Final = """
     WHERE tenant_id = $1 AND run_id = $2 AND path = $3 AND attempt_group = $4 AND call_index = $5;"""
 _FIND_IF_NOT_WRITTEN: Final = f"IF NOT FOUND THEN {_FIND} END IF;"
 
+#: Finds versions of tools, the highest one where none is asked for. Each is one step down the primary key.
+FIND_TOOLS: Final = OneTrip(
+    name="find_tools",
+    planned_once=True,
+    arguments=(
+        "uuid",  # 1 tenant
+        "text[]",  # 2 names
+        "integer[]",  # 3 versions, or nulls: major,
+        "integer[]",  # 4 minor,
+        "integer[]",  # 5 patch
+    ),
+    returns="TABLE (tool_id uuid, definition bytea, create_time timestamptz)",
+    body="""
+    RETURN QUERY SELECT found.tool_id, found.definition, found.create_time
+    FROM unnest($2, $3, $4, $5) AS asked (name, major, minor, patch)
+    CROSS JOIN LATERAL (
+        SELECT * FROM tool WHERE tenant_id = $1 AND tool.name = asked.name
+            AND (tool.major, tool.minor, tool.patch)
+                <= (coalesce(asked.major, 2147483647), coalesce(asked.minor, 0), coalesce(asked.patch, 0))
+        ORDER BY tool.major DESC, tool.minor DESC, tool.patch DESC LIMIT 1
+    ) AS found
+    WHERE asked.major IS NULL
+        OR (found.major, found.minor, found.patch) = (asked.major, asked.minor, asked.patch);""",
+)
+
 FIND_INVOCATION: Final = OneTrip(
     name="find_invocation", planned_once=True, arguments=_KEY, returns=_STANDING, body=_FIND
 )
@@ -63,4 +88,4 @@ MARK_SETTLED: Final = OneTrip(
         AND invocation.hold_id = done.hold AND invocation.settle_state = 'pending';""",
 )
 
-ONE_TRIPS: Final = (FIND_INVOCATION, BEGIN_INVOCATION, RECORD_INVOCATION, MARK_SETTLED)
+ONE_TRIPS: Final = (FIND_TOOLS, FIND_INVOCATION, BEGIN_INVOCATION, RECORD_INVOCATION, MARK_SETTLED)

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, and_, func, or_, select, tuple_
+from asyncpg import Record
+from sqlalchemy import RowMapping, Select, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.sql.elements import ColumnElement
 
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource, from_uuid
 from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.tools.domain.errors import ToolVersionExists, TooManyTools
 from services.tools.domain.reference import Reference, parse_version
 from services.tools.domain.tool import Tool
 from services.tools.storage.definition_codec import decode_definition
+from services.tools.storage.one_trips import FIND_TOOLS
 from services.tools.storage.tables import PK_TOOL, TOOL
 
 #: Versions of one tenant, all tools together.
@@ -53,7 +55,7 @@ class ToolRepository:
             await claim_once(scope)
             added = (await scope.execute(statement)).rowcount
             stored = await self._version(scope, tenant, tool)
-            if stored.digest != tool.digest:
+            if stored["digest"] != tool.digest:
                 raise ToolVersionExists(tool.reference)
             if await self._count(scope, tenant) > MAX_VERSIONS:
                 raise TooManyTools(MAX_VERSIONS)
@@ -64,14 +66,14 @@ class ToolRepository:
 
     async def find(self, tenant: TenantId, references: Sequence[Reference]) -> Sequence[Tool]:
         """See `ToolStore.find`."""
-        exact = [_is(reference) for reference in references if reference.version]
-        names = [reference.name for reference in references if not reference.version]
-        found: list[Tool] = []
-        if exact:
-            found += await self._read(tenant, select(TOOL).where(TOOL.c.tenant_id == tenant, or_(*exact)))
-        if names:
-            found += await self._read(tenant, _highest(tenant).where(TOOL.c.name.in_(names)))
-        return found
+        versions = [
+            parse_version(reference.version, field="version") if reference.version else (None, None, None)
+            for reference in references
+        ]
+        columns = [[version[place] for version in versions] for place in range(3)]
+        names = [reference.name for reference in references]
+        rows = await one_trip(self._engine, tenant, FIND_TOOLS, tenant, names, *columns)
+        return [_tool_of(row) for row in rows]
 
     async def page(
         self, tenant: TenantId, *, after: tuple[str, str] | None, most: int, names: frozenset[str] | None
@@ -89,11 +91,12 @@ class ToolRepository:
 
     async def _read(self, tenant: TenantId, statement: Select[Any]) -> list[Tool]:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            return [_tool_of(row) for row in (await scope.execute(statement)).all()]
+            return [_tool_of(row) for row in (await scope.execute(statement)).mappings()]
 
-    async def _version(self, scope: Scope, tenant: TenantId, wanted: Tool) -> Row[Any]:
-        statement = select(TOOL).where(TOOL.c.tenant_id == tenant, _is(Reference(wanted.name, wanted.version)))
-        return (await scope.execute(statement)).one()
+    async def _version(self, scope: Scope, tenant: TenantId, wanted: Tool) -> RowMapping:
+        version = tuple_(TOOL.c.major, TOOL.c.minor, TOOL.c.patch) == parse_version(wanted.version, field="version")
+        statement = select(TOOL).where(TOOL.c.tenant_id == tenant, TOOL.c.name == wanted.name, version)
+        return (await scope.execute(statement)).mappings().one()
 
     async def _count(self, scope: Scope, tenant: TenantId) -> int:
         statement = select(func.count()).select_from(TOOL).where(TOOL.c.tenant_id == tenant)
@@ -112,13 +115,6 @@ def _only(statement: Select[Any], names: frozenset[str] | None) -> Select[Any]:
     return statement if names is None else statement.where(TOOL.c.name.in_(sorted(names)))
 
 
-def _is(reference: Reference) -> ColumnElement[bool]:
-    if not reference.version:
-        return TOOL.c.name == reference.name
-    major, minor, patch = parse_version(reference.version, field="version")
-    return and_(TOOL.c.name == reference.name, TOOL.c.major == major, TOOL.c.minor == minor, TOOL.c.patch == patch)
-
-
-def _tool_of(row: Row[Any]) -> Tool:
-    found = decode_definition(bytes(row.definition))
-    return replace(found, id=from_uuid("tool", row.tool_id), create_time=row.create_time)
+def _tool_of(row: Record | RowMapping) -> Tool:
+    found = decode_definition(bytes(row["definition"]))
+    return replace(found, id=from_uuid("tool", row["tool_id"]), create_time=row["create_time"])
