@@ -9,11 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.tenant import Tenant
+from services.gateway.storage.one_trips import GUARD_CHANGES
 from services.gateway.storage.people_tables import REVOKED_SUBJECT
 from services.gateway.storage.rows import key_of, tenant_of
 from services.gateway.storage.tables import API_KEY, GUARD_CHANGE, GUARD_VERSION, TENANT
 from services.gateway.usecases.identity_ports import GuardChange, GuardNoun, RevokedSubject
 from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import maintenance_scope
 
 
@@ -30,18 +32,15 @@ class SqlGuardReader:
 
     async def changes(self, *, after: int, most: int) -> list[GuardChange]:
         """See `GuardReader.changes`."""
-        statement = select(GUARD_CHANGE).where(GUARD_CHANGE.c.version > after)
-        async with maintenance_scope(self._engine, read_only=True) as scope:
-            rows = (await scope.execute(statement.order_by(GUARD_CHANGE.c.version).limit(most))).mappings()
-            return [
-                GuardChange(
-                    version=row["version"],
-                    noun=GuardNoun(row["noun"]),
-                    about=row["about"],
-                    tenant=row["changed_tenant"],
-                )
-                for row in rows
-            ]
+        return [
+            GuardChange(
+                version=row["version"],
+                noun=GuardNoun(row["noun"]),
+                about=row["about"],
+                tenant=row["changed_tenant"],
+            )
+            for row in await one_trip(self._engine, None, GUARD_CHANGES, after, most)
+        ]
 
     async def keys(self, ids: Iterable[UUID]) -> list[ApiKey]:
         """See `GuardReader.keys`."""

@@ -8,6 +8,7 @@ from services.meshkit.sql.one_trip import OneTrip
 #: in the order of their names, whoever asks. `AS MATERIALIZED` reads the clock once a bucket, behind its lock.
 LEASE_RATE: Final = OneTrip(
     name="lease_rate",
+    planned_once=True,
     arguments=(
         "text[]",  # 1 buckets, each once
         "double precision[]",  # 2 tokens per second
@@ -120,4 +121,15 @@ FIND_GRANT: Final = OneTrip(
         WHERE kept.id = $1;""",
 )
 
-ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY, ADD_GRANT, FIND_GRANT)
+#: Gives what changed after a version, oldest first. Every replica asks four times a second.
+GUARD_CHANGES: Final = OneTrip(
+    name="guard_changes",
+    planned_once=True,
+    arguments=("bigint", "integer"),
+    returns="TABLE (version bigint, noun text, about text, changed_tenant uuid)",
+    body="""
+        RETURN QUERY SELECT version, noun, about, changed_tenant FROM guard_change
+        WHERE version > $1 ORDER BY version LIMIT $2;""",
+)
+
+ONE_TRIPS: Final = (GUARD_CHANGES, LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY, ADD_GRANT, FIND_GRANT)

@@ -162,6 +162,15 @@ ACKNOWLEDGE_CALLS: Final = OneTrip(
         AND call.acknowledged_time IS NULL;""",
 )
 
+#: Every replica asks several times a second whether it still knows what is registered.
+REGISTRY_VERSION: Final = OneTrip(
+    name="registry_version",
+    planned_once=True,
+    arguments=(),
+    returns="bigint",
+    body="RETURN (SELECT version FROM registry_version);",
+)
+
 ONE_TRIPS: Final = (
     CLAIM_CALLS,
     GIVE_BACK,
@@ -170,4 +179,5 @@ ONE_TRIPS: Final = (
     JUDGE_CALL,
     MARK_SETTLED,
     ACKNOWLEDGE_CALLS,
+    REGISTRY_VERSION,
 )

@@ -15,6 +15,7 @@ from services.inference.domain.registry import Holdings
 from services.inference.domain.rollout.rollout import Rollout, RolloutState
 from services.inference.domain.route import Route
 from services.inference.storage import registry_codec as codec
+from services.inference.storage.one_trips import REGISTRY_VERSION
 from services.inference.storage.registry_repository import deployment_rows, key_place
 from services.inference.storage.registry_tables import (
     model_deployment,
@@ -31,6 +32,7 @@ from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.secret import Secret
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import Scope, maintenance_scope
 from services.meshkit.telemetry.logs import logger
 
@@ -51,8 +53,8 @@ class SqlRegistryFeed:
 
     async def version(self) -> int:
         """See `RegistryFeed.version`."""
-        async with maintenance_scope(self._maintenance, read_only=True) as scope:
-            return await _version(scope)
+        ((version,),) = await one_trip(self._maintenance, None, REGISTRY_VERSION)
+        return int(version)
 
     async def whole(self) -> RegistryState:
         """See `RegistryFeed.whole`."""
