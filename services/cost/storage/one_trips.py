@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from services.cost.storage.rollup_sums import ADD_UP
 from services.cost.storage.tables import GAUGES
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.sql.audit_store import AUDIT_PAGE
@@ -250,4 +251,4 @@ ADD_RUN_BUDGET: Final = OneTrip(
         RETURN true;""",  # noqa: S608 - a constant
 )
 
-ONE_TRIPS: Final = (WRITE_SPENDING, LIMIT_BUDGET, ADD_RUN_BUDGET, AUDIT_PAGE)
+ONE_TRIPS: Final = (WRITE_SPENDING, LIMIT_BUDGET, ADD_RUN_BUDGET, ADD_UP, AUDIT_PAGE)

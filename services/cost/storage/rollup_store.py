@@ -10,73 +10,14 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.storage.statements import WITHOUT_PRICE
-from services.cost.storage.tables import UNPRICED
-from services.cost.storage.whole import whole
-from services.meshkit.content.usage import USAGE_CLASSES
+from services.cost.storage.rollup_sums import ADD_ALL, ADD_UP
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import DriverScope, driver_scope
 
-_TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
-_SUMS: Final = ("event_count", *_TOKENS, "cost_nano_usd", "assumed_nano_usd", *UNPRICED)
-_NAMES: Final = "project, agent_name, provider, model, kind"
-_LISTED: Final = ", ".join(_SUMS)
-#: Sums stop where a number of 64 bits does, at 9.2 billion dollars an hour: one tenant's never stop those of others.
-_ADDED: Final = ", ".join(f"{whole(f'sum({name})')} AS {name}" for name in _SUMS)
-
-#: A row as text quotes what it holds, so no two groups have the same.
-_KEY: Final = f"sha256(convert_to(ROW({_NAMES})::text, 'UTF8'))"
-
-
-def _grown(table: str) -> str:
-    return ", ".join(f"{name} = {whole(f'{table}.{name}::numeric + EXCLUDED.{name}')}" for name in _SUMS)
-
-
-#: Nothing is locked while another replica adds up.
-_LOCK: Final = "SELECT ledger_xid, kept_from FROM rollup_mark FOR UPDATE SKIP LOCKED"
 _WAIT: Final = "SELECT ledger_xid, kept_from FROM rollup_mark FOR UPDATE"
 #: The oldest transaction that has not ended. It is read before the entries: each statement sees at least as much.
 _HORIZON: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-_LAST_OF_BATCH: Final = """
-    SELECT ledger_xid FROM cost_event WHERE ledger_xid >= $1 AND ledger_xid < $2
-    ORDER BY ledger_xid OFFSET $3 LIMIT 1"""
 _MOVE: Final = "UPDATE rollup_mark SET ledger_xid = $1"
-
-
-def _add(which: str) -> str:
-    """Writes the statement that adds entries to all sums; it gives how many it added."""
-    return f"""
-        WITH fresh AS MATERIALIZED (
-            SELECT tenant_id, date_trunc('hour', created_time, 'UTC') AS hour, run_id, {_NAMES}, count(*) AS entries,
-                   sum(CASE WHEN reversal THEN -1 ELSE 1 END) AS event_count,
-                   {", ".join(f"sum({name}) AS {name}" for name in (*_TOKENS, "cost_nano_usd"))},
-                   coalesce(sum(cost_nano_usd) FILTER (WHERE assumed), 0) AS assumed_nano_usd,
-                   coalesce(sum(CASE WHEN reversal THEN -1 ELSE 1 END) FILTER (WHERE {WITHOUT_PRICE}), 0)
-                       AS unpriced_event_count,
-                   coalesce(sum(cost_nano_usd) FILTER (WHERE {WITHOUT_PRICE}), 0) AS unpriced_nano_usd
-            FROM cost_event WHERE {which}
-            GROUP BY tenant_id, hour, run_id, {_NAMES}
-        ), hours AS (
-            INSERT INTO cost_hour (tenant_id, hour, group_key, {_NAMES}, {_LISTED})
-            SELECT tenant_id, hour, {_KEY}, {_NAMES}, {_ADDED} FROM fresh GROUP BY tenant_id, hour, {_NAMES}
-            ON CONFLICT (tenant_id, hour, group_key) DO UPDATE SET {_grown("cost_hour")}
-        ), days AS (
-            INSERT INTO cost_day (tenant_id, day, group_key, {_NAMES}, {_LISTED})
-            SELECT tenant_id, date_trunc('day', hour, 'UTC') AS day, {_KEY}, {_NAMES}, {_ADDED}
-            FROM fresh GROUP BY tenant_id, day, {_NAMES}
-            ON CONFLICT (tenant_id, day, group_key) DO UPDATE SET {_grown("cost_day")}
-        ), runs AS (
-            INSERT INTO cost_run_hour (tenant_id, hour, run_id, {_LISTED})
-            SELECT tenant_id, hour, run_id, {_ADDED} FROM fresh GROUP BY tenant_id, hour, run_id
-            ON CONFLICT (tenant_id, hour, run_id) DO UPDATE SET {_grown("cost_run_hour")}
-        )
-        SELECT coalesce(sum(entries), 0)::bigint FROM fresh"""  # noqa: S608 - names are constants
-
-
-_ADD: Final = _add("ledger_xid >= $1 AND ledger_xid < $2")
-#: Entries that may be gone stay in their sums, so only those are added that were not in them.
-_ADD_ALL: Final = _add(
-    "ledger_xid < $2 AND (ledger_xid >= $1 OR created_time >= coalesce($3, '-infinity'::timestamptz))"
-)
 _CLEAR: Final = tuple(
     f"DELETE FROM {table} WHERE {step} >= coalesce($1, '-infinity'::timestamptz)"  # noqa: S608 - names are constants
     for table, step in (("cost_hour", "hour"), ("cost_day", "day"), ("cost_run_hour", "hour"))
@@ -101,20 +42,8 @@ class RollupStore:
 
     async def add_up(self, *, most: int) -> int:
         """See `Rollups.add_up`."""
-        async with driver_scope(self._engine, None) as scope:
-            place = await scope.driver.fetchrow(_LOCK)
-            if place is None:
-                return 0
-            mark, upto = place["ledger_xid"], await scope.driver.fetchval(_HORIZON)
-            # One transaction is added as a whole, however much it wrote.
-            last = await scope.driver.fetchval(_LAST_OF_BATCH, mark, upto, most - 1)
-            if last is not None:
-                upto = last + 1
-            added = await scope.driver.fetchval(_ADD, mark, upto)
-            if added:
-                await scope.driver.execute(_MOVE, upto)
-                await scope.commit()
-        return int(added)
+        rows = await one_trip(self._engine, None, ADD_UP, most)
+        return int(rows[0]["added"]) if rows else 0
 
     async def follow_cluster(self) -> bool:
         """See `Rollups.follow_cluster`."""
@@ -163,6 +92,6 @@ async def _rebuild(scope: DriverScope, mark: int, kept_from: datetime | None) ->
     upto = await scope.driver.fetchval(_HORIZON)
     for statement in _CLEAR:
         await scope.driver.execute(statement, kept_from)
-    added = await scope.driver.fetchval(_ADD_ALL, mark, upto, kept_from)
+    added = await scope.driver.fetchval(ADD_ALL, mark, upto, kept_from)
     await scope.driver.execute(_MOVE, upto)
     return int(added)

@@ -9,6 +9,7 @@ from services.meshkit.sql.one_trip import OneTrip
 #: in the order of their names, whoever asks. `AS MATERIALIZED` reads the clock once a bucket, behind its lock.
 LEASE_RATE: Final = OneTrip(
     name="lease_rate",
+    planned_once=True,
     arguments=(
         "text[]",  # 1 buckets, each once
         "double precision[]",  # 2 tokens per second

@@ -163,7 +163,7 @@ ACKNOWLEDGE_CALLS: Final = OneTrip(
         AND call.acknowledged_time IS NULL;""",
 )
 
-#: The number of the last change of models, routes and rollouts.
+#: The number of the last change of models, routes and rollouts. Every replica asks several times a second.
 NEWEST_CHANGE: Final = OneTrip(
     name="newest_change",
     planned_once=True,

@@ -10,9 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 from services.policy.domain.bundle import Bundle, BundleId, parse_version
 from services.policy.domain.errors import BundleNotFound, BundleVersionExists, TooManyBundles
+from services.policy.storage.one_trips import CHANGED_LAWS
 from services.policy.storage.tables import BUNDLE, LAW, LAW_CHANGE
 from services.policy.usecases.ports import ActiveLaw, LawChange, NewBundle
 
@@ -99,13 +101,11 @@ class BundleRepository:
 
     async def changes_since(self, change: int, *, most: int) -> Sequence[LawChange]:
         """See `BundleStore.changes_since`."""
-        columns = LAW.c.change, LAW.c.tenant_id, LAW.c.name, LAW.c.version
-        statement = select(*columns).where(LAW.c.change > change).order_by(LAW.c.change).limit(most)
-        async with maintenance_scope(self._maintenance, read_only=True) as scope:
-            return [
-                LawChange(row.change, TenantId(row.tenant_id), ActiveLaw(row.name, row.version).reference)
-                for row in await scope.execute(statement)
-            ]
+        rows = await one_trip(self._maintenance, None, CHANGED_LAWS, change, most)
+        return [
+            LawChange(row["change"], TenantId(row["tenant_id"]), ActiveLaw(row["name"], row["version"]).reference)
+            for row in rows
+        ]
 
     async def _activate(self, scope: Scope, tenant: TenantId, law: ActiveLaw, by: str) -> None:
         number = (

@@ -1,4 +1,4 @@
-"""The hot transaction of policy, one round trip. The migrator installs it."""
+"""The hot transactions of policy, one round trip each. The migrator installs them."""
 
 from typing import Final
 
@@ -47,4 +47,14 @@ ADD_VIOLATIONS: Final = OneTrip(
         JOIN moved USING (tenant_id);""",  # noqa: S608
 )
 
-ONE_TRIPS: Final = (ADD_VIOLATIONS, AUDIT_PAGE)
+#: Gives whose law changed after a change, oldest first. Every replica asks once a second.
+CHANGED_LAWS: Final = OneTrip(
+    name="changed_laws",
+    planned_once=True,
+    arguments=("bigint", "integer"),
+    returns="TABLE (change bigint, tenant_id uuid, name text, version text)",
+    body="""
+        RETURN QUERY SELECT change, tenant_id, name, version FROM law WHERE change > $1 ORDER BY change LIMIT $2;""",
+)
+
+ONE_TRIPS: Final = (ADD_VIOLATIONS, CHANGED_LAWS, AUDIT_PAGE)

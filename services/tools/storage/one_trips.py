@@ -17,22 +17,29 @@ _FIND: Final = """
     WHERE tenant_id = $1 AND run_id = $2 AND path = $3 AND attempt_group = $4 AND call_index = $5;"""
 _FIND_IF_NOT_WRITTEN: Final = f"IF NOT FOUND THEN {_FIND} END IF;"
 
-#: Tools by name and version, the highest of a name whose version is NULL.
+#: Finds versions of tools, the highest one where none is asked for. Each is one step down the primary key.
 FIND_TOOLS: Final = OneTrip(
     name="find_tools",
     planned_once=True,
-    arguments=("uuid", "text[]", "integer[]", "integer[]", "integer[]"),
+    arguments=(
+        "uuid",  # 1 tenant
+        "text[]",  # 2 names
+        "integer[]",  # 3 versions, or nulls: major,
+        "integer[]",  # 4 minor,
+        "integer[]",  # 5 patch
+    ),
     returns="TABLE (tool_id uuid, definition bytea, create_time timestamptz)",
     body="""
     RETURN QUERY SELECT found.tool_id, found.definition, found.create_time
-    FROM unnest($2, $3, $4, $5) AS asked (name, major, minor, patch) CROSS JOIN LATERAL (
-        SELECT tool.tool_id, tool.definition, tool.create_time FROM tool
-        WHERE tool.tenant_id = $1 AND tool.name = asked.name AND (
-            asked.major IS NULL
-            OR tool.major = asked.major AND tool.minor = asked.minor AND tool.patch = asked.patch
-        )
+    FROM unnest($2, $3, $4, $5) AS asked (name, major, minor, patch)
+    CROSS JOIN LATERAL (
+        SELECT * FROM tool WHERE tenant_id = $1 AND tool.name = asked.name
+            AND (tool.major, tool.minor, tool.patch)
+                <= (coalesce(asked.major, 2147483647), coalesce(asked.minor, 0), coalesce(asked.patch, 0))
         ORDER BY tool.major DESC, tool.minor DESC, tool.patch DESC LIMIT 1
-    ) AS found;""",
+    ) AS found
+    WHERE asked.major IS NULL
+        OR (found.major, found.minor, found.patch) = (asked.major, asked.minor, asked.patch);""",
 )
 
 FIND_INVOCATION: Final = OneTrip(

@@ -66,9 +66,13 @@ class ToolRepository:
 
     async def find(self, tenant: TenantId, references: Sequence[Reference]) -> Sequence[Tool]:
         """See `ToolStore.find`."""
+        versions = [
+            parse_version(reference.version, field="version") if reference.version else (None, None, None)
+            for reference in references
+        ]
+        columns = [[version[place] for version in versions] for place in range(3)]
         names = [reference.name for reference in references]
-        versions = [_parts_of(reference) for reference in references]
-        rows = await one_trip(self._engine, tenant, FIND_TOOLS, tenant, names, *zip(*versions, strict=True))
+        rows = await one_trip(self._engine, tenant, FIND_TOOLS, tenant, names, *columns)
         return [_tool_of(row) for row in rows]
 
     async def page(
@@ -90,8 +94,8 @@ class ToolRepository:
             return [_tool_of(row) for row in (await scope.execute(statement)).mappings()]
 
     async def _version(self, scope: Scope, tenant: TenantId, wanted: Tool) -> RowMapping:
-        place = (wanted.name, *parse_version(wanted.version, field="version"))
-        statement = select(TOOL).where(TOOL.c.tenant_id == tenant, tuple_(*_PLACE) == place)
+        version = tuple_(TOOL.c.major, TOOL.c.minor, TOOL.c.patch) == parse_version(wanted.version, field="version")
+        statement = select(TOOL).where(TOOL.c.tenant_id == tenant, TOOL.c.name == wanted.name, version)
         return (await scope.execute(statement)).mappings().one()
 
     async def _count(self, scope: Scope, tenant: TenantId) -> int:
@@ -111,10 +115,6 @@ def _only(statement: Select[Any], names: frozenset[str] | None) -> Select[Any]:
     return statement if names is None else statement.where(TOOL.c.name.in_(sorted(names)))
 
 
-def _parts_of(reference: Reference) -> tuple[int | None, int | None, int | None]:
-    return parse_version(reference.version, field="version") if reference.version else (None, None, None)
-
-
-def _tool_of(row: RowMapping | Record) -> Tool:
+def _tool_of(row: Record | RowMapping) -> Tool:
     found = decode_definition(bytes(row["definition"]))
     return replace(found, id=from_uuid("tool", row["tool_id"]), create_time=row["create_time"])
