@@ -20,6 +20,7 @@ from services.launcher.errors import LauncherError
 from services.launcher.keys import find_databases
 from services.launcher.layout import find_data_dir, prepare
 from services.launcher.mesh_databases import MeshDatabases
+from services.meshkit.core.imports import for_good
 
 #: How far the migrations of each phase go.
 _TARGETS: Final = {"expand": "expand", "contract": "head"}
@@ -55,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _make(databases: MeshDatabases, wait_seconds: float, to: str) -> None:
-    import_module("services.meshkit.sql.migrations")  # takes a second, in which the server may still be starting
+    with for_good():
+        import_module("services.meshkit.sql.migrations")  # takes a second, in which the server may still be starting
     await wait_for_server(databases.admin_url, wait_seconds)
     await make_databases(databases, _print, to=to)
 

@@ -12,6 +12,7 @@ from services.launcher.services import SERVICES
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.imports import for_good
 
 #: `async with wiring(settings, clock=…, ids=…) as server`.
 Wiring = Callable[..., AbstractAsyncContextManager[Any]]
@@ -137,7 +138,8 @@ def _end_traces() -> None:
 def _import_wiring(service: str) -> Wiring:
     """Raises: LauncherError: the service cannot be imported."""
     try:
-        return cast(Wiring, getattr(import_module(f"services.{service}.wiring"), service))
+        with for_good():
+            return cast(Wiring, getattr(import_module(f"services.{service}.wiring"), service))
     except ImportError as cause:
         raise LauncherError(f"{service} cannot be imported ({cause}); run `make setup` in a checkout") from cause
 
