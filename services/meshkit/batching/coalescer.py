@@ -74,7 +74,8 @@ class Coalescer(Generic[Item, Answer]):
         #: When calls were looked through for those whose time is up, and when they will be: as that of the first is.
         self._looked, self._looks_at = -inf, inf
         self._timer: asyncio.TimerHandle | None = None
-        metrics.QUEUE_ITEMS.labels(name).set_function(lambda: self._waiting)
+        #: Of all of this name in the process.
+        self._depth = metrics.QUEUE_ITEMS.labels(name)
         self._tasks: list[asyncio.Task[None]] = []
         self._lanes = [
             Lane(
@@ -101,6 +102,7 @@ class Coalescer(Generic[Item, Answer]):
         left = [waiting for lane in self._lanes for waiting in lane.waiting()]
         if self._timer is not None:
             self._timer.cancel()
+        self._timer, self._looks_at = None, inf
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -161,12 +163,14 @@ class Coalescer(Generic[Item, Answer]):
         lane = self._lanes[0] if len(self._lanes) == 1 else min(self._lanes, key=_load)
         lane.send(waiting)
         self._waiting += 1
+        self._depth.inc()
         self._look_at(waiting.expires)
         return waiting, lane
 
     def _end(self, waiting: Waiting, lane: Lane) -> None:
         """Ends a call; one that has no answer is taken back."""
         self._waiting -= 1
+        self._depth.dec()
         if waiting.future.cancelled() or not waiting.future.done():
             waiting.future.cancel()
             lane.forget(waiting)

@@ -253,7 +253,7 @@ async def test_two_replicas_share_one_limit_and_one_tenant_does_not_slow_another
     # What was promised is also given, as far as it was asked for: the burst of 80 and 40 a second.
     assert first + second >= 0.85 * min(PER_SECOND * 4 + 2 * PER_SECOND, tried + tried_too)
     assert min(first, second) > 20
-    assert other == asked > 1
+    assert other == asked > 10
 
 
 async def test_without_the_gateway_a_replica_goes_on_with_a_quarter(
