@@ -4,6 +4,7 @@ Its own client would reach it by way of a server on the loopback: for each call 
 three copies of what is asked, which takes longer than the call.
 """
 
+import errno
 import importlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ from services.memory.usecases.ports import Match, PlacedVector
 from services.memory.vectors.names import PREFIX, collection_of, filter_of, filter_of_tenant, key_of, match_of, row_of
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.imports import without
+from services.meshkit.telemetry.logs import logger
 
 _FILE: Final = "vectors.db"
 _HEX: Final = 32
@@ -31,6 +33,10 @@ _IDLE_ROWS: Final = 32
 #: so many groups of tenants with so many groups of agents each have one. A search of one agent looks at one of 32.
 _TENANT_GROUPS: Final = 8
 _AGENT_GROUPS: Final = 4
+#: What the machine lacks for a while, and no fault of the file that could not be opened.
+_PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT})
+
+log = logger(__name__)
 
 
 class LiteClient:
@@ -46,13 +52,18 @@ class LiteClient:
         # It has no types, and is imported late: it is heavy.
         self._lite: Any = importlib.import_module("milvus_lite")
         self._database: Any = self._lite.MilvusLite(str(lite_file(folder)))
-        names = [name for name in self._database.list_collections() if name.startswith(PREFIX)]
         #: What is there, by name. Nobody else makes or drops any: the folder is locked.
-        self._collections: dict[str, Any] = {name: self._database.get_collection(name) for name in names}
-        for collection in self._collections.values():
-            collection.load()
+        self._collections: dict[str, Any] = {}
         #: Rows that are in no segment yet, by collection and partition.
         self._loose: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        try:
+            for name in self._database.list_collections():
+                if name.startswith(PREFIX) and (collection := self._open(name)) is not None:
+                    self._collections[name] = collection
+        except BaseException:
+            # Or the next attempt would find the folder locked, by this one.
+            self._database.close()
+            raise
 
     def close(self) -> None:
         """Writes what is only in memory, and lets go of the folder."""

@@ -1,9 +1,10 @@
 """One suite for vector stores, on the fake, on Milvus Lite and on what stands for a Milvus server."""
 
 import asyncio
+import errno
 import sys
-from collections.abc import AsyncIterator
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,10 +15,12 @@ from services.memory.domain.errors import VectorSpaceMissing, VectorsUnavailable
 from services.memory.domain.memory import MemoryId
 from services.memory.domain.vector import Space
 from services.memory.usecases.ports import PlacedVector, VectorStore
-from services.memory.vectors.lite_client import LiteClient
+from services.memory.vectors.lite_client import LiteClient, lite_file
 from services.memory.vectors.milvus import MilvusVectors
+from services.memory.vectors.names import collection_of
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import TenantId
+from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.brute_force_vectors import BruteForceVectors
 from tests.support.hashing_embedder import vector_of
 from tests.support.milvus_server import milvus_server
@@ -199,17 +202,53 @@ async def test_milvus_lite_with_vectors_is_open_before_the_first_search(
         assert [match.memory for match in found] == [cars.memory]
 
 
+async def test_milvus_lite_that_could_not_be_opened_is_opened_at_the_next_attempt(
+    tmp_path: Path, space: Space, tenant: TenantId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    cars = a_vector(tenant, "ban cars")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=clock) as milvus:
+        await milvus.upsert(space, [cars])
+    with monkeypatch.context() as patched:
+        patched.setattr("milvus_lite.engine.collection.Collection.load", failing(OSError(errno.EMFILE, "files")))
+        milvus = await MilvusVectors(url=None, data_dir=tmp_path, clock=clock).__aenter__()
+    async with AsyncExitStack() as closing:
+        closing.push_async_exit(milvus)
+        with pytest.raises(VectorsUnavailable):
+            await milvus.count(space)
+        clock.advance(seconds=60)
+        assert await milvus.count(space) == 1
+
+
+async def test_a_torn_collection_of_milvus_lite_costs_only_itself(tmp_path: Path, tenant: TenantId) -> None:
+    torn, whole = Space("torn", DIMENSIONS), Space("whole", DIMENSIONS)
+    cars = a_vector(tenant, "ban cars")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        for space in (torn, whole):
+            await milvus.upsert(space, [cars])
+    (segment,) = (lite_file(tmp_path) / "collections" / collection_of(torn)).glob("partitions/*/data/*.parquet")
+    segment.write_bytes(b"PAR1 and no more")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        assert (await milvus.count(torn), await milvus.count(whole)) == (0, 1)
+        await milvus.upsert(torn, [cars])
+        assert await milvus.count(torn) == 1
+
+
+def failing(failure: Exception) -> Callable[..., None]:
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise failure
+
+    return fail
+
+
 @pytest.mark.parametrize("failure", [KeyError("partition"), ValueError("vector"), OSError("disk")])
 async def test_whatever_fails_in_milvus_lite_is_a_store_that_is_away(
     tmp_path: Path, space: Space, tenant: TenantId, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_arguments: object, **_named: object) -> None:
-        raise failure
-
     cars = a_vector(tenant, "ban cars")
     async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
         await milvus.upsert(space, [cars])
-        monkeypatch.setattr(LiteClient, "search", fail)
+        monkeypatch.setattr(LiteClient, "search", failing(failure))
         with pytest.raises(VectorsUnavailable):
             await milvus.search(space, tenant, cars.vector, project="", agent="", most=1)
 
