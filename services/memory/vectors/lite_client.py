@@ -111,15 +111,25 @@ class LiteClient:
         """See `VectorStore.delete`."""
         ids = [memory.hex for memory in memories]
         for collection in self._collections.values():
-            collection.delete(ids)
+            groups: defaultdict[str, list[str]] = defaultdict(list)
+            for row in collection.get(ids, output_fields=["id", "tenant", "agent"]):
+                groups[_partition(TenantId(UUID(row["tenant"])), UUID(row["agent"]))].append(row["id"])
+            for group, there in groups.items():
+                # With no partition named, Milvus Lite writes down in each that there is what was deleted.
+                collection.delete(there, partition_name=group)
 
     def count_of(self, tenant: TenantId) -> int:
         """See `VectorStore.count_of`."""
-        return sum(len(_ids_of(collection, tenant)) for collection in self._collections.values())
+        groups = _partitions(tenant, None)
+        return sum(len(_ids_of(collection, tenant, groups)) for collection in self._collections.values())
 
     def delete_all(self, tenant: TenantId) -> int:
         """See `VectorStore.delete_all`."""
-        return sum(int(collection.delete(_ids_of(collection, tenant))) for collection in self._collections.values())
+        return sum(
+            int(collection.delete(_ids_of(collection, tenant, [group]), partition_name=group))
+            for collection in self._collections.values()
+            for group in _partitions(tenant, None)
+        )
 
     def count(self, space: Space) -> int:
         """See `VectorStore.count`."""
@@ -138,6 +148,19 @@ class LiteClient:
         self._collections[name].flush()
         # Writing a segment takes buffers many times its size, which would stay with the process.
         _arrow().default_memory_pool().release_unused()
+
+    def _open(self, name: str) -> Any:
+        """Opens a collection; drops one that is torn, gives None then, and the others stay as they are."""
+        try:
+            collection = self._database.get_collection(name)
+            collection.load()
+        except Exception as cause:
+            if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _PASSING):
+                raise
+            log.warning("vectors of a space cannot be read; they are placed again", collection=name, exc_info=cause)
+            self._database.drop_collection(name)
+            return None
+        return collection
 
     def _create(self, space: Space) -> Any:
         field, kind = self._lite.FieldSchema, self._lite.DataType
@@ -181,8 +204,8 @@ _PARTITIONS: Final = tuple(
 )
 
 
-def _ids_of(collection: Any, tenant: TenantId) -> list[str]:
-    rows = collection.query(filter_of_tenant(tenant), output_fields=["id"], partition_names=_partitions(tenant, None))
+def _ids_of(collection: Any, tenant: TenantId, groups: list[str]) -> list[str]:
+    rows = collection.query(filter_of_tenant(tenant), output_fields=["id"], partition_names=groups)
     return [str(row["id"]) for row in rows]
 
 

@@ -234,6 +234,18 @@ async def test_a_torn_collection_of_milvus_lite_costs_only_itself(tmp_path: Path
         assert await milvus.count(torn) == 1
 
 
+async def test_milvus_lite_writes_down_what_was_deleted_only_where_it_was(tmp_path: Path, space: Space) -> None:
+    forgetful, erased, stays = (TenantId(uuid4()) for _ in range(3))
+    forgotten = a_vector(forgetful, "ban cars")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [forgotten, a_vector(erased, "tax cars"), a_vector(stays, "plant trees")])
+        await milvus.delete([forgotten.memory])
+        assert await milvus.delete_all(erased) == 1
+    assert len(list(lite_file(tmp_path).rglob("delta_*.parquet"))) <= 2
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        assert [await milvus.count_of(tenant) for tenant in (forgetful, erased, stays)] == [0, 0, 1]
+
+
 def failing(failure: Exception) -> Callable[..., None]:
     def fail(*_arguments: object, **_named: object) -> None:
         raise failure
