@@ -6,6 +6,7 @@ three copies of what is asked, which takes longer than the call.
 
 import errno
 import importlib
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from services.meshkit.telemetry.logs import logger
 
 _FILE: Final = "vectors.db"
 _HEX: Final = 32
+_VECTOR: Final = "vector"
 #: Milvus Lite looks through rows that are not in a segment one by one in Python at every search, 20 us each and with
 #: 1,536 dimensions 90 us: so many of a partition are put into a segment, or so many of all, as each partition has a
 #: segment of its own; and so many when nothing else is to do. Small segments are merged by and by.
@@ -52,6 +54,7 @@ class LiteClient:
         # It has no types, and is imported late: it is heavy.
         self._lite: Any = importlib.import_module("milvus_lite")
         self._database: Any = self._lite.MilvusLite(str(lite_file(folder)))
+        self._folder_of_collections = lite_file(folder) / "collections"
         #: What is there, by name. Nobody else makes or drops any: the folder is locked.
         self._collections: dict[str, Any] = {}
         #: Rows that are in no segment yet, by collection and partition.
@@ -139,9 +142,9 @@ class LiteClient:
     def drop(self, space: Space) -> None:
         """See `VectorStore.drop`."""
         name = collection_of(space)
+        self._database.drop_collection(name)
         self._collections.pop(name, None)
         self._loose.pop(name, None)
-        self._database.drop_collection(name)
 
     def _pack(self, name: str) -> None:
         del self._loose[name]
@@ -152,35 +155,35 @@ class LiteClient:
     def _open(self, name: str) -> Any:
         """Opens a collection; drops one that is torn, gives None then, and the others stay as they are."""
         try:
-            collection = self._database.get_collection(name)
-            collection.load()
+            return _completed(self._database.get_collection(name))
         except Exception as cause:
             if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _PASSING):
                 raise
             log.warning("vectors of a space cannot be read; they are placed again", collection=name, exc_info=cause)
             self._database.drop_collection(name)
             return None
-        return collection
 
     def _create(self, space: Space) -> Any:
+        """Makes a collection, or what is missing of one whose making ended halfway."""
+        name = collection_of(space)
+        collection = self._open(name) if self._database.has_collection(name) else None
+        if collection is None:
+            # What is left of one that had no schema yet, or no longer, would be in the way.
+            shutil.rmtree(self._folder_of_collections / name, ignore_errors=True)
+            collection = _completed(self._database.create_collection(name, self._schema_of(space)))
+        self._collections[name] = collection
+        return collection
+
+    def _schema_of(self, space: Space) -> Any:
         field, kind = self._lite.FieldSchema, self._lite.DataType
         names = [field(name, kind.VARCHAR, max_length=_HEX) for name in ("tenant", "project", "agent")]
-        schema = self._lite.CollectionSchema(
+        return self._lite.CollectionSchema(
             [
                 field("id", kind.VARCHAR, max_length=_HEX, is_primary=True),
                 *names,
-                field("vector", kind.FLOAT_VECTOR, dim=space.dimensions),
+                field(_VECTOR, kind.FLOAT_VECTOR, dim=space.dimensions),
             ]
         )
-        name = collection_of(space)
-        collection = self._database.create_collection(name, schema)
-        # Exact, and quick enough for what one machine remembers.
-        collection.create_index("vector", {"index_type": "FLAT", "metric_type": "COSINE"})
-        for group in _PARTITIONS:
-            collection.create_partition(group)
-        collection.load()
-        self._collections[name] = collection
-        return collection
 
 
 def lite_file(folder: Path) -> Path:
@@ -202,6 +205,18 @@ def _partitions(tenant: TenantId, agent: UUID | None) -> list[str]:
 _PARTITIONS: Final = tuple(
     partition for group in range(_TENANT_GROUPS) for partition in _partitions(TenantId(UUID(int=group)), None)
 )
+
+
+def _completed(collection: Any) -> Any:
+    """Adds to a collection what it lacks, and loads it."""
+    if not collection.has_index(_VECTOR):
+        # Exact, and quick enough for what one machine remembers.
+        collection.create_index(_VECTOR, {"index_type": "FLAT", "metric_type": "COSINE"})
+    for group in _PARTITIONS:
+        if not collection.has_partition(group):
+            collection.create_partition(group)
+    collection.load()
+    return collection
 
 
 def _ids_of(collection: Any, tenant: TenantId, groups: list[str]) -> list[str]:

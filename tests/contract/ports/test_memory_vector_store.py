@@ -234,6 +234,49 @@ async def test_a_torn_collection_of_milvus_lite_costs_only_itself(tmp_path: Path
         assert await milvus.count(torn) == 1
 
 
+@pytest.mark.parametrize("step", ["create_index", "create_partition", "load"])
+@pytest.mark.parametrize("opened_again", [False, True])
+async def test_a_half_made_collection_of_milvus_lite_is_made_whole(
+    tmp_path: Path, space: Space, tenant: TenantId, monkeypatch: pytest.MonkeyPatch, step: str, opened_again: bool
+) -> None:
+    cars = a_vector(tenant, "ban cars")
+    async with AsyncExitStack() as closing:
+        milvus = await closing.enter_async_context(MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()))
+        with monkeypatch.context() as patched:
+            patched.setattr(f"milvus_lite.engine.collection.Collection.{step}", failing(OSError(errno.ENOSPC, "disk")))
+            with pytest.raises(VectorsUnavailable):
+                await milvus.upsert(space, [cars])
+        if opened_again:
+            await closing.aclose()
+            milvus = await closing.enter_async_context(MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()))
+        await milvus.upsert(space, [cars])
+        (found,) = await milvus.search(space, tenant, cars.vector, project="", agent="Athena", most=5)
+        assert found.memory == cars.memory
+
+
+async def test_what_is_left_of_a_collection_without_a_schema_is_not_in_the_way_of_milvus_lite(
+    tmp_path: Path, space: Space, tenant: TenantId
+) -> None:
+    (lite_file(tmp_path) / "collections" / collection_of(space) / "partitions").mkdir(parents=True)
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [a_vector(tenant, "ban cars")])
+        assert await milvus.count(space) == 1
+
+
+async def test_a_space_that_could_not_be_dropped_from_milvus_lite_is_still_there(
+    tmp_path: Path, space: Space, tenant: TenantId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [a_vector(tenant, "ban cars")])
+        with monkeypatch.context() as patched:
+            patched.setattr("milvus_lite.db.MilvusLite.drop_collection", failing(OSError(errno.EBUSY, "disk")))
+            with pytest.raises(VectorsUnavailable):
+                await milvus.drop(space)
+        assert await milvus.count(space) == 1
+        await milvus.drop(space)
+        assert await milvus.count(space) == 0
+
+
 async def test_milvus_lite_writes_down_what_was_deleted_only_where_it_was(tmp_path: Path, space: Space) -> None:
     forgetful, erased, stays = (TenantId(uuid4()) for _ in range(3))
     forgotten = a_vector(forgetful, "ban cars")
