@@ -44,15 +44,17 @@ log = logger(__name__)
 class LiteClient:
     """What one folder holds. Reads may come from several threads at once, writes from one thread only."""
 
-    #: Whatever a call raises: a server would say that it failed, too.
-    failure: type[Exception] = Exception
-
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Its own allocator keeps what it once had; that of the system gives it back.
         _arrow().set_memory_pool(_arrow().system_memory_pool())
         # It has no types, and is imported late: it is heavy.
         self._lite: Any = importlib.import_module("milvus_lite")
+        #: What a call raises when Milvus Lite fails; of what it writes with, too.
+        self.failures: tuple[type[Exception], ...] = (
+            importlib.import_module("milvus_lite.exceptions").MilvusLiteError,
+            _arrow().ArrowException,
+        )
         self._database: Any = self._lite.MilvusLite(str(lite_file(folder)))
         self._folder_of_collections = lite_file(folder) / "collections"
         #: What is there, by name. Nobody else makes or drops any: the folder is locked.

@@ -26,6 +26,7 @@ from services.memory.vectors.milvus_client import MilvusClient
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
+from services.meshkit.grpc.incidents import incident
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -147,19 +148,21 @@ class MilvusVectors:
             await self._clock.sleep(_IDLE_SECONDS)
         try:
             await self._call(self._writer, _pack)
-        except VectorsUnavailable:
+        except MeshError:
             log.info("vectors are packed later")
 
     async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Client], Result]) -> Result:
-        """Runs a call in a thread; failures of Milvus come as one error of ours."""
+        """Runs a call in a thread; failures of Milvus come as one error of ours, our own faults as an incident."""
         client = await self._opened()
         try:
             return await asyncio.get_running_loop().run_in_executor(threads, work, client)
         except MeshError:
             raise
-        except (client.failure, grpc.RpcError, OSError) as cause:
+        except (*client.failures, grpc.RpcError, OSError) as cause:
             log.info("milvus failed", error=repr(cause))
             raise VectorsUnavailable("milvus") from cause
+        except Exception as fault:
+            raise incident(fault, method="memory.vectors") from fault
 
     async def _opened(self) -> Client:
         """Gives the client. Who stops waiting for it leaves the opening to the next one."""

@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from milvus_lite.exceptions import CollectionNotLoadedError
+from pyarrow import ArrowInvalid
 
 from services.memory.domain.errors import VectorSpaceMissing, VectorsUnavailable
 from services.memory.domain.memory import MemoryId
@@ -19,10 +21,12 @@ from services.memory.vectors.lite_client import LiteClient, lite_file
 from services.memory.vectors.milvus import MilvusVectors
 from services.memory.vectors.names import collection_of
 from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.brute_force_vectors import BruteForceVectors
 from tests.support.hashing_embedder import vector_of
+from tests.support.log_lines import log_lines
 from tests.support.milvus_server import milvus_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -296,8 +300,8 @@ def failing(failure: Exception) -> Callable[..., None]:
     return fail
 
 
-@pytest.mark.parametrize("failure", [KeyError("partition"), ValueError("vector"), OSError("disk")])
-async def test_whatever_fails_in_milvus_lite_is_a_store_that_is_away(
+@pytest.mark.parametrize("failure", [CollectionNotLoadedError("space"), ArrowInvalid("file"), OSError("disk")])
+async def test_what_fails_in_milvus_lite_is_a_store_that_is_away(
     tmp_path: Path, space: Space, tenant: TenantId, failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cars = a_vector(tenant, "ban cars")
@@ -306,6 +310,19 @@ async def test_whatever_fails_in_milvus_lite_is_a_store_that_is_away(
         monkeypatch.setattr(LiteClient, "search", failing(failure))
         with pytest.raises(VectorsUnavailable):
             await milvus.search(space, tenant, cars.vector, project="", agent="", most=1)
+
+
+@pytest.mark.parametrize("fault", [KeyError("partition"), ValueError("vector"), TypeError("row")])
+async def test_a_fault_of_ours_beside_milvus_lite_is_an_incident_with_its_trace(
+    tmp_path: Path, space: Space, tenant: TenantId, fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cars = a_vector(tenant, "ban cars")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [cars])
+        monkeypatch.setattr(LiteClient, "search", failing(fault))
+        with log_lines() as logs, pytest.raises(Internal):
+            await milvus.search(space, tenant, cars.vector, project="", agent="", most=1)
+    assert [(line["log_level"], line["exc_info"]) for line in logs] == [("error", fault)]
 
 
 _BUSY = """
