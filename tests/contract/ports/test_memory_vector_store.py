@@ -3,9 +3,12 @@
 import asyncio
 import errno
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack, nullcontext, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,7 +19,7 @@ from pyarrow import ArrowInvalid
 from services.memory.domain.errors import VectorSpaceMissing, VectorsUnavailable
 from services.memory.domain.memory import MemoryId
 from services.memory.domain.vector import Space
-from services.memory.usecases.ports import PlacedVector, VectorStore
+from services.memory.usecases.ports import Match, PlacedVector, VectorStore
 from services.memory.vectors.lite_client import LiteClient, lite_file
 from services.memory.vectors.milvus import MilvusVectors
 from services.memory.vectors.names import collection_of
@@ -323,6 +326,71 @@ async def test_a_fault_of_ours_beside_milvus_lite_is_an_incident_with_its_trace(
         with log_lines() as logs, pytest.raises(Internal):
             await milvus.search(space, tenant, cars.vector, project="", agent="", most=1)
     assert [(line["log_level"], line["exc_info"]) for line in logs] == [("error", fault)]
+
+
+class SlowSearches:
+    """Searches of Milvus Lite that begin, and end when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, threads: int, most: int) -> None:
+        self.begun = 0
+        self._begins, self.may_end = threading.Event(), threading.Event()
+        real = LiteClient.search
+
+        def search(*arguments: Any, **named: Any) -> list[Match]:
+            self.begun += 1
+            self._begins.set()
+            assert self.may_end.wait(timeout=10)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(LiteClient, "search", search)
+        monkeypatch.setattr("services.memory.vectors.milvus._SEARCH_THREADS", threads)
+        monkeypatch.setattr("services.memory.vectors.milvus._MAX_SEARCHES", most)
+
+    async def until_one_begins(self) -> None:
+        assert await asyncio.to_thread(self._begins.wait, 10)
+
+
+async def test_a_search_counts_until_its_thread_has_ended_whether_or_not_its_asker_has_gone(
+    tmp_path: Path, space: Space, tenant: TenantId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cars = a_vector(tenant, "ban cars")
+    slow = SlowSearches(monkeypatch, threads=1, most=1)
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [cars])
+        search = partial(milvus.search, space, tenant, cars.vector, project="", agent="", most=1)
+        gone = asyncio.create_task(search())
+        await slow.until_one_begins()
+        gone.cancel()
+        await asyncio.wait((gone,))
+        with pytest.raises(VectorsUnavailable):
+            await search()
+        slow.may_end.set()
+        found = None
+        async with asyncio.timeout(10):
+            while found is None:
+                with suppress(VectorsUnavailable):
+                    found = await search()
+                await asyncio.sleep(0)
+        assert (len(found), slow.begun) == (1, 2)
+
+
+async def test_a_search_that_waits_for_a_thread_is_not_made_when_its_asker_has_gone(
+    tmp_path: Path, space: Space, tenant: TenantId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cars = a_vector(tenant, "ban cars")
+    slow = SlowSearches(monkeypatch, threads=1, most=2)
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [cars])
+        search = partial(milvus.search, space, tenant, cars.vector, project="", agent="", most=1)
+        stays = asyncio.create_task(search())
+        await slow.until_one_begins()
+        gone = asyncio.create_task(search())
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait((gone,))
+        slow.may_end.set()
+        assert len(await stays) == 1
+    assert slow.begun == 1
 
 
 _BUSY = """
