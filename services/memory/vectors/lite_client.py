@@ -76,6 +76,8 @@ class LiteClient:
 
     def upsert(self, space: Space, vectors: Sequence[PlacedVector]) -> None:
         """See `VectorStore.upsert`."""
+        if not vectors:
+            return
         name = collection_of(space)
         collection = self._collections.get(name) or self._create(space)
         groups: defaultdict[str, list[dict[str, object]]] = defaultdict(list)

@@ -130,6 +130,13 @@ async def test_delete_takes_what_is_there(store: VectorStore, space: Space, tena
     assert await store.count(space) == 1
 
 
+async def test_an_upsert_of_nothing_does_nothing(store: VectorStore, space: Space, tenant: TenantId) -> None:
+    await store.upsert(space, [])
+    await store.upsert(space, [a_vector(tenant, "ban cars")])
+    await store.upsert(space, [])
+    assert await store.count(space) == 1
+
+
 async def test_spaces_do_not_mix(store: VectorStore, space: Space, tenant: TenantId) -> None:
     other = Space(model=space.model, dimensions=16)
     await store.upsert(space, [a_vector(tenant, "ban cars")])
@@ -204,7 +211,7 @@ async def test_milvus_lite_with_vectors_is_open_before_the_first_search(
     async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
         await milvus.upsert(space, [cars])
     async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
-        monkeypatch.setattr("services.memory.vectors.milvus.MilvusClient", None)  # it is opened no more
+        monkeypatch.setattr("services.memory.vectors.milvus.LiteClient", None)  # it is opened no more
         found = await milvus.search(space, tenant, vector_of("ban cars", DIMENSIONS), project="", agent="", most=1)
         assert [match.memory for match in found] == [cars.memory]
 
