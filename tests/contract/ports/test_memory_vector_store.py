@@ -2,9 +2,11 @@
 
 import asyncio
 import errno
+import importlib
+import itertools
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +24,7 @@ from services.memory.domain.vector import Space
 from services.memory.usecases.ports import Match, PlacedVector, VectorStore
 from services.memory.vectors.lite_client import LiteClient, lite_file
 from services.memory.vectors.milvus import MilvusVectors
-from services.memory.vectors.names import collection_of
+from services.memory.vectors.names import collection_of, key_of, row_of
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
@@ -191,6 +193,52 @@ async def test_milvus_lite_keeps_vectors_when_it_is_opened_again(tmp_path: Path)
         assert await milvus.count(space) == 1
         (found,) = await milvus.search(space, tenant, vector.vector, project="", agent="Athena", most=5)
     assert found.memory == vector.memory
+
+
+def write_as_the_client_before(url: str, space: Space, vectors: Sequence[PlacedVector]) -> None:
+    """Writes as it was done when Milvus Lite was asked by its own server: the last one stored is deleted again."""
+    pymilvus = importlib.import_module("pymilvus")
+    client, kind, name = pymilvus.MilvusClient(uri=url), pymilvus.DataType, collection_of(space)
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", kind.VARCHAR, max_length=32, is_primary=True)
+    for field in ("tenant", "project", "agent"):
+        schema.add_field(field, kind.VARCHAR, max_length=32)
+    schema.add_field("vector", kind.FLOAT_VECTOR, dim=space.dimensions)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="FLAT", metric_type="COSINE")
+    client.create_collection(name, schema=schema)
+    client.create_index(name, index, sync=False)
+    for tenants, agents in itertools.product(range(8), range(4)):
+        client.create_partition(name, f"group_{tenants}_{agents}")
+    client.load_collection(name)
+    for number, vector in enumerate(vectors):
+        group = f"group_{vector.tenant.int % 8}_{key_of(vector.tenant, vector.agent).int % 4}"
+        client.upsert(name, [row_of(vector)], partition_name=group)
+        if number == len(vectors) // 2:
+            client.flush(name)
+    client.delete(name, ids=[vectors[0].memory.hex, vectors[-1].memory.hex])
+    client.close()
+
+
+async def test_milvus_lite_has_what_the_client_before_wrote(tmp_path: Path, space: Space) -> None:
+    tenants = [TenantId(uuid4()) for _ in range(2)]
+    vectors = [a_vector(tenant, f"{agent} {n}", agent=agent) for tenant in tenants for agent in "AZ" for n in range(5)]
+    with milvus_server(lite_file(tmp_path)) as url:
+        await asyncio.to_thread(write_as_the_client_before, url, space, vectors)
+    gone, there = (vectors[0], vectors[-1]), vectors[1:-1]
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        assert await milvus.count(space) == len(there)
+        for vector in vectors:
+            found = await milvus.search(
+                space, vector.tenant, vector.vector, project="", agent=vector.agent, most=len(vectors)
+            )
+            assert {match.memory for match in found} == {
+                other.memory for other in there if (other.tenant, other.agent) == (vector.tenant, vector.agent)
+            }
+        await milvus.upsert(space, gone)
+        await milvus.delete([there[0].memory])
+        assert await milvus.count(space) == len(vectors) - 1
+        assert await milvus.delete_all(tenants[1]) == 10
 
 
 def is_empty(folder: Path) -> bool:
