@@ -184,7 +184,9 @@ class MilvusVectors:
             await asyncio.wait((self._opening,))
         failure = self._opening.exception()
         if failure is not None:
-            log.warning("milvus cannot be opened; recall goes without similarity", error=repr(failure))
+            # Of a server that is away, what it is says enough; in this process it may be a fault of ours.
+            trace = failure if self._url is None else None
+            log.warning("milvus cannot be opened; recall goes without similarity", error=repr(failure), exc_info=trace)
             raise VectorsUnavailable("milvus") from failure
         return self._opening.result()
 

@@ -271,9 +271,11 @@ async def test_milvus_lite_that_could_not_be_opened_is_opened_at_the_next_attemp
     cars = a_vector(tenant, "ban cars")
     async with MilvusVectors(url=None, data_dir=tmp_path, clock=clock) as milvus:
         await milvus.upsert(space, [cars])
-    with monkeypatch.context() as patched:
-        patched.setattr("milvus_lite.engine.collection.Collection.load", failing(OSError(errno.EMFILE, "files")))
+    full = OSError(errno.EMFILE, "files")
+    with monkeypatch.context() as patched, log_lines() as logs:
+        patched.setattr("milvus_lite.engine.collection.Collection.load", failing(full))
         milvus = await MilvusVectors(url=None, data_dir=tmp_path, clock=clock).__aenter__()
+    assert [(line["log_level"], line["exc_info"]) for line in logs] == [("warning", full)]
     async with AsyncExitStack() as closing:
         closing.push_async_exit(milvus)
         with pytest.raises(VectorsUnavailable):
