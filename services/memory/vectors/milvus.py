@@ -11,7 +11,7 @@ before, that is done before the service serves: recalls would wait for it, or go
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self, TypeAlias, TypeVar
 
@@ -26,6 +26,7 @@ from services.memory.vectors.milvus_client import MilvusClient
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
+from services.meshkit.grpc.incidents import incident
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -105,16 +106,17 @@ class MilvusVectors:
         if self._searches >= _MAX_SEARCHES:
             metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
             raise VectorsUnavailable("milvus", searches=self._searches)
-        self._searches += 1
-        self._depth.set(self._searches)
+        self._count_searches(1)
         try:
-            return await self._call(
-                self._readers,
-                lambda client: client.search(space, tenant, vector, project=project, agent=agent, most=most),
-            )
-        finally:
-            self._searches -= 1
-            self._depth.set(self._searches)
+            client = await self._opened()
+            job = self._readers.submit(client.search, space, tenant, vector, project=project, agent=agent, most=most)
+        except BaseException:
+            self._count_searches(-1)
+            raise
+        # With its asker gone, one that waits for a thread is cancelled, and one that has a thread keeps it.
+        loop = asyncio.get_running_loop()
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._count_searches, -1))
+        return await self._outcome(client, job)
 
     async def delete(self, memories: Collection[MemoryId]) -> None:
         """See `VectorStore.delete`."""
@@ -136,6 +138,10 @@ class MilvusVectors:
         """See `VectorStore.drop`."""
         await self._call(self._writer, lambda client: client.drop(space))
 
+    def _count_searches(self, more: int) -> None:
+        self._searches += more
+        self._depth.set(self._searches)
+
     def _is_empty(self) -> bool:
         """Tells that nothing was ever stored, so that nobody need wait for Milvus to hear it."""
         return self._url is None and not self._written and not self._had_vectors
@@ -147,19 +153,24 @@ class MilvusVectors:
             await self._clock.sleep(_IDLE_SECONDS)
         try:
             await self._call(self._writer, _pack)
-        except VectorsUnavailable:
+        except MeshError:
             log.info("vectors are packed later")
 
     async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Client], Result]) -> Result:
-        """Runs a call in a thread; failures of Milvus come as one error of ours."""
+        """Runs a call in a thread; failures of Milvus come as one error of ours, our own faults as an incident."""
         client = await self._opened()
+        return await self._outcome(client, threads.submit(work, client))
+
+    async def _outcome(self, client: Client, job: Future[Result]) -> Result:
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, work, client)
+            return await asyncio.wrap_future(job)
         except MeshError:
             raise
-        except (client.failure, grpc.RpcError, OSError) as cause:
+        except (*client.failures, grpc.RpcError, OSError) as cause:
             log.info("milvus failed", error=repr(cause))
             raise VectorsUnavailable("milvus") from cause
+        except Exception as fault:
+            raise incident(fault, method="memory.vectors") from fault
 
     async def _opened(self) -> Client:
         """Gives the client. Who stops waiting for it leaves the opening to the next one."""
@@ -173,7 +184,9 @@ class MilvusVectors:
             await asyncio.wait((self._opening,))
         failure = self._opening.exception()
         if failure is not None:
-            log.warning("milvus cannot be opened; recall goes without similarity", error=repr(failure))
+            # Of a server that is away, what it is says enough; in this process it may be a fault of ours.
+            trace = failure if self._url is None else None
+            log.warning("milvus cannot be opened; recall goes without similarity", error=repr(failure), exc_info=trace)
             raise VectorsUnavailable("milvus") from failure
         return self._opening.result()
 

@@ -30,7 +30,7 @@ class MilvusClient:
         self._types: Any = pymilvus.DataType
         self._client: Any = pymilvus.MilvusClient(uri=url, timeout=_CALL_SECONDS)
         #: What a call raises when Milvus fails.
-        self.failure: type[Exception] = pymilvus.MilvusException
+        self.failures: tuple[type[Exception], ...] = (pymilvus.MilvusException,)
         self._ready: set[Space] = set()
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class MilvusClient:
                 output_fields=["id"],
                 timeout=_CALL_SECONDS,
             )
-        except self.failure:
+        except self.failures:
             self._ready.discard(space)
             if not self._client.has_collection(collection_of(space), timeout=_CALL_SECONDS):
                 raise VectorSpaceMissing(space.model) from None

@@ -7,12 +7,14 @@ from uuid import uuid4
 
 import pytest
 
+from services.memory.domain.errors import VectorsUnavailable
 from services.memory.domain.memory import Memory, MemoryId
 from services.memory.domain.recall import Recalled, RecallQuery
 from services.memory.usecases.ports import PlacedVector
 from services.memory.usecases.query_vectors import QueryVectors
 from services.memory.usecases.recall import Recall
 from services.meshkit.content import CallContext, CallId
+from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import NOON, FakeClock
 from tests.support.brute_force_vectors import BruteForceVectors
@@ -106,3 +108,11 @@ async def test_the_next_best_stand_in_for_a_row_that_is_gone(library: Library) -
     recalled = await library.ask(semantic_matches=2, recent_turns=1)
     assert [match.memory.id for match in recalled.semantic] == [second, third]
     assert library.table.asked == [[gone, second], [third]]
+
+
+@pytest.mark.parametrize("failure", [VectorsUnavailable("milvus"), Internal("report the incident 1")])
+async def test_what_is_recent_is_recalled_whatever_ails_the_vector_store(library: Library, failure: MeshError) -> None:
+    turn = await library.add("ban cars", session=SESSION, expires=FAR_AHEAD)
+    library.vectors.faults.next(failure)
+    recalled = await library.ask(semantic_matches=2, recent_turns=1)
+    assert ([memory.id for memory in recalled.recent], recalled.semantic_skipped) == ([turn], True)
