@@ -92,7 +92,7 @@ class MilvusVectors:
 
     async def upsert(self, space: Space, vectors: Sequence[PlacedVector]) -> None:
         """See `VectorStore.upsert`."""
-        await self._call(self._writer, lambda client: client.upsert(space, vectors))
+        await self._call(lambda client: client.upsert(space, vectors))
         self._written += 1
         if self._url is None and (self._packing is None or self._packing.done()):
             self._packing = asyncio.create_task(self._pack_when_idle(), name="milvus-pack")
@@ -120,23 +120,23 @@ class MilvusVectors:
 
     async def delete(self, memories: Collection[MemoryId]) -> None:
         """See `VectorStore.delete`."""
-        await self._call(self._writer, lambda client: client.delete(memories))
+        await self._call(lambda client: client.delete(memories))
 
     async def count_of(self, tenant: TenantId) -> int:
         """See `VectorStore.count_of`."""
-        return 0 if self._is_empty() else await self._call(self._writer, lambda client: client.count_of(tenant))
+        return 0 if self._is_empty() else await self._call(lambda client: client.count_of(tenant))
 
     async def delete_all(self, tenant: TenantId) -> int:
         """See `VectorStore.delete_all`."""
-        return 0 if self._is_empty() else await self._call(self._writer, lambda client: client.delete_all(tenant))
+        return 0 if self._is_empty() else await self._call(lambda client: client.delete_all(tenant))
 
     async def count(self, space: Space) -> int:
         """See `VectorStore.count`."""
-        return await self._call(self._writer, lambda client: client.count(space))
+        return await self._call(lambda client: client.count(space))
 
     async def drop(self, space: Space) -> None:
         """See `VectorStore.drop`."""
-        await self._call(self._writer, lambda client: client.drop(space))
+        await self._call(lambda client: client.drop(space))
 
     def _count_searches(self, more: int) -> None:
         self._searches += more
@@ -152,16 +152,17 @@ class MilvusVectors:
             seen = self._written
             await self._clock.sleep(_IDLE_SECONDS)
         try:
-            await self._call(self._writer, _pack)
+            await self._call(_pack)
         except MeshError:
             log.info("vectors are packed later")
 
-    async def _call(self, threads: ThreadPoolExecutor, work: Callable[[Client], Result]) -> Result:
-        """Runs a call in a thread; failures of Milvus come as one error of ours, our own faults as an incident."""
+    async def _call(self, work: Callable[[Client], Result]) -> Result:
+        """Runs a call in the thread of writes."""
         client = await self._opened()
-        return await self._outcome(client, threads.submit(work, client))
+        return await self._outcome(client, self._writer.submit(work, client))
 
     async def _outcome(self, client: Client, job: Future[Result]) -> Result:
+        """Waits for a call; failures of Milvus come as one error of ours, our own faults as an incident."""
         try:
             return await asyncio.wrap_future(job)
         except MeshError:
