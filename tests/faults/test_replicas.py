@@ -12,6 +12,8 @@ import pytest
 from comitia_sdk.aio import AsyncClient
 from services.launcher.layout import DataDir
 from services.launcher.services import REPLICATED, SERVICES, processes
+from services.meshkit.telemetry.names import SHARDS_HELD
+from tests.e2e.test_security_metrics import pages
 from tests.faults.audit import Findings, audit
 from tests.faults.books import SWEEP, Books, read_books
 from tests.faults.callers import Callers
@@ -159,6 +161,8 @@ async def _one_sleeps(
 
     async def trouble() -> None:
         await _until(lambda: len(workload.started) >= workload.at_once)
+        # Or the other one came first, has them all, and there is nothing to lose.
+        await _until(lambda: pages(stage.mesh, sleeper.name)[sleeper.name, SHARDS_HELD, frozenset()] > 0)
         os.kill(sleeper.pid, signal.SIGSTOP)
         note("paused for longer than its lease", "orchestrator")
         try:

@@ -47,6 +47,6 @@ async def health_probe(name: str, target: str, *, tls: MeshTls | None) -> AsyncG
     Args:
         tls: shown to the service, which has to show its own; None speaks plain text.
     """
-    options = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.use_local_subchannel_pool", 1)]
+    options = [("grpc.max_reconnect_backoff_ms", 1000)]
     async with bare_channel(target, tls=tls, options=options) as opened:
         yield GrpcHealthProbe(name, opened)

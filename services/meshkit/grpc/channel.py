@@ -74,8 +74,10 @@ async def bare_channel(
         tls: shown to the neighbour, who has to show its own; None speaks plain text.
         service: as `channel`.
     """
-    # gRPC would take one from the environment, and tokens and prompts would leave the mesh through it.
-    options = [*options, ("grpc.enable_http_proxy", 0)]
+    # gRPC would take a proxy from the environment, and tokens and prompts would leave the mesh through it. Without a
+    # pool of its own a channel takes over what another has to the same address: a connection that shows the old
+    # certificate, or the pause after nobody answered there.
+    options = [*options, ("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     if tls is not None:
         way = tls.way_to(target, service=service)
         async with rotating_channel(way, tls, address=_address(way.target), options=options) as opened:

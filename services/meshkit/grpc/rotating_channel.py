@@ -44,8 +44,7 @@ async def rotating_channel(way: Way, tls: MeshTls, *, address: str, options: Opt
 
 
 def _proven_by(way: Way) -> Options:
-    # Without a pool of its own a channel might take over a connection that shows the old certificate.
-    proven: Options = (("grpc.ssl_target_name_override", way.shows), ("grpc.use_local_subchannel_pool", 1))
+    proven: Options = (("grpc.ssl_target_name_override", way.shows),)
     return (*proven, ("grpc.default_authority", way.handed_to)) if way.handed_to else proven
 
 

@@ -21,6 +21,7 @@ from services.meshkit.grpc.errors import remote_errors
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.telemetry.scope import Scope, enter_scope
 from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.integration.conftest import free_port
 
 GET, LIST = "/comitia.policy.v1.BundleService/GetBundle", "/comitia.policy.v1.BundleService/ListBundles"
 
@@ -209,3 +210,20 @@ async def test_a_neighbour_that_is_slow_to_shake_hands_is_waited_for_and_not_cal
         async with channel(f"127.0.0.1:{port}", identity=identity) as opened:
             await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest(), timeout=10, wait_for_ready=True)
     assert connections == 1
+
+
+async def test_a_new_channel_takes_over_nothing_of_an_older_one(stranger: Stranger, identity: WorkloadSigner) -> None:
+    target = f"127.0.0.1:{free_port()}"
+    async with channel(target, identity=identity) as early:
+        for _ in range(3):  # nobody answers yet, and it pauses longer each time
+            with pytest.raises(grpc.aio.AioRpcError):
+                await rpc.BundleServiceStub(early).GetBundle(pb.GetBundleRequest(), timeout=1)
+        server = grpc.aio.server()
+        rpc.add_BundleServiceServicer_to_server(stranger, server)
+        server.add_insecure_port(target)
+        await server.start()
+        try:
+            async with channel(target, identity=identity) as late:
+                await rpc.BundleServiceStub(late).GetBundle(pb.GetBundleRequest(), timeout=5)
+        finally:
+            await server.stop(None)

@@ -55,4 +55,5 @@ async def face(make_migrated: MakeDatabase, tmp_path: Path) -> AsyncIterator[Fac
         running_gateway(make_migrated, tmp_path) as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
+        await opened.channel_ready()
         yield Face.of(gateway, opened)
