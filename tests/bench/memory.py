@@ -259,6 +259,7 @@ async def main() -> None:
                     "POLICY_TARGET": law.target,
                     "INFERENCE_TARGET": inference.target,
                     "LOG_LEVEL": "error",
+                    "RATE_FACTOR": "1000",
                 }
                 async with started(folder, keys, settings) as service:
                     figures = await drive(service, random)
